@@ -1,0 +1,122 @@
+"""Reading and writing safetensors and JSON files: strictly, and never leaving half a file."""
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "I16": np.int16,
+          "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}
+
+
+@contextmanager
+def atomic(path):
+    """Give a temporary path beside ``path``; on success it takes the place of ``path``, on failure it is removed."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_json(path, value):
+    """Write a JSON file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path, what):
+    """Read a JSON object, or raise ValueError with the place of the fault."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: this {what} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: this {what} is not JSON ({error.msg}, line {error.lineno} column {error.colno})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object in this {what}, got {type(value).__name__}")
+    return value
+
+
+def write_tensors(path, arrays, metadata=None):
+    """Write {name: array} as safetensors, atomically."""
+    with atomic(path) as temporary:
+        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary, metadata or {"format": "pt"})
+
+
+def _bfloat16(path, name):
+    """A bfloat16 tensor as float32: its 16 bits are the upper half of a float32's.
+
+    safetensors' NumPy reader knows no bfloat16, so the bytes are found through the file's header: eight bytes give
+    the header's length, the header gives each tensor's place behind it.
+    """
+    with open(path, "rb") as file:
+        start = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(start))[name]
+        begin, end = entry["data_offsets"]
+        file.seek(8 + start + begin)
+        bits = np.frombuffer(file.read(end - begin), "<u2")
+    return (bits.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
+
+
+def read_tensors(path):
+    """Read a safetensors file into {name: array}; float16 and bfloat16 become float32.
+
+    Raises ValueError, naming the file, when it is truncated, not safetensors, its header lies about sizes, or a
+    tensor has a type without a NumPy counterpart.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="np") as file:
+            out = {}
+            for name in file.keys():
+                kind = file.get_slice(name).get_dtype()
+                if kind == "BF16":
+                    out[name] = _bfloat16(path, name)
+                elif kind in DTYPES:
+                    array = file.get_tensor(name)
+                    out[name] = array.astype(np.float32) if array.dtype == np.float16 else array
+                else:
+                    raise ValueError(f"{path}: tensor {name!r} has type {kind}, which cannot be read; expected float32, "
+                                     "float16 or bfloat16")
+            return out
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error}); fetch or write it again") from None
+
+
+def listed(names, most=8):
+    """Names in one line, with a count where some are left out."""
+    names = sorted(names)
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def check_tensors(where, expected, found):
+    """Raise ValueError unless ``found`` ({name: array}) has exactly the names and shapes of ``expected`` ({name: shape})."""
+    faults = []
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    shapes = [f"{name} (expected {tuple(shape)}, got {found[name].shape})"
+              for name, shape in expected.items() if name in found and tuple(shape) != found[name].shape]
+    if missing:
+        faults.append(f"missing tensors: {listed(missing)}")
+    if extra:
+        faults.append(f"unexpected tensors: {listed(extra)}")
+    if shapes:
+        faults.append(f"tensors of another shape: {listed(shapes)}")
+    if faults:
+        raise ValueError(f"{where}: " + "; ".join(faults))

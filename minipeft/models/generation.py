@@ -1,0 +1,126 @@
+"""Writing text with a decoder, one token at a time, with the keys and values of earlier tokens kept in a cache."""
+
+import numpy as np
+
+from ..autograd import Tensor, no_grad
+
+
+class LayerCache:
+    """Keys and values of one layer, (B, H, S, K) each, in buffers that double when they are full."""
+
+    def __init__(self):
+        self.length, self.keys, self.values = 0, None, None
+
+    def _grown(self, buffer, new, needed):
+        if buffer is not None and buffer.shape[2] >= needed:
+            return buffer
+        batch, heads, _, width = new.shape
+        larger = np.empty((batch, heads, max(32, 2 * needed), width), new.dtype)
+        if buffer is not None:
+            larger[:, :, :self.length] = buffer[:, :, :self.length]
+        return larger
+
+    def append(self, k, v):
+        """Store k and v (B, H, T, K) behind what is there; returns all keys and all values, (B, H, S, K)."""
+        needed = self.length + k.shape[2]
+        self.keys = self._grown(self.keys, k.data, needed)
+        self.values = self._grown(self.values, v.data, needed)
+        self.keys[:, :, self.length:needed] = k.data
+        self.values[:, :, self.length:needed] = v.data
+        self.length = needed
+        return Tensor(self.keys[:, :, :needed]), Tensor(self.values[:, :, :needed])
+
+
+class KVCache:
+    """One `LayerCache` for each layer of a decoder."""
+
+    def __init__(self, num_layers):
+        self.layers = [LayerCache() for _ in range(num_layers)]
+
+    @property
+    def length(self):
+        """Number of places cached."""
+        return self.layers[0].length if self.layers else 0
+
+
+def next_token_distribution(logits, temperature=1.0, top_k=0, top_p=1.0):
+    """Probabilities from which the next token is drawn.
+
+    Args:
+        logits: (B, V).
+        temperature: divides the logits; above 0.
+        top_k: keep only the k most probable tokens; 0 keeps all.
+        top_p: then keep the smallest set of most probable tokens whose probabilities reach p (nucleus sampling,
+            Holtzman et al., ICLR 2020, arXiv:1904.09751, section 3.1); 1 keeps all.
+
+    Returns:
+        (B, V) float64, each row summing to 1.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature: expected a number above 0, got {temperature} (for the most probable token, do not sample)")
+    if top_k < 0:
+        raise ValueError(f"top_k: expected 0 (all) or a number of tokens, got {top_k}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}")
+    z = logits.astype(np.float64) / temperature
+    order = np.argsort(-z, axis=1, kind="stable")  # (B, V), most probable first
+    p = np.exp(np.take_along_axis(z, order, 1) - z.max(axis=1, keepdims=True))  # (B, V), sorted
+    if top_k:
+        p[:, top_k:] = 0
+    p /= p.sum(axis=1, keepdims=True)
+    p[np.cumsum(p, axis=1) - p >= top_p] = 0  # what came before already reaches p
+    p /= p.sum(axis=1, keepdims=True)
+    out = np.zeros_like(p)
+    np.put_along_axis(out, order, p, 1)
+    return out
+
+
+def generate(model, input_ids, max_new_tokens=50, attention_mask=None, rng=None, temperature=1.0, top_k=0, top_p=1.0,
+             eos_token_id=None, on_token=None):
+    """Continue each row of ``input_ids``.
+
+    Args:
+        model: a Decoder with a language-model head.
+        input_ids: (B, T) ints; rows of different lengths are padded on the left, with ``attention_mask`` (B, T).
+        max_new_tokens: how many tokens to add at most.
+        rng: numpy.random.Generator to sample with; None takes the most probable token each time (greedy).
+        temperature, top_k, top_p: see `next_token_distribution`; used when sampling.
+        eos_token_id: id (or several) that ends a row; default: the model's own. The row is then filled with it.
+        on_token: called with each new column (B,) of ids as it is written.
+
+    Returns:
+        (B, T + up to max_new_tokens) int64: the prompt and what was written.
+
+    Raises:
+        ValueError: an empty prompt, or a length beyond the model's learned positions.
+    """
+    ids = np.asarray(input_ids, np.int64)
+    if ids.ndim != 2 or ids.shape[1] == 0:
+        raise ValueError(f"generate: expected at least one token of prompt, as (batch, time), got shape {ids.shape}")
+    model.check_length(ids.shape[1] + max_new_tokens)
+    ends = model.config.eos_token_id if eos_token_id is None else eos_token_id
+    ends = [] if ends is None else list(np.atleast_1d(ends))
+    mask = None if attention_mask is None else np.asarray(attention_mask).astype(bool)
+    cache = KVCache(model.config.num_hidden_layers)
+    finished, new, pieces = np.zeros(len(ids), bool), ids, [ids]
+    with no_grad():
+        for _ in range(max_new_tokens):
+            states = model(new, attention_mask=mask, cache=cache).last_hidden_state
+            logits = model.head.project(states[:, -1]).data  # (B, V): only the last place is projected
+            if rng is None:
+                chosen = logits.argmax(axis=1)
+            else:
+                p = next_token_distribution(logits, temperature, top_k, top_p)
+                chosen = np.array([rng.choice(p.shape[1], p=row) for row in p])
+            if ends:
+                chosen = np.where(finished, ends[0], chosen)
+                finished |= np.isin(chosen, ends)
+            new = chosen[:, None].astype(np.int64)  # (B, 1)
+            pieces.append(new)
+            if on_token is not None:
+                on_token(chosen)
+            if mask is not None:
+                mask = np.concatenate([mask, np.ones_like(new, bool)], axis=1)
+            if ends and finished.all():
+                break
+    return np.concatenate(pieces, axis=1)
