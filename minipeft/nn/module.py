@@ -91,6 +91,17 @@ class Module:
 
     # ---- state ----
 
+    def copy(self):
+        """A module of the same shape with parameters of its own; everything else is shared."""
+        new = object.__new__(type(self))
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                value = value.copy()
+            elif isinstance(value, Parameter):
+                value = Parameter(value.data.copy())
+            setattr(new, name, value)
+        return new
+
     def train(self, rng):
         """Switch dropout on, drawing from ``rng``, a numpy.random.Generator."""
         for module in self.modules():
@@ -157,12 +168,20 @@ class ModuleList(Module):
 class Wrapper(Module):
     """A module around another, invisible in paths: ``wrapped`` keeps its name, and its parameters keep theirs.
 
-    When ``enabled`` is False a call goes straight to ``wrapped``.
+    When ``enabled`` is False a call goes straight to ``wrapped``. Attributes that the wrapper does not have are
+    those of ``wrapped``.
     """
+
+    merged = False  # whether what the wrapper does stands in the wrapped weight instead
 
     def __init__(self, wrapped):
         self.wrapped = wrapped
         self.enabled = True
+
+    def __getattr__(self, name):  # called only for what the wrapper itself does not have
+        if name == "wrapped":
+            raise AttributeError(name)
+        return getattr(self.wrapped, name)
 
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs) if self.enabled else self.wrapped(*args, **kwargs)

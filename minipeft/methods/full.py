@@ -1,0 +1,22 @@
+"""Full fine-tuning: every parameter of the model is trained, the reference that all other methods are measured against.
+
+    min over theta of the loss,  starting from the pre-trained theta_0
+
+Devlin, Chang, Lee, Toutanova, NAACL 2019, arXiv:1810.04805, section 3.2. Count: all N parameters. Nothing is attached
+and nothing need be merged.
+"""
+
+from dataclasses import dataclass
+
+from .attach import Method
+
+
+@dataclass
+class Full(Method):
+    """Train everything in place."""
+
+    name = "full"
+    default_lr = 5e-5
+
+    def base_parameters(self, model):
+        return dict(model.named_parameters())

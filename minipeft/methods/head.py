@@ -1,0 +1,19 @@
+"""Head only: the pre-trained model is a fixed function, and only the map from its states to the labels is trained.
+
+    logits = pool(states) W + b,   states from the frozen model
+
+Also called feature-based transfer or a linear probe. Count: D C + C for C classes (D V for a language model whose
+output map is not tied). Nothing need be merged.
+"""
+
+from dataclasses import dataclass
+
+from .attach import Method
+
+
+@dataclass
+class Head(Method):
+    """Train the task's output map alone; `attach` copies it, so that the base's own stays as it was."""
+
+    name = "head"
+    default_lr = 1e-2
