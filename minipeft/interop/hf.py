@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..models import ClassificationHead, Decoder, Encoder, LMHead, MaskedLMHead, TransformerConfig
+from ..nn import unwrap
 from . import files
 from .hf_names import ARCHITECTURES, FAMILIES, body_prefix, places, shapes_on_disk, to_ours, to_theirs
 
@@ -127,11 +128,9 @@ def config_to_hf(config, kind):
 
 def head_kind(model):
     """Which kind of head a model has, in the words of `hf_names.places`."""
-    head = model.get("head") if model.head is not None else None
+    head = unwrap(model.head)
     if head is None:
         return "none"
-    from ..nn import unwrap
-    head = unwrap(head)
     if isinstance(head, MaskedLMHead):
         return "masked_lm"
     if isinstance(head, LMHead):
@@ -279,41 +278,40 @@ def load_pretrained(folder, task=None, labels=None, pooling=None, rng=None):
 
 def _filled(folder, model, keep_head, rng):
     """Fill ``model`` with the folder's tensors; a head that the folder does not have is drawn from ``rng``."""
-    config, kind = model.config, head_kind(model)
-    tensors = _canonical(read_folder_tensors(folder), config, kind)
-    table = places(config, kind)
-    arrays = {path: p.data for path, p in model.named_parameters()}
+    kind = head_kind(model)
+    tensors = _canonical(read_folder_tensors(folder), model.config, kind)
+    beside = {}  # the head that lies in a file of its own
     if kind == "other" and keep_head:
-        stored = files.read_tensors(folder / "head.safetensors")
-        files.check_tensors(folder / "head.safetensors", {n[5:]: a.shape for n, a in arrays.items() if n.startswith("head.")}, stored)
-    body_keys = {path: place for path, place in table.items() if path in arrays}
-    loadable = {path: place for path, place in body_keys.items()
-                if keep_head or not path.startswith("head.") or (path.startswith("head.pooler") and place.key in tensors)}
-    expected = shapes_on_disk(loadable, arrays)
-    _set_aside(model, tensors, expected, kind, keep_head)
+        path = folder / "head.safetensors"
+        beside = {f"head.{name}": array.T for name, array in files.read_tensors(path).items()}
+        files.check_tensors(path, {p: v.shape for p, v in model.named_parameters() if p.startswith("head.")}, beside)
+    table = {path: place for path, place in places(model.config, kind).items()
+             if keep_head or not path.startswith("head.") or (path.startswith("head.pooler") and place.key in tensors)}
+    if kind == "masked_lm" and not keep_head:
+        raise ValueError(f"{folder}: missing tensors: cls.predictions.* (this folder has no masked-LM head)")
+    if not keep_head and kind != "none":
+        make_head(model, {"lm": "lm"}.get(kind, "classify"), rng)
+    parameters = dict(model.named_parameters())
+    expected = shapes_on_disk(table, {path: p.data for path, p in parameters.items()})
+    model.unused = _set_aside(tensors, expected)
     files.check_tensors(folder, expected, tensors)
-    fresh = {path for path in arrays if path.startswith("head.") and path not in loadable and not (kind == "other" and keep_head)}
-    if fresh:
-        drawn = dict(make_head(model, {"masked_lm": "mlm", "lm": "lm"}.get(kind, "classify"), rng).named_parameters())
-    for path, parameter in model.named_parameters():
-        if path in loadable:
-            parameter.data = to_ours(loadable[path], tensors[loadable[path].key]).astype(np.float32, copy=False)
-        elif kind == "other" and keep_head and path.startswith("head."):
-            parameter.data = stored[path[5:]].astype(np.float32, copy=False)
-    if fresh and kind == "masked_lm":
-        raise ValueError(f"{folder}: missing tensors: {files.listed(body_keys[p].key for p in fresh)} (this folder has no masked-LM head)")
-    assert not fresh or drawn  # a fresh head has been drawn
+    uses = {}  # a tensor is let go when its last user has it, so that a model is never in memory twice
+    for path, place in table.items():
+        uses[place.key] = uses.get(place.key, 0) + 1
+    for path, place in table.items():
+        uses[place.key] -= 1
+        tensor = tensors[place.key] if uses[place.key] else tensors.pop(place.key)
+        parameters[path].data = to_ours(place, tensor).astype(np.float32, copy=False)
+    for path, array in beside.items():
+        parameters[path].data = np.ascontiguousarray(array, dtype=np.float32)
     return model
 
 
-def _set_aside(model, tensors, expected, kind, keep_head):
-    """Move tensors of heads that this model does not use out of the way; they are written back on saving where they fit."""
-    model.unused = {}
-    heads = r"^(bert\.)?pooler\.|^cls\.|^classifier\.|^score\.|^lm_head\."
-    for name in [n for n in tensors if n not in expected and re.search(heads, n)]:
-        array = tensors.pop(name)
-        if "pooler." in name:
-            model.unused[name.removeprefix("bert.")] = array
+def _set_aside(tensors, expected):
+    """Take tensors of heads that this model does not use out of ``tensors``; returns the pooler's, which are written back on saving."""
+    heads = re.compile(r"^(bert\.)?pooler\.|^cls\.|^classifier\.|^score\.|^lm_head\.")
+    unused = {name: tensors.pop(name) for name in list(tensors) if name not in expected and heads.search(name)}
+    return {name.removeprefix("bert."): array for name, array in unused.items() if "pooler." in name}
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------
@@ -347,7 +345,7 @@ def save_pretrained(model, folder, tokenizer_from=None):
     kind = head_kind(model)
     files.write_tensors(folder / "model.safetensors", tensors_of(model))
     if kind == "other":
-        head = {path[5:]: p.data for path, p in model.named_parameters() if path.startswith("head.")}
+        head = {path[5:]: np.ascontiguousarray(p.data.T) for path, p in model.named_parameters() if path.startswith("head.")}
         files.write_tensors(folder / "head.safetensors", head)
     else:
         (folder / "head.safetensors").unlink(missing_ok=True)

@@ -125,11 +125,11 @@ def places(config, kind):
 
 
 def to_ours(place, tensor):
-    """A tensor from disk as one of our parameters (a contiguous copy)."""
+    """A tensor from disk as one of our parameters: contiguous, and copied only where its layout changes."""
     if place.third is not None:
         width = tensor.shape[-1] // 3
         tensor = tensor[..., place.third * width:(place.third + 1) * width]
-    return np.array(tensor.T if place.transposed else tensor, order="C", copy=True)
+    return np.ascontiguousarray(tensor.T if place.transposed else tensor)
 
 
 def to_theirs(table, arrays):

@@ -61,10 +61,11 @@ def _fuse(parts, widths):
     return np.concatenate([p.U.data.T for p in present]), b
 
 
-def save_lora(attachment, folder):
+def save_lora(attachment, folder, base=None):
     """Write a LoRA attachment as a folder that ``peft.PeftModel.from_pretrained`` loads.
 
-    A mean-pooled head, for which transformers has no class, goes into ``head.safetensors`` beside it.
+    ``base`` is noted as the base model's folder or name. A head that transformers has no class for (mean pooling) is
+    not in this format; `save_adapter` writes it beside.
 
     Raises ValueError while merged, and where a fused module's parts have different scales.
     """
@@ -79,7 +80,6 @@ def save_lora(attachment, folder):
         scales = {p.scale for p in parts if p is not None}
         if len(scales) > 1:
             raise ValueError(f"save: {module} is one module in PEFT, but its parts have the scales {sorted(scales)}; give them one rank and alpha")
-        a, b = parts[0].U.data.T, None
         if len(parts) == 1:
             a, b = parts[0].U.data.T, parts[0].V.data
         else:
@@ -89,7 +89,7 @@ def save_lora(attachment, folder):
         alphas[module] = scales.pop() * (ranks[module]**0.5 if method.rank_stabilised else ranks[module])
     rank, alpha = _commonest(ranks), _commonest(alphas)
     config = {
-        "peft_type": "LORA", "task_type": TASK_TYPES[kind], "base_model_name_or_path": None, "inference_mode": True,
+        "peft_type": "LORA", "task_type": TASK_TYPES[kind], "base_model_name_or_path": str(base) if base else None, "inference_mode": True,
         "r": rank, "lora_alpha": _plain(alpha), "lora_dropout": method.dropout, "target_modules": _short(list(ranks), model),
         "fan_in_fan_out": model.config.model_type == "gpt2", "bias": "none", "use_rslora": method.rank_stabilised,
         "use_dora": False, "rank_pattern": {m: r for m, r in ranks.items() if r != rank},
@@ -144,8 +144,10 @@ def _pattern(patterns, module, default):
     return default
 
 
-def load_lora(model, folder, name="default"):
+def load_lora(model, folder, name="default", with_head=False):
     """Attach the LoRA adapter of a PEFT folder to ``model``.
+
+    ``with_head`` gives the attachment a head of its own even where this file holds none.
 
     Returns:
         The `Attachment`. Its ``method`` holds the rank, alpha and paths found. On GPT-2 a fused ``c_attn`` becomes
@@ -181,7 +183,7 @@ def load_lora(model, folder, name="default"):
     method = LoRA(rank=config.get("r", 8), alpha=config.get("lora_alpha", 8), targets=list(ours),
                   dropout=config.get("lora_dropout", 0.0), rank_stabilised=bool(config.get("use_rslora")),
                   rank_pattern={p: ranks[m] for p, m in ours.items()}, alpha_pattern={p: alphas[m] for p, m in ours.items()})
-    method.trains_head = head is not None
+    method.trains_head = with_head or head is not None
     attachment = attach(model, method, name)
     for module in chosen:
         a, b = (tensors[f"{STEM}{module}.lora_{x}.weight"].astype(np.float32) for x in "AB")  # (r, in), (out, r)

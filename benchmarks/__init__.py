@@ -1,0 +1,1 @@
+"""What is timed, against PyTorch, in one run on one machine; see README.md."""
