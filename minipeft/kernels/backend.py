@@ -41,7 +41,7 @@ def _check_backend(name, where):
         raise ValueError(f"{where}: expected 'numpy' or 'numba', got {name!r}")
 
 
-def backend():
+def current_backend():
     """Name of the backend in use: ``"numpy"`` (the definitions) or ``"numba"`` (the compiled loops)."""
     _check_backend(_backend, "MINIPEFT_BACKEND")
     return _backend
@@ -81,11 +81,11 @@ class Kernel:
         REGISTRY[name] = self
 
     def __call__(self, *args, **kwargs):
-        form = self.reference if backend() == "numpy" else self.compiled
+        form = self.reference if current_backend() == "numpy" else self.compiled
         return form(*args, **kwargs)
 
     def __repr__(self):
-        return f"Kernel({self.name}, backend={backend()})"
+        return f"Kernel({self.name}, backend={current_backend()})"
 
 
 # ---- compiling -------------------------------------------------------------------------------------------------
@@ -156,7 +156,8 @@ def _announce_first_compile():
 # ---- threads ---------------------------------------------------------------------------------------------------
 
 
-def _available_cores():
+def available_cores():
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -165,7 +166,7 @@ def _available_cores():
 def _threads_from_environment():
     text = os.environ.get("MINIPEFT_NUM_THREADS")
     if text is None:
-        return _available_cores()
+        return available_cores()
     if not text.isdigit() or int(text) < 1:
         raise ValueError(f"MINIPEFT_NUM_THREADS: expected a whole number of at least 1, got {text!r}")
     return int(text)

@@ -1,0 +1,228 @@
+"""The commands: ``minipeft finetune``, ``predict``, ``compare``, ``generate`` and ``doctor``.
+
+Results go to standard output, progress to standard error. A user's error is one line and exit code 2;
+``MINIPEFT_DEBUG=1`` shows the traceback instead.
+"""
+
+import argparse
+import os
+import sys
+
+EXAMPLES = {
+    "finetune": "minipeft finetune --model models/minilm --data data/sst2 --method lora --rank 8 --out runs/sst2-lora",
+    "predict": 'minipeft predict --model models/minilm --adapter runs/sst2-lora --text "a gorgeous , witty film"',
+    "compare": "minipeft compare --model models/minilm --data data/sst2 --methods full,head,lora --seeds 3 --out runs/sst2",
+    "generate": 'minipeft generate --model models/stories260K --prompt "Once upon a time" --max-new-tokens 100',
+    "doctor": "minipeft doctor",
+}
+
+
+# ---- arguments -------------------------------------------------------------------------------------------------
+
+
+def _command(commands, name, summary):
+    return commands.add_parser(name, help=summary, description=summary, epilog=f"example: {EXAMPLES[name]}",
+                               formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+
+
+def _training_arguments(parser):
+    """The settings that ``finetune`` and ``compare`` share; the names are the fields of `compare.run.Run`."""
+    parser.add_argument("--task", choices=("classify", "lm"), default="classify", help="classify texts, or model language (raw text, perplexity)")
+    parser.add_argument("--rank", type=int, default=8, help="LoRA: width of the bottleneck")
+    parser.add_argument("--alpha", type=float, default=16.0, help="LoRA: the change is scaled by alpha / rank")
+    parser.add_argument("--targets", default="attn.q,attn.v", help="LoRA: patterns of the maps to adapt")
+    parser.add_argument("--lora-dropout", type=float, default=0.0, help="LoRA: dropout on the way to U")
+    parser.add_argument("--lr", type=float, help="highest learning rate (default: the method's own)")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the training data")
+    parser.add_argument("--batch-size", type=int, default=16, help="examples in a batch")
+    parser.add_argument("--accumulate", type=int, default=1, help="batches in an optimizer step")
+    parser.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="optimizer")
+    parser.add_argument("--schedule", choices=("linear", "cosine", "constant"), default="linear", help="learning-rate schedule")
+    parser.add_argument("--warmup", type=float, default=0.06, help="share of the steps in which the learning rate rises")
+    parser.add_argument("--weight-decay", type=float, default=0.01, help="weight decay of matrices")
+    parser.add_argument("--clip", type=float, default=1.0, help="largest gradient norm, 0 for none")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of a text (longer ones are cut), or of a block")
+    parser.add_argument("--stride", type=int, help="lm: tokens between the starts of two evaluation blocks (default: max-length)")
+    parser.add_argument("--pooling", choices=("mean", "cls", "pooler", "last"), help="how a text's states become one (default: the folder's own way)")
+    parser.add_argument("--metric", choices=("accuracy", "f1", "matthews"), default="accuracy", help="the score of classification")
+    parser.add_argument("--train-limit", type=int, help="use only so many training examples (the same for every seed)")
+    parser.add_argument("--max-steps", type=int, help="stop after so many steps")
+    parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
+
+
+def make_parser():
+    """The parser of all commands."""
+    from . import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="minipeft", description="Fine-tune pre-trained Transformers with few parameters, on a laptop, in NumPy.",
+        epilog="minipeft COMMAND --help explains a command and gives an example.")
+    parser.add_argument("--version", action="version", version=f"minipeft {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    finetune = _command(commands, "finetune", "Fine-tune a model on your data with one method.")
+    finetune.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
+    finetune.add_argument("--data", required=True, metavar="PATH", help="folder with train/dev/test files, or one file (TSV, CSV, JSONL; lm: text)")
+    finetune.add_argument("--method", choices=("full", "head", "lora"), default="lora", help="fine-tuning method")
+    finetune.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    finetune.add_argument("--out", required=True, metavar="DIR", help="folder for the adapter (or model) and the result")
+    finetune.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
+    _training_arguments(finetune)
+
+    predict = _command(commands, "predict", "Predict the classes of texts, or measure the perplexity of a text.")
+    predict.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
+    predict.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
+    source = predict.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", metavar="PATH", help="file or folder of texts; a label column, where there is one, is scored")
+    source.add_argument("--text", metavar="TEXT", help="one text")
+    predict.add_argument("--split", choices=("train", "dev", "test"), help="part of a folder (default: test, else dev)")
+    predict.add_argument("--text2", metavar="TEXT", help="the second text of a pair, with --text")
+    predict.add_argument("--max-length", type=int, default=128, help="tokens of a text; longer ones are cut")
+    predict.add_argument("--batch-size", type=int, default=32, help="examples in a batch")
+    predict.add_argument("--json", metavar="FILE", help="also write the predictions to FILE")
+
+    compare = _command(commands, "compare", "Fine-tune the same model on the same data with each method, and print one table.")
+    compare.add_argument("--model", metavar="DIR", help="Hugging Face model folder; without --model and --data a small encoder is pre-trained on CPython's documentation")
+    compare.add_argument("--data", metavar="PATH", help="folder with train/dev/test files, or one file")
+    compare.add_argument("--methods", default="full,head,lora", help="methods, separated by commas")
+    compare.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
+    compare.add_argument("--out", metavar="DIR", default="runs/compare", help="folder for the runs; finished runs in it are not repeated")
+    _training_arguments(compare)
+
+    generate = _command(commands, "generate", "Continue a text with a decoder.")
+    generate.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
+    generate.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
+    generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
+    generate.add_argument("--max-new-tokens", type=int, default=100, help="how many tokens to write at most")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 takes the most probable token; above 0 samples, the higher the wilder")
+    generate.add_argument("--top-k", type=int, default=0, help="sample among the k most probable tokens (0: all)")
+    generate.add_argument("--top-p", type=float, default=1.0, help="sample among the most probable tokens that together reach p")
+    generate.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    generate.add_argument("--json", metavar="FILE", help="also write the text and its token ids to FILE")
+
+    doctor = _command(commands, "doctor", "Check the installation and the machine, and say what to do about what is wrong.")
+    doctor.add_argument("--json", metavar="FILE", help="also write the findings to FILE")
+    return parser
+
+
+# ---- commands --------------------------------------------------------------------------------------------------
+
+
+def _run_fields(args):
+    from dataclasses import fields
+
+    from .compare.run import Run
+
+    return {f.name: getattr(args, f.name) for f in fields(Run) if hasattr(args, f.name)}
+
+
+def _write_json(args, value):
+    if args.json:
+        from pathlib import Path
+
+        from .interop.files import write_json
+
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.json, value)
+
+
+def finetune(args):
+    """``minipeft finetune``."""
+    from .compare.run import Run, execute
+    from .training import Interrupted
+
+    try:
+        result = execute(Run(**_run_fields(args)), args.out, args.resume)
+    except Interrupted as stop:
+        print(f"minipeft: {stop}; the checkpoint is kept. To go on, repeat the command with --resume", file=sys.stderr)
+        return 130
+    _write_json(args, result)
+    share = 100 * result["trainable"] / result["total"]
+    print(f"method      {result['method']}")
+    print(f"trainable   {result['trainable']:,} of {result['total']:,} parameters ({share:.3g} %), {result['trainable_without_head']:,} without the head")
+    print(f"{result['metric']:<11} {result['score']:.4f} on {result['split']}" if result["score"] is not None else "score       no dev or test split")
+    print(f"step        {result['step_ms']:.1f} ms, peak memory {result['peak_mb']:.0f} MB, {result['seconds']:.0f} s in all")
+    print(f"saved       {args.out} ({result['size_mb']:.2f} MB)")
+    return 0
+
+
+def predict(args):
+    """``minipeft predict``."""
+    from .compare.predict import predict as run
+
+    rows, summary = run(args)
+    for row in rows:
+        print("\t".join(row))
+    for line in summary.get("lines", []):
+        print(line, file=sys.stderr)
+    _write_json(args, summary["json"])
+    return 0
+
+
+def compare(args):
+    """``minipeft compare``."""
+    from .compare.comparison import compare as run
+
+    table = run(args.model, args.data, [m.strip() for m in args.methods.split(",")], args.seeds, args.out,
+                {k: v for k, v in _run_fields(args).items() if k not in ("model", "data", "method", "seed")})
+    table.show()
+    _write_json(args, table.rows)
+    return 0
+
+
+def generate(args):
+    """``minipeft generate``."""
+    import numpy as np
+
+    from .data import Tokenizer
+    from .interop import load_pretrained, load_with_adapter
+    from .models import generate as run
+
+    if args.temperature == 0 and (args.top_k or args.top_p != 1.0):
+        raise ValueError("--top-k and --top-p choose among samples; set a --temperature above 0")
+    tokenizer = Tokenizer.from_folder(args.model)
+    model = load_with_adapter(args.model, args.adapter)[0] if args.adapter else load_pretrained(args.model, task="lm")
+    ids = np.array([tokenizer.encode(args.prompt)], np.int64)  # (1, T)
+    rng = np.random.default_rng(args.seed) if args.temperature else None
+    out = run(model, ids, args.max_new_tokens, rng=rng, temperature=args.temperature or 1.0, top_k=args.top_k, top_p=args.top_p)
+    text = tokenizer.decode(out[0].tolist())
+    print(text)
+    _write_json(args, {"prompt": args.prompt, "text": text, "ids": out[0].tolist()})
+    return 0
+
+
+def doctor(args):
+    """``minipeft doctor``."""
+    from .doctor import examine, show
+
+    findings = examine()
+    show(findings)
+    _write_json(args, [f._asdict() for f in findings])
+    return 1 if any(f.advice for f in findings) else 0
+
+
+COMMANDS = {"finetune": finetune, "predict": predict, "compare": compare, "generate": generate, "doctor": doctor}
+
+
+def main(arguments=None):
+    """Run a command; returns the exit code."""
+    args = make_parser().parse_args(arguments)
+    try:
+        return COMMANDS[args.command](args)
+    except BrokenPipeError:  # the reader of our output went away, as ``head`` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("minipeft: stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if os.environ.get("MINIPEFT_DEBUG") == "1":
+            raise
+        print(f"minipeft: {_one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _one_line(error):
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'input or output'}: {error.strerror}"
+    return " ".join(str(error).split())
