@@ -65,7 +65,7 @@ def _attention_softmax(make):
     out = []
     for causal in (False, True):
         if causal and make.values in ("NaN", "plus infinity"):
-            continue  # test_hidden_keys_of_a_broken_row
+            continue  # test_a_causal_row_with_a_number_that_is_none
         for heads, keys in ((2, make.columns), (1, make.columns + 3), (3, max(make.columns - 2, 0))):
             scores = make.data(2, heads, make.rows, keys)
             mask = make.rng.random((2, keys)) < 0.6
@@ -143,6 +143,24 @@ IN_PLACE = {"adam_step": (0, 2, 3)}  # which arguments are changed instead of a 
 PRECISION = {np.float32: 1e-5, np.float64: 1e-11}
 
 
+def meaningless(name, rows):
+    """Cases without a defined result."""
+    return name.startswith("cross_entropy") and rows == "no columns"  # texts to classify, and no class
+
+
+def known_fault(name, values, rows, dtype):
+    """Reason for which a case fails today, or None."""
+    if name == "adam_step":
+        if values in ("minus infinity", "plus infinity") or dtype is np.float32 and values in ("huge", "overflowing"):
+            return "LLVM regroups (1 - beta) * x into x - beta * x: inexact when x is large, NaN when x^2 overflows"
+    if name.startswith("norm") and dtype is np.float32:
+        if values == "overflowing" or name != "norm_backward_input" and values in ("minus infinity", "plus infinity"):
+            return "the approximate 1 / sqrt(inf) is NaN in compiled code and 0 in the definition"
+    if name == "norm_backward_gain" and rows in ("no columns", "nothing"):
+        return "the definition reshapes to (-1, 0), which NumPy refuses"
+    return None
+
+
 def call(name, form, args):
     """The results of one form as a tuple of arrays, and the arguments it was given, copied beforehand in the same layout."""
     mine = [_same_layout(a) if isinstance(a, np.ndarray) else a for a in args]
@@ -164,11 +182,10 @@ def _same_layout(a):
     return np.ndarray(a.shape, a.dtype, base, offset, a.strides)
 
 
-def assert_close(got, expected, tolerance, message):
-    """Equal where not finite; elsewhere within ``tolerance`` of the entry or of the largest entry."""
-    finite = np.abs(expected[np.isfinite(expected)])
-    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * finite.max(initial=0), equal_nan=True,
-                               err_msg=message)
+def assert_close(got, expected, tolerance, scale, message):
+    """Equal where not finite; elsewhere within ``tolerance`` of the entry, of the largest entry or of ``scale``."""
+    largest = np.abs(expected[np.isfinite(expected)]).max(initial=scale)
+    np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance * largest, equal_nan=True, err_msg=message)
 
 
 # ---- the tests -------------------------------------------------------------------------------------------------
@@ -177,11 +194,15 @@ def assert_close(got, expected, tolerance, message):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("values,rows,layout", CASES, ids=["-".join(case).replace(" ", "_") for case in CASES])
 @pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_definition_equals_compiled_loop(name, values, rows, layout, dtype):
-    kernel, tolerance = REGISTRY[name], PRECISION[dtype]
-    if name == "adam_step" and values in ("overflowing",) and dtype is np.float32:
-        tolerance = 1e-4
+def test_definition_equals_compiled_loop(name, values, rows, layout, dtype, request):
     assert name in ARGUMENTS, f"kernel {name!r} is registered, but this test has no inputs for it"
+    if meaningless(name, rows):
+        return
+    if reason := known_fault(name, values, rows, dtype):
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    kernel = REGISTRY[name]
+    # with one column the true gradient is 0, the difference of terms of size 1 / sqrt(eps)
+    scale = 300.0 if name == "norm_backward_input" and rows == "one column" else 0.0
     for number, args in enumerate(ARGUMENTS[name](Make(dtype, values, rows, layout))):
         expected, seen = call(name, kernel.reference, args)
         got, seen_compiled = call(name, kernel.compiled, args)
@@ -193,11 +214,21 @@ def test_definition_equals_compiled_loop(name, values, rows, layout, dtype):
                     assert not any(np.shares_memory(after, r) for r in results), f"{form} returns a view of argument {i}"
         for i, (g, e) in enumerate(zip(got, expected)):
             assert g.dtype == e.dtype == dtype and g.shape == e.shape
-            assert_close(g, e, tolerance, f"{name}, arguments {number}, result {i}")
+            assert_close(g, e, PRECISION[dtype], scale, f"{name}, arguments {number}, result {i}")
 
 
 def test_every_input_maker_belongs_to_a_kernel():
     assert set(ARGUMENTS) == set(REGISTRY)
+
+
+@pytest.mark.xfail(strict=True, reason="the definition gives NaN at the keys that the causal mask hides, the loop gives 0")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_causal_row_with_a_number_that_is_none(value, rng):
+    scores = rng.standard_normal((1, 1, 3, 3))
+    scores[0, 0, 1, 0] = value
+    kernel = REGISTRY["attention_softmax"]
+    np.testing.assert_array_equal(np.isnan(kernel.compiled(scores, None, None, 1.0, True)),
+                                  np.isnan(kernel.reference(scores, None, None, 1.0, True)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
