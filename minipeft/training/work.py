@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..autograd import no_grad
-from ..data import Batch, blocks_of, collate, make_batches
+from ..data import Batch, block_mask, blocks_of, collate, make_batches
 from ..kernels import IGNORE
 from .metrics import METRICS
 
@@ -119,8 +119,7 @@ class LanguageModelling:
         """The batch of these blocks."""
         ids, labels = self.blocks[split]
         ids, labels = ids[indices], labels[indices]
-        real = np.cumsum((labels != IGNORE)[:, ::-1], axis=1)[:, ::-1] > 0  # padding stands behind the last label
-        return Batch(ids, real, np.zeros_like(ids), labels)
+        return Batch(ids, block_mask(labels), np.zeros_like(ids), labels)
 
     def weight(self, batch):
         """What a batch counts for when several make one step: its predicted tokens."""
