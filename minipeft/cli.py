@@ -17,12 +17,19 @@ EXAMPLES = {
 }
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, except where there is none to show."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) or action.required else super()._get_help_string(action)
+
+
 # ---- arguments -------------------------------------------------------------------------------------------------
 
 
 def _command(commands, name, summary):
     return commands.add_parser(name, help=summary, description=summary, epilog=f"example: {EXAMPLES[name]}",
-                               formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+                               formatter_class=_HelpFormatter)
 
 
 def _training_arguments(parser):
@@ -33,7 +40,7 @@ def _training_arguments(parser):
     parser.add_argument("--targets", default="attn.q,attn.v", help="LoRA: patterns of the maps to adapt")
     parser.add_argument("--lora-dropout", type=float, default=0.0, help="LoRA: dropout on the way to U")
     parser.add_argument("--lr", type=float, help="highest learning rate (default: the method's own)")
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the training data")
+    parser.add_argument("--epochs", type=int, help="passes over the training data (default: 3; built-in task: 8)")
     parser.add_argument("--batch-size", type=int, default=16, help="examples in a batch")
     parser.add_argument("--accumulate", type=int, default=1, help="batches in an optimizer step")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="optimizer")
@@ -120,7 +127,7 @@ def _write_json(args, value):
     if args.json:
         from pathlib import Path
 
-        from .interop.files import write_json
+        from .data.files import write_json
 
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, value)

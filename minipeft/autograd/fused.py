@@ -53,10 +53,15 @@ def attention_weights(q, k, mask=None, bias=None, scale=1.0, causal=False):
         Tensor (B, H, T, S).
     """
     key_heads, shape_q, shape_k = k.shape[1], q.shape, k.shape
+    if mask is not None and mask.shape != (shape_q[0], shape_k[2]):
+        raise ValueError(f"attention: the mask has shape {mask.shape}, expected (batch, keys) = {(shape_q[0], shape_k[2])}")
+    full = (*shape_q[:3], shape_k[2])  # (B, H, T, S)
+    if bias is not None and bias.shape not in (full, (1, *full[1:])):
+        raise ValueError(f"attention: the bias has shape {bias.shape}, expected {full} or {(1, *full[1:])}")
     groups = lambda x: _by_key_head(x, key_heads)                                        # (B, H/G, G, T, ...)
     one = lambda x: x[:, :, None]                                                        # (B, H/G, 1, S, K)
     scores = groups(q.data) @ swap_last(one(k.data))                                     # (B, H/G, G, T, S)
-    scores = scores.reshape(*shape_q[:3], shape_k[2])                                    # (B, H, T, S)
+    scores = scores.reshape(full)                                                        # (B, H, T, S)
     weights = kernels.attention_softmax(scores, mask, None if bias is None else bias.data, scale, causal)
     del scores
     d_scores = lambda g: groups(kernels.softmax_backward(weights, g, scale))             # (B, H/G, G, T, S)
@@ -115,7 +120,7 @@ def _norm(x, gain, bias, eps, centred):
         kernels.norm(x.data, gain.data, None if bias is None else bias.data, eps, centred), operation="norm",
         parents=[(x, lambda g: kernels.norm_backward_input(x.data, gain.data, g, eps, centred)),
                  (gain, lambda g: kernels.norm_backward_gain(x.data, g, eps, centred)),
-                 (bias, lambda g: g.reshape(-1, g.shape[-1]).sum(axis=0))],
+                 (bias, lambda g: g.sum(axis=tuple(range(g.ndim - 1))))],
         composition=lambda: norm_composed(x, gain, bias, eps, centred))
 
 
@@ -209,7 +214,7 @@ def cross_entropy_composed(logits, labels):
     flat = np.asarray(labels).reshape(-1)
     kept = np.flatnonzero(flat != kernels.IGNORE)
     z = rows[kept]
-    z = z - z.data.max(axis=1, keepdims=True, initial=0)
+    z = z - z.data.max(axis=1, keepdims=True, initial=-np.finfo(z.dtype).max)
     losses = log(exp(z).sum(axis=1)) - getitem(z, (np.arange(len(kept)), flat[kept]))
     return losses.sum() * (1 / max(len(kept), 1))
 
@@ -230,7 +235,7 @@ def embedding(table, ids):
     rows, width = table.shape
     if ids.size and (ids.min() < 0 or ids.max() >= rows):
         raise ValueError(f"embedding: id {ids.max() if ids.max() >= rows else ids.min()} is outside the table's 0..{rows - 1}")
-    product = lambda g: kernels.scatter_add(ids.reshape(-1), g.reshape(-1, width), rows)
+    product = lambda g: kernels.scatter_add(ids.reshape(-1), g.reshape(ids.size, width), rows)
     return Tensor(table.data[ids], operation="embedding", parents=[(table, product)],
                   composition=lambda: table[ids])
 

@@ -5,6 +5,8 @@ A product is written with operators that mean the same on arrays and on Tensors,
 what it needs, so that an activation which no product needs is freed.
 """
 
+import math
+
 import numpy as np
 
 from .tensor import Tensor, building_graph
@@ -86,8 +88,8 @@ def divide(a, b):
 
 def power(a, exponent):
     """y = a^n for a number n;   da = g n a^(n-1)"""
-    return Tensor(a.data**exponent, operation="power", parents=[
-        (a, lambda g: g * (use(a) ** (exponent - 1) * exponent))])
+    slope = (lambda: use(a) ** (exponent - 1) * exponent) if exponent != 0 else (lambda: 0.0)  # also at a = 0
+    return Tensor(a.data**exponent, operation="power", parents=[(a, lambda g: g * slope())])
 
 
 def exp(a):
@@ -114,8 +116,6 @@ def tanh(a):
 
 def erf(a):
     """y = erf a;   da = g 2/sqrt(pi) exp(-a^2)"""
-    import math
-
     y = np.vectorize(math.erf, otypes=[np.float64])(a.data).astype(a.dtype)
 
     def product(g):
@@ -128,7 +128,7 @@ def erf(a):
 def where(condition, a, b):
     """y = a where condition else b;   da = g where condition,   db = g elsewhere"""
     a, b = _pair(a, b)
-    shape_a, shape_b = a.shape, b.shape
+    condition, shape_a, shape_b = np.asarray(condition, bool), a.shape, b.shape
 
     def choose(g, flag):
         return multiply(g, flag.astype(g.dtype)) if isinstance(g, Tensor) else np.where(flag, g, 0).astype(g.dtype)
@@ -238,7 +238,7 @@ def linear(x, weight, bias=None):
     small product for each element of the batch, and the weight's gradient would first exist once for each of them.
     """
     shape, (d_in, d_out) = x.shape, weight.shape
-    rows = x.size // d_in if d_in else 0
+    rows = math.prod(shape[:-1])
     y = x.data.reshape(rows, d_in) @ weight.data  # (N, D_out)
     if bias is not None:
         y += bias.data

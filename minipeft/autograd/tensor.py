@@ -40,11 +40,13 @@ def no_grad():
 
 @contextlib.contextmanager
 def _building(flag):
-    previous, _state.building = building_graph(), flag
+    """Mark a backward pass; one that builds a graph records, also when it is called under `no_grad`."""
+    previous = building_graph(), _recording()
+    _state.building, _state.recording = flag, flag or previous[1]
     try:
         yield
     finally:
-        _state.building = previous
+        _state.building, _state.recording = previous
 
 
 class Node:
@@ -156,9 +158,12 @@ class Tensor:
             ValueError: the tensor has several elements and no gradient was given, the gradient has another shape,
                 nothing below needs a gradient, or the graph was freed by an earlier call.
         """
+        given = {id(gradient)}
         for node, grad in _run_backward(self, gradient, create_graph).items():
             leaf = node.leaf() if node.leaf is not None else None
             if leaf is not None:
+                if not create_graph:
+                    grad = _owned(grad, given)
                 leaf.grad = grad if leaf.grad is None else leaf.grad + grad
 
 
@@ -174,6 +179,15 @@ def grad(output, inputs, gradient=None, create_graph=False):
     found = _run_backward(output, gradient, create_graph, wanted=[t.node for t in inputs])
     zeros = (lambda t: Tensor(np.zeros_like(t.data))) if create_graph else (lambda t: np.zeros_like(t.data))
     return [found[t.node] if t.node in found else zeros(t) for t in inputs]
+
+
+def _owned(array, given):
+    """``array`` as one that nobody else holds, so that its owner may write into it; ``given`` collects what was handed out."""
+    array = np.asarray(array)
+    if array.base is not None or not array.flags.writeable or id(array) in given:
+        array = array.copy()
+    given.add(id(array))
+    return array
 
 
 def _seed(output, gradient):
@@ -222,7 +236,8 @@ def _run_backward(output, gradient, create_graph, wanted=None):
         seed = Tensor(seed)
     elif not create_graph and isinstance(seed, Tensor):
         seed = seed.data
-    order, parents_of = _order(output.node, create_graph)
+    with _building(create_graph):
+        order, parents_of = _order(output.node, create_graph)
     wanted = {node for node in order if node.leaf is not None} if wanted is None else set(wanted)
     arrived, own, found = {output.node: seed}, set(), {}  # own: nodes whose sum is ours to add to in place
     with _building(create_graph):

@@ -9,12 +9,14 @@ import numpy as np
 
 from ..autograd import no_grad
 from ..data import Batch, corpus, mask_tokens, section_task, train_wordpiece
-from ..interop import files, make_model, save_pretrained
+from ..data import files
+from ..interop import make_model, save_pretrained
 from ..models import TransformerConfig
 from ..training import Settings, fit
 from ..training.display import ProgressBar
 
 VOCABULARY, LENGTH, SECONDS = 3000, 64, 40  # words, tokens in a block, budget of the pre-training
+EPOCHS, LEARNING_RATES = 8, {"full": 2e-3, "head": 3e-2, "lora": 1e-2}  # for a model this small, trained this little
 RECIPE = 1  # raised when the recipe changes, so that an old folder is made again
 
 

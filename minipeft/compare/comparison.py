@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..interop import files
+from ..data import files
 from .run import RESULT, RUN, Run
 
 
@@ -76,17 +76,20 @@ def compare(model, data, methods, seeds, out, settings):
     out, title = Path(out), None
     for method in methods:  # fail before anything long begins
         Run(model or "-", data or "-", method=method, **settings).settings()
+    rates = {}
     if model is None:
-        from .builtin import prepare
+        from . import builtin
 
-        model, data = prepare(out / "builtin")
+        model, data = builtin.prepare(out / "builtin")
+        settings = {**settings, "epochs": settings.get("epochs") or builtin.EPOCHS}
+        rates = builtin.LEARNING_RATES if settings.get("lr") is None else {}
         title = "a small encoder pre-trained here, on which section of CPython's documentation a paragraph is from"
     rows = []
     for number, method in enumerate(methods):
         results = []
         for seed in range(seeds):
             label = f"[{number * seeds + seed + 1}/{len(methods) * seeds}] {method} seed {seed}"
-            run = Run(str(model), str(data), method=method, seed=seed, **settings)
+            run = Run(str(model), str(data), method=method, seed=seed, **{**settings, **({"lr": rates[method]} if method in rates else {})})
             results.append(in_own_process(run, out / f"{method}-seed{seed}", label))
         rows.append(summarise(method, results))
     table = Table(rows, title or f"{Path(model).name} on {Path(data).name}")

@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from ..data import Tokenizer, read_dataset, read_texts
-from ..interop import files, load_pretrained, save_adapter, save_pretrained
+from ..data import files
+from ..interop import load_pretrained, save_adapter, save_pretrained
 from ..interop.hf import copy_tokenizer
 from ..methods import METHODS, attach
 from ..training import Classification, LanguageModelling, Settings, fit
 from ..training.display import ProgressBar
 
 RUN, RESULT, CHECKPOINT = "run.json", "result.json", "checkpoint.safetensors"
+EPOCHS = 3
 HEAD_DRAW, METHOD_DRAW = 10, 11  # what a generator made of (seed, purpose) is for
 
 
@@ -35,7 +37,7 @@ class Run:
     targets: str = "attn.q,attn.v"
     lora_dropout: float = 0.0
     lr: float | None = None
-    epochs: int = 3
+    epochs: int | None = None
     batch_size: int = 16
     accumulate: int = 1
     optimizer: str = "adamw"
@@ -64,7 +66,7 @@ class Run:
     def settings(self):
         """The training loop's part of it."""
         lr = METHODS[self.method].default_lr if self.lr is None else self.lr
-        return Settings(lr, self.epochs, self.batch_size, self.accumulate, self.optimizer, self.schedule, self.warmup,
+        return Settings(lr, EPOCHS if self.epochs is None else self.epochs, self.batch_size, self.accumulate, self.optimizer, self.schedule, self.warmup,
                         self.weight_decay, self.clip, self.seed, self.max_steps)
 
     def make_method(self):
@@ -136,10 +138,10 @@ def execute(run, out, resume=False, title=None, quiet=False):
     parameters = attachment.named_parameters()
     history = fit(model, parameters, work, settings, out / CHECKPOINT, resume, None if quiet else ProgressBar(title or run.method))
     result = {**describe(run, attachment, settings), **score(model, work, history), "step_ms": history["step_ms"],
-              "steps": history["step"], "epochs": run.epochs, "evaluations": history["evaluations"], "losses": history["losses"]}
+              "steps": history["step"], "epochs": settings.epochs, "evaluations": history["evaluations"], "losses": history["losses"]}
     result["size_mb"] = save(run, model, attachment, out) / 1e6
     result["peak_mb"] = peak_mb()
-    result["seconds"] = history["seconds"] + (time.monotonic() - started) - 0 if not resume else history["seconds"]
+    result["seconds"] = time.monotonic() - started
     files.write_json(out / RESULT, result)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return result

@@ -368,7 +368,7 @@ def _cut(text, fraction, where):
     """
     near = round((1 - fraction) * len(text))
     for mark in "\n ":
-        for cut in (text.find(mark, near) + 1, text.rfind(mark, 0, near) + 1):
+        for cut in (text.find(mark, max(0, near - 1)) + 1, text.rfind(mark, 0, near) + 1):
             if text[:cut].strip() and text[cut:].strip():
                 return text[:cut], text[cut:]
     raise ValueError(f"{where}: the text is too short to cut into train and dev")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..methods import METHODS, attach
-from . import files
+from ..data import files
 from .hf import head_kind, load_pretrained
 from .peft import CLASSIFIERS, CONFIG, STEM, WEIGHTS, load_lora, save_lora
 

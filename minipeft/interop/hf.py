@@ -8,7 +8,7 @@ import numpy as np
 
 from ..models import ClassificationHead, Decoder, Encoder, LMHead, MaskedLMHead, TransformerConfig
 from ..nn import unwrap
-from . import files
+from ..data import files
 from .hf_names import ARCHITECTURES, FAMILIES, body_prefix, places, shapes_on_disk, to_ours, to_theirs
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt",

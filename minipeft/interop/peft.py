@@ -12,7 +12,7 @@ import numpy as np
 
 from ..methods import LoRA, attach
 from ..nn import unwrap
-from . import files
+from ..data import files
 from .hf import head_kind
 from .hf_names import places
 

@@ -50,6 +50,9 @@ def _adam_elements(start, stop, p, g, m, v, rate, keep, beta1, beta2, root, eps,
 
 def adam_step_compiled(parameter, gradient, m, v, step, lr, beta1, beta2, eps, decay, gradient_scale):
     """The compiled form of `adam_step_reference`; parameter, m and v must be C-contiguous."""
+    if not all(a.flags.c_contiguous for a in (parameter, m, v)):
+        raise ValueError("adam_step: the parameter and its moments must be C-contiguous to be updated in place; "
+                         "store np.ascontiguousarray(...) in the parameter")
     kind = parameter.dtype.type
     flat = [a.reshape(-1) for a in (parameter, np.ascontiguousarray(gradient), m, v)]
     run_rows(_adam_elements, parameter.size, 4 * parameter.size, *flat, kind(lr / (1 - beta1**step)),

@@ -25,7 +25,7 @@ from numba.core import config as numba_config
 
 # LLVM may reorder sums and use fused multiply-add, but must not assume that there is no NaN or infinity:
 # attention masks and diverging losses contain them.
-FASTMATH = {"nsz", "arcp", "contract", "afn", "reassoc"}
+FASTMATH = {"nsz", "arcp", "contract", "reassoc"}
 
 # Below this many elements one core is faster: waking a second thread costs about as much as
 # a million elements of a vectorised loop.

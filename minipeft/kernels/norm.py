@@ -120,7 +120,7 @@ def norm_backward_input_compiled(x, gain, gradient, eps, centred):
 def norm_backward_gain_reference(x, gradient, eps, centred):
     """Gradient of the gain, (D,): the sum over rows of ``g * xhat``."""
     mean, rstd = _statistics_reference(x, eps, centred)
-    return ((x - mean) * rstd * gradient).reshape(-1, x.shape[-1]).sum(axis=0)
+    return ((x - mean) * rstd * gradient).sum(axis=tuple(range(x.ndim - 1)))
 
 
 @jit

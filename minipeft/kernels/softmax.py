@@ -40,7 +40,8 @@ def attention_softmax_reference(scores, key_mask, bias, scale, causal):
     with np.errstate(invalid="ignore", over="ignore"):
         e = np.exp(z - np.where(top == -np.inf, 0, top))
         total = e.sum(axis=-1, keepdims=True)
-        return np.where(total == 0, 0, e / np.where(total == 0, 1, total)).astype(scores.dtype)
+        weights = e / np.where(total == 0, 1, total)
+        return np.where(visible, weights, 0).astype(scores.dtype)  # hidden keys get 0, even beside a NaN
 
 
 @jit
@@ -72,6 +73,10 @@ def _softmax_rows(start, stop, scores, key_mask, has_mask, bias, has_bias, scale
         inverse = w.dtype.type(1) / total if total != 0 else w.dtype.type(0)
         for j in range(w.size):
             w[j] *= inverse
+        if has_mask:
+            real, nothing = key_mask[b], w.dtype.type(0)
+            for j in range(w.size):  # 0 already, unless a NaN stands in the row
+                w[j] = w[j] if real[j] else nothing
 
 
 def attention_softmax_compiled(scores, key_mask, bias, scale, causal):

@@ -91,15 +91,15 @@ class Module:
 
     # ---- state ----
 
-    def copy(self):
-        """A module of the same shape with parameters of its own; everything else is shared."""
+    def copy(self, made=None):
+        """A module of the same shape with parameters of its own; everything else is shared.
+
+        What is frozen stays frozen, and weights that are tied within it stay tied (``made`` remembers them).
+        """
+        made = {} if made is None else made
         new = object.__new__(type(self))
         for name, value in vars(self).items():
-            if isinstance(value, Module):
-                value = value.copy()
-            elif isinstance(value, Parameter):
-                value = Parameter(value.data.copy())
-            setattr(new, name, value)
+            setattr(new, name, _copied(value, made))
         return new
 
     def train(self, rng):
@@ -122,9 +122,11 @@ class Module:
         return self
 
     def zero_grad(self):
-        """Forget the gradients of the parameters."""
-        for parameter in self.parameters():
-            parameter.grad = None
+        """Forget the gradients of the parameters, those of wrappers included."""
+        for module in self.modules():
+            for value in vars(module).values():
+                if isinstance(value, Parameter):
+                    value.grad = None
 
     def astype(self, dtype):
         """Convert every parameter in place (float64 for gradient checks)."""
@@ -141,6 +143,21 @@ class Module:
     def describe(self):
         """The sizes shown by ``print(model)``."""
         return ""
+
+
+def _copied(value, made):
+    """A copy of an attribute, for `Module.copy`."""
+    if isinstance(value, list):
+        return [_copied(item, made) for item in value]
+    if not isinstance(value, (Module, Parameter)):
+        return value
+    if id(value) not in made:
+        if isinstance(value, Module):
+            made[id(value)] = value.copy(made)
+        else:
+            made[id(value)] = Parameter(value.data.copy())
+            made[id(value)].requires_grad = value.requires_grad
+    return made[id(value)]
 
 
 class ModuleList(Module):

@@ -7,7 +7,7 @@ and the number of the epoch or step, so a resumed run draws what the uninterrupt
 import json
 from pathlib import Path
 
-from ..interop import files
+from ..data import files
 
 
 def save_checkpoint(path, parameters, optimizer, progress):
