@@ -131,12 +131,12 @@ def _find_cache_folder():
 CACHE_FOLDER = _find_cache_folder()
 
 
-def jit(function):
+def jit(function, fastmath=FASTMATH):
     """Compile a loop at its first call; keep the machine code in ``CACHE_FOLDER`` where there is one."""
     previous = numba_config.CACHE_DIR
     numba_config.CACHE_DIR = str(CACHE_FOLDER or "")  # Numba reads it while it decorates
     try:
-        return numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", cache=CACHE_FOLDER is not None)(function)
+        return numba.njit(nogil=True, fastmath=fastmath, error_model="numpy", cache=CACHE_FOLDER is not None)(function)
     finally:
         numba_config.CACHE_DIR = previous
 

@@ -41,6 +41,13 @@ def norm_reference(x, gain, bias, eps, centred):
     return y if bias is None else y + bias
 
 
+def _exact_inverse_root(x):
+    return type(x)(1) / np.sqrt(x)
+
+
+_inverse_root = jit(_exact_inverse_root, fastmath=False)  # the fast approximation would give NaN where x is infinite
+
+
 @jit
 def _row_statistics(row, eps, centred):
     width = row.size
@@ -52,7 +59,7 @@ def _row_statistics(row, eps, centred):
     square = row.dtype.type(0)
     for j in range(width):
         square += (row[j] - mean) * (row[j] - mean)
-    return mean, row.dtype.type(1) / np.sqrt(square / row.dtype.type(width) + eps)
+    return mean, _inverse_root(square / row.dtype.type(width) + eps)
 
 
 @jit

@@ -92,8 +92,10 @@ def generate(model, input_ids, max_new_tokens=50, attention_mask=None, rng=None,
         (B, T + up to max_new_tokens) int64: the prompt and what was written.
 
     Raises:
-        ValueError: an empty prompt, or a length beyond the model's learned positions.
+        ValueError: a model that cannot write, an empty prompt, or a length beyond the model's learned positions.
     """
+    if not model.config.causal or not hasattr(model.head, "project"):
+        raise ValueError("generate: this model has no language-model head; load a decoder with task 'lm'")
     ids = np.asarray(input_ids, np.int64)
     if ids.ndim != 2 or ids.shape[1] == 0:
         raise ValueError(f"generate: expected at least one token of prompt, as (batch, time), got shape {ids.shape}")

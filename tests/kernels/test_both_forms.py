@@ -148,19 +148,6 @@ def meaningless(name, rows):
     return name.startswith("cross_entropy") and rows == "no columns"  # texts to classify, and no class
 
 
-def known_fault(name, values, rows, dtype):
-    """Reason for which a case fails today, or None."""
-    if name == "adam_step":
-        if values in ("minus infinity", "plus infinity") or dtype is np.float32 and values in ("huge", "overflowing"):
-            return "LLVM regroups (1 - beta) * x into x - beta * x: inexact when x is large, NaN when x^2 overflows"
-    if name.startswith("norm") and dtype is np.float32:
-        if values == "overflowing" or name != "norm_backward_input" and values in ("minus infinity", "plus infinity"):
-            return "the approximate 1 / sqrt(inf) is NaN in compiled code and 0 in the definition"
-    if name == "norm_backward_gain" and rows in ("no columns", "nothing"):
-        return "the definition reshapes to (-1, 0), which NumPy refuses"
-    return None
-
-
 def call(name, form, args):
     """The results of one form as a tuple of arrays, and the arguments it was given, copied beforehand in the same layout."""
     mine = [_same_layout(a) if isinstance(a, np.ndarray) else a for a in args]
@@ -194,12 +181,10 @@ def assert_close(got, expected, tolerance, scale, message):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("values,rows,layout", CASES, ids=["-".join(case).replace(" ", "_") for case in CASES])
 @pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_definition_equals_compiled_loop(name, values, rows, layout, dtype, request):
+def test_definition_equals_compiled_loop(name, values, rows, layout, dtype):
     assert name in ARGUMENTS, f"kernel {name!r} is registered, but this test has no inputs for it"
     if meaningless(name, rows):
         return
-    if reason := known_fault(name, values, rows, dtype):
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     kernel = REGISTRY[name]
     # with one column the true gradient is 0, the difference of terms of size 1 / sqrt(eps)
     scale = 300.0 if name == "norm_backward_input" and rows == "one column" else 0.0
@@ -221,7 +206,6 @@ def test_every_input_maker_belongs_to_a_kernel():
     assert set(ARGUMENTS) == set(REGISTRY)
 
 
-@pytest.mark.xfail(strict=True, reason="the definition gives NaN at the keys that the causal mask hides, the loop gives 0")
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_causal_row_with_a_number_that_is_none(value, rng):
     scores = rng.standard_normal((1, 1, 3, 3))

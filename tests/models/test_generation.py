@@ -205,7 +205,6 @@ def test_a_length_beyond_the_learned_positions_is_refused_before_anything_is_wri
     assert generate(make("llama", "lm"), PROMPT, 40).shape == (2, 44)
 
 
-@pytest.mark.xfail(strict=True, reason="AttributeError: 'NoneType' object has no attribute 'project' instead of a sentence")
 @pytest.mark.parametrize("task", [None, "classify"])
 def test_a_model_that_cannot_write_says_so(task, make):
     with pytest.raises(ValueError, match="generate"):

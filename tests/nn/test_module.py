@@ -189,13 +189,11 @@ def test_copy_has_values_of_its_own(rng):
     assert not (original.first.weight.data == 7).any()
 
 
-@pytest.mark.xfail(strict=True, reason="Module.copy copies the modules among the attributes; those of a ModuleList lie in a plain list")
 def test_copy_of_a_list_has_values_of_its_own(rng):
     original = ModuleList([Linear(2, 2, rng=rng)])
     assert original.copy()[0].weight is not original[0].weight
 
 
-@pytest.mark.xfail(strict=True, reason="Module.copy makes one new Parameter for each place, so that tied weights come apart")
 def test_copy_keeps_tied_weights_tied():
     holder = Module()
     holder.a = holder.b = Parameter(np.ones(2))
@@ -203,12 +201,10 @@ def test_copy_keeps_tied_weights_tied():
     assert copy.a is copy.b
 
 
-@pytest.mark.xfail(strict=True, reason="Module.copy releases what was frozen: a Parameter is made anew")
 def test_copy_of_a_frozen_module_is_frozen(rng):
     assert not any(p.requires_grad for p in Linear(2, 2, rng=rng).requires_grad_(False).copy().parameters())
 
 
-@pytest.mark.xfail(strict=True, reason="Module.zero_grad walks the paths, which pass over what a wrapper brought along")
 def test_zero_grad_reaches_what_a_wrapper_brought_along(net):
     net.replace("layers.0.first", Doubled(net.get("layers.0.first")))
     extra = net.get("layers.0.first").extra
