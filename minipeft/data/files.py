@@ -53,7 +53,7 @@ def read_json(path, what):
 def write_tensors(path, arrays, metadata=None):
     """Write {name: array} as safetensors, atomically."""
     with atomic(path) as temporary:
-        save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, temporary, metadata or {"format": "pt"})
+        save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, temporary, metadata or {"format": "pt"})
 
 
 def _bfloat16(path, name):

@@ -10,7 +10,6 @@ SHORTEST, LONGEST = 40, 600  # characters in a paragraph
 SECTIONS, FEWEST, RATIO = 8, 24, 3  # classes of the task; paragraphs in one: at least 24, at most 3 times the smallest's
 DEV, TEST = 0.15, 0.2  # shares of a section's paragraphs
 
-RULE = re.compile(r"^([*=\-^~\"#+.])\1{2,}$")  # the line under a heading
 BULLET = re.compile(r"^\s*([*\-•]|\d+\.|\[\d+\]|\(\d+\))\s+")
 ENDED = re.compile(r"[.:?!][\"'”’)\]]*(\s*\[\d+\])*$")
 STRONG = re.compile(r"(?<![\w\"*])\*\*([A-Za-z][^*\"]*)\*\*(?![\w\"*])")
@@ -70,8 +69,6 @@ def _cleaned(text):
     """The paragraphs of prose in one topic's text."""
     out = []
     for lines in _blocks(text):
-        if any(RULE.match(line.strip()) for line in lines):
-            continue
         joined = _joined(lines)
         if _is_prose(lines, joined):
             out += [piece for piece in _pieces(joined) if SHORTEST <= len(piece) <= LONGEST]

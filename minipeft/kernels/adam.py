@@ -8,6 +8,7 @@ arXiv:1711.05101, algorithm 2. Adam's own decay, an L2 penalty, is added to g by
 """
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def adam_step_reference(parameter, gradient, m, v, step, lr, beta1, beta2, eps, 
     parameter -= kind(lr / (1 - beta1**step)) * m / denominator
 
 
-@jit
+@partial(jit, fastmath={"contract"})  # regrouping (1 - b) x x would lose digits, and overflow, where x is large
 def _adam_elements(start, stop, p, g, m, v, rate, keep, beta1, beta2, root, eps, scale):
     p, g, m, v = p[start:stop], g[start:stop], m[start:stop], v[start:stop]
     one = p.dtype.type(1)

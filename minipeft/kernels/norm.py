@@ -9,6 +9,8 @@ Layer norm (Ba, Kiros, Hinton, 2016, arXiv:1607.06450, section 3):
 RMS norm (Zhang and Sennrich, NeurIPS 2019, arXiv:1910.07467, section 4) is the same with the mean left at 0 and no bias.
 """
 
+from functools import partial
+
 import numpy as np
 
 from .backend import Kernel, jit, run_rows
@@ -41,11 +43,9 @@ def norm_reference(x, gain, bias, eps, centred):
     return y if bias is None else y + bias
 
 
-def _exact_inverse_root(x):
+@partial(jit, fastmath=False)  # the fast approximation would give NaN where x is infinite
+def _inverse_root(x):
     return type(x)(1) / np.sqrt(x)
-
-
-_inverse_root = jit(_exact_inverse_root, fastmath=False)  # the fast approximation would give NaN where x is infinite
 
 
 @jit

@@ -103,7 +103,8 @@ def test_line_separators_of_unicode_end_no_line(folder):
 
 
 def test_a_text_of_more_characters_than_the_csv_module_allows(folder):
-    limit, text = csv.field_size_limit(), "word, " * 40_000
+    limit, text = 131_072, "word, " * 40_000
+    csv.field_size_limit(limit)
     read = read_dataset(folder(train_csv=f'text,label\n"{text}",1\n,0\n'))
     assert read.splits["train"][0].text == text and read.splits["train"][1].text == ""
     assert csv.field_size_limit() == limit
@@ -204,6 +205,7 @@ def test_the_seed_draws_the_held_out_examples(folder):
     path = folder(all_tsv="text\tlabel\n" + "".join(f"{i}\t{i % 2}\n" for i in range(200))) / "all.tsv"
     first, second = (read_dataset(path, seed=s).splits["dev"] for s in (0, 1))
     assert len(first) == len(second) == 20 and first != second
+    assert [int(e.text) for e in first] == sorted(int(e.text) for e in first)  # in the order of the file
 
 
 # ---- faults ----------------------------------------------------------------------------------------------------
