@@ -192,7 +192,7 @@ def test_matmul_over_any_batch(data, seed):
     gradcheck(ops.matmul, rng.standard_normal((*batch[0], rows, inner)), rng.standard_normal((*batch[1], inner, columns)), rng=rng)
 
 
-# ---- faults known today -----------------------------------------------------------------------------------------
+# ---- the edges --------------------------------------------------------------------------------------------------
 
 
 def test_linear_from_nothing(rng):

@@ -72,6 +72,7 @@ def test_items_of_a_list_are_paragraphs(topics):
     "class pdb.Pdb(completekey='tab', stdin=None, stdout=None, skip=None)",
     "   def function_of_some_kind(first, second, third):\n       return first of them all.",
     "   for item in sequence:\n       print(item, end='', flush=True)",
+    "alpha = [1, 2]; beta = {3: 4}; gamma = (5, 6); delta += sum(alpha) * max(beta) ** 2.",
     "Six words of text, hardly more.",  # 31 characters
 ])
 def test_what_is_no_prose_is_left_out(topics, block):

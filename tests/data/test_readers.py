@@ -167,6 +167,9 @@ def test_without_labels(folder):
 def test_a_folder_for_a_model_may_have_one_class_and_no_train(folder):
     path = folder(dev_tsv="text\tlabel\na\tpos\n")
     assert read_dataset(path, labels=("neg", "pos")).splits["dev"][0].label == 1
+    folder(train_tsv="text\tlabel\na\tpos\n")
+    assert len(read_dataset(path, labels=("neg", "pos")).splits["train"]) == 1
+    (path / "train.tsv").unlink()
     with fails("no train file, from which the classes are learnt; there are: dev.tsv"):
         read_dataset(path)
 

@@ -80,7 +80,7 @@ def test_bert_tiny_fills_masks(golden, shared, backend):
     assert np.abs(logits[rows, columns] - arrays["mask_logits"]).max() < 5e-5
 
 
-def test_stories(golden, shared, backend):
+def test_stories(golden, shared):
     arrays, _ = golden("stories260K")
     model = load_pretrained(shared / "models/stories260K")
     written = generate(model, arrays["prompt_ids"], arrays["greedy"].shape[1] - arrays["prompt_ids"].shape[1])
