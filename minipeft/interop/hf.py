@@ -6,121 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..models import ClassificationHead, Decoder, Encoder, LMHead, MaskedLMHead, TransformerConfig
-from ..nn import unwrap
 from ..data import files
-from .hf_names import ARCHITECTURES, FAMILIES, body_prefix, places, shapes_on_disk, to_ours, to_theirs
+from ..models import ClassificationHead, Decoder, Encoder, LMHead, MaskedLMHead
+from ..nn import unwrap
+from .hf_config import config_from_hf, config_to_hf, refuse, task_of
+from .hf_names import FAMILIES, body_prefix, places, shapes_on_disk, to_ours, to_theirs
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt",
                    "vocab.json", "tokenizer.model", "added_tokens.json")
-ACTIVATION_NAMES = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new",
-                    "silu": "silu", "swish": "silu", "relu": "relu", "tanh": "tanh"}
 TASKS = ("classify", "lm", "mlm", "none")
 
 # Tensors that some folders hold and that carry nothing we need: index buffers, and copies of tied weights.
 HARMLESS = re.compile(r"(^|\.)(position_ids|masked_bias|attn\.bias|rotary_emb\.inv_freq)$|^cls\.seq_relationship\.|"
                       r"^cls\.predictions\.decoder\.")
-
-
-# ---- config.json -----------------------------------------------------------------------------------------------
-
-
-def _refuse(where, name, value, allowed):
-    raise ValueError(f"{where}: {name} is {value!r}, which is not supported (supported: {allowed})")
-
-
-def config_from_hf(raw, where="config.json"):
-    """A TransformerConfig from the contents of a ``config.json``; ValueError names any field that we cannot honour."""
-    family = raw.get("model_type")
-    if family not in FAMILIES:
-        raise ValueError(f"{where}: unknown model_type {family!r}; known: {', '.join(FAMILIES)}")
-    rename = ({"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
-               "n_inner": "intermediate_size", "n_positions": "max_position_embeddings",
-               "activation_function": "hidden_act", "layer_norm_epsilon": "layer_norm_eps", "attn_pdrop":
-               "attention_probs_dropout_prob", "resid_pdrop": "hidden_dropout_prob"} if family == "gpt2" else {})
-    known = {rename.get(name, name): value for name, value in raw.items()}
-    if family == "gpt2" and known.get("intermediate_size") is None:
-        known["intermediate_size"] = 4 * known.get("hidden_size", 0)
-    for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-                 "max_position_embeddings"):
-        if not isinstance(known.get(name), int) or known[name] < 1:
-            raise ValueError(f"{where}: expected a whole number of at least 1 for {name}, got {known.get(name)!r}")
-    act = known.get("hidden_act", {"bert": "gelu", "gpt2": "gelu_new", "llama": "silu"}[family])
-    if act not in ACTIVATION_NAMES:
-        _refuse(where, "the activation", act, ", ".join(ACTIVATION_NAMES))
-    for name, supported in (("rope_scaling", None), ("position_embedding_type", "absolute"),
-                            ("scale_attn_by_inverse_layer_idx", False), ("scale_attn_weights", True),
-                            ("add_cross_attention", False), ("is_decoder", False)):
-        if name in raw and raw[name] != supported and not _plain_rope(name, raw[name]):
-            _refuse(where, name, raw[name], repr(supported))
-    rope = raw.get("rope_parameters") or {}
-    if not _plain_rope("rope_scaling", rope):
-        _refuse(where, "rope_parameters", rope, "rope_type 'default'")
-    labels = raw.get("id2label") or {}
-    ours = raw.get("minipeft") or {}
-    eos = known.get("eos_token_id")
-    llama = family == "llama"
-    return TransformerConfig(
-        model_type=family, vocab_size=known["vocab_size"], hidden_size=known["hidden_size"],
-        num_hidden_layers=known["num_hidden_layers"], num_attention_heads=known["num_attention_heads"],
-        intermediate_size=known["intermediate_size"], max_position_embeddings=known["max_position_embeddings"],
-        num_key_value_heads=known.get("num_key_value_heads"), head_dim=known.get("head_dim"),
-        hidden_act=ACTIVATION_NAMES[act], type_vocab_size=known.get("type_vocab_size", 2) if family == "bert" else 0,
-        norm_eps=known.get("rms_norm_eps", 1e-6) if llama else known.get("layer_norm_eps", 1e-12 if family == "bert" else 1e-5),
-        rope_theta=float(rope.get("rope_theta", known.get("rope_theta", 10000.0))),
-        attention_bias=bool(known.get("attention_bias", False)) if llama else True,
-        attention_out_bias=bool(known.get("attention_bias", False)) if llama else True,
-        mlp_bias=bool(known.get("mlp_bias", False)) if llama else True,
-        tie_word_embeddings=bool(known.get("tie_word_embeddings", not llama)),
-        hidden_dropout=0.0 if llama else float(known.get("hidden_dropout_prob", 0.1)),
-        attention_dropout=float(known.get("attention_dropout", 0.0) if llama else known.get("attention_probs_dropout_prob", 0.1)),
-        embedding_dropout=0.0 if llama else float(known.get("embd_pdrop", known.get("hidden_dropout_prob", 0.1))),
-        initializer_range=float(known.get("initializer_range", 0.02)), pad_token_id=known.get("pad_token_id"),
-        eos_token_id=tuple(eos) if isinstance(eos, list) else eos,
-        labels=tuple(labels[key] for key in sorted(labels, key=int)), pooling=ours.get("pooling"), extra=dict(raw))
-
-
-def _plain_rope(name, value):
-    """Whether a rope setting is the plain one (newer transformers write it out)."""
-    return name == "rope_scaling" and (not value or value.get("rope_type", value.get("type")) in (None, "default"))
-
-
-def config_to_hf(config, kind):
-    """The contents of a ``config.json``: the folder's own fields where it had one, and what this model is now."""
-    head_class = ARCHITECTURES[(config.model_type, kind)]
-    out = dict(config.extra)
-    out.pop("torch_dtype", None)
-    common = {"model_type": config.model_type, "architectures": [head_class], "dtype": "float32",
-              "vocab_size": config.vocab_size, "tie_word_embeddings": config.tie_word_embeddings,
-              "initializer_range": config.initializer_range, "pad_token_id": config.pad_token_id,
-              "eos_token_id": list(config.eos_token_id) if isinstance(config.eos_token_id, tuple) else config.eos_token_id}
-    if config.model_type == "gpt2":
-        own = {"n_embd": config.hidden_size, "n_layer": config.num_hidden_layers, "n_head": config.num_attention_heads,
-               "n_inner": config.intermediate_size, "n_positions": config.max_position_embeddings,
-               "activation_function": config.hidden_act, "layer_norm_epsilon": config.norm_eps,
-               "attn_pdrop": config.attention_dropout, "resid_pdrop": config.hidden_dropout,
-               "embd_pdrop": config.embedding_dropout}
-    else:
-        own = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers,
-               "num_attention_heads": config.num_attention_heads, "intermediate_size": config.intermediate_size,
-               "max_position_embeddings": config.max_position_embeddings, "hidden_act": config.hidden_act}
-        if config.model_type == "bert":
-            own |= {"type_vocab_size": config.type_vocab_size, "layer_norm_eps": config.norm_eps,
-                    "hidden_dropout_prob": config.hidden_dropout,
-                    "attention_probs_dropout_prob": config.attention_dropout}
-        else:
-            own |= {"num_key_value_heads": config.num_key_value_heads, "head_dim": config.head_dim,
-                    "rms_norm_eps": config.norm_eps, "rope_theta": config.rope_theta,
-                    "attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias,
-                    "attention_dropout": config.attention_dropout}
-    out |= common | own
-    if config.labels:
-        out["id2label"] = {str(i): name for i, name in enumerate(config.labels)}
-        out["label2id"] = {name: i for i, name in enumerate(config.labels)}
-    out.pop("minipeft", None)
-    if kind == "other":
-        out["minipeft"] = {"pooling": config.pooling, "head": "head.safetensors"}
-    return out
 
 
 # ---- heads -----------------------------------------------------------------------------------------------------
@@ -164,31 +62,23 @@ def make_model(config, task="none", rng=None):
     return make_head((Decoder if config.causal else Encoder)(config, rng), task, rng)
 
 
-def _task_of(architectures):
-    name = (architectures or [""])[0]
-    if name.endswith("ForSequenceClassification"):
-        return "classify"
-    if name.endswith("ForMaskedLM") or name.endswith("ForPreTraining"):
-        return "mlm"
-    if name.endswith("LMHeadModel") or name.endswith("ForCausalLM"):
-        return "lm"
-    return "none"
-
-
 def _folder_pooling(folder, config, raw):
     """How a folder's states are pooled: its own classification head's way, else ``1_Pooling``, else the mean (decoders: last)."""
     if config.pooling:
         return config.pooling
     if config.causal:
         return "last"
-    if _task_of(raw.get("architectures")) == "classify":
+    if task_of(raw.get("architectures")) == "classify":
         return "pooler"
     path = folder / "1_Pooling" / "config.json"
-    if path.is_file():
-        pooling = files.read_json(path, "pooling file")
-        if pooling.get("pooling_mode_cls_token"):
-            return "cls"
-    return "mean"
+    if not path.is_file():
+        return "mean"
+    modes = [name for name, on in files.read_json(path, "pooling file").items() if name.startswith("pooling_mode_") and on is True]
+    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    if len(modes) != 1 or modes[0] not in known:
+        raise ValueError(f"{path}: expected one of {', '.join(known)} to be true, got {', '.join(modes) or 'none'}; "
+                         "choose with --pooling mean, cls or pooler")
+    return known[modes[0]]
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------
@@ -230,7 +120,7 @@ def _canonical(tensors, config, kind):
     for name, array in tensors.items():
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
         name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-        bare = name[len(own):] if name.startswith(own) else name
+        bare = name.removeprefix(own)
         if HARMLESS.search(bare):
             continue
         out[prefix + bare if body.match(bare) else bare] = array
@@ -262,17 +152,22 @@ def load_pretrained(folder, task=None, labels=None, pooling=None, rng=None):
         raise ValueError(f"{folder}: no config.json; expected a Hugging Face model folder")
     raw = files.read_json(folder / "config.json", "config")
     config = config_from_hf(raw, folder / "config.json")
-    own_task = _task_of(raw.get("architectures"))
-    if config.pooling and (folder / "head.safetensors").is_file():
-        own_task = "classify"
+    own_task = "classify" if config.pooling else task_of(raw.get("architectures"))  # a pooling is noted beside a head of ours
     task = task or own_task
     if task not in TASKS:
         raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
-    own_pooling, own_labels = _folder_pooling(folder, config, raw), config.labels
-    labels = tuple(labels) if labels else own_labels
-    pooling = pooling or own_pooling
-    config = config.with_(labels=labels if task == "classify" else own_labels, pooling=pooling if task == "classify" else None)
-    keep_head = task == own_task and (task != "classify" or (pooling == own_pooling and len(labels) == len(own_labels)))
+    if own_task == task == "mlm" and not config.tie_word_embeddings:
+        refuse(folder / "config.json", "tie_word_embeddings", False, "True, for filling masks")
+    keep_head = task == own_task
+    if task == "classify":
+        own_labels, labels = config.labels, tuple(labels or config.labels)
+        if len(labels) < 2:
+            raise ValueError(f"{folder}: a classifier needs the names of at least 2 classes; labels are {list(labels)}")
+        own_pooling = _folder_pooling(folder, config, raw) if pooling is None or keep_head else None
+        keep_head = keep_head and pooling in (None, own_pooling) and len(labels) == len(own_labels)
+        config = config.with_(labels=labels, pooling=pooling or own_pooling)
+    else:
+        config = config.with_(pooling=None)
     return _filled(folder, make_model(config, task, None), keep_head, rng or np.random.default_rng(0)).eval()
 
 
@@ -282,7 +177,7 @@ def _filled(folder, model, keep_head, rng):
     tensors = _canonical(read_folder_tensors(folder), model.config, kind)
     beside = {}  # the head that lies in a file of its own
     if kind == "other" and keep_head:
-        path = folder / "head.safetensors"
+        path = folder / "head.safetensors"  # files.read_tensors says so where it is missing
         beside = {f"head.{name}": array.T for name, array in files.read_tensors(path).items()}
         files.check_tensors(path, {p: v.shape for p, v in model.named_parameters() if p.startswith("head.")}, beside)
     table = {path: place for path, place in places(model.config, kind).items()
