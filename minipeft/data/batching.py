@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-IGNORE = -100  # the label of a place that no loss counts, as in `minipeft.kernels`
+from ..kernels import IGNORE
+
 POOL = 50  # batches whose texts are sorted together
 
 

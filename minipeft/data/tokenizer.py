@@ -3,11 +3,10 @@
 The work is done by Hugging Face's library ``tokenizers``, which reads the ``tokenizer.json`` of a model folder.
 """
 
-import json
-import os
 from pathlib import Path
 from typing import NamedTuple
 
+from . import files
 from .readers import read_text
 
 ROLES = ("pad", "eos", "bos", "mask")
@@ -38,25 +37,7 @@ def _library():
 
 def _read_settings(path):
     """The JSON object in a file, {} where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error.msg}, line {error.lineno} column {error.colno})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _write(path, text):
-    """Write a file so that a reader finds the old one or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return files.read_json(path, "tokenizer setting") if path.is_file() else {}
 
 
 def longest_first(first, second, room):
@@ -138,8 +119,9 @@ class Tokenizer:
         """Write ``tokenizer.json`` and ``tokenizer_config.json``, from which `from_folder` and transformers load it."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "tokenizer.json", self._inner.to_str())
-        _write(folder / "tokenizer_config.json", json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n")
+        with files.atomic(folder / "tokenizer.json") as temporary:
+            temporary.write_text(self._inner.to_str(), encoding="utf-8")
+        files.write_json(folder / "tokenizer_config.json", self.settings)
 
     def encode(self, text, add_special_tokens=True):
         """The ids of one text of any length, as a list; with the special tokens that the model expects around a text."""
