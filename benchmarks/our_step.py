@@ -4,30 +4,9 @@ import numpy as np
 
 from minipeft.methods import Full, LoRA, attach
 from minipeft.models import Decoder, LMHead, TransformerConfig
+from minipeft.training import AdamW
 
 from .settings import ADAMW, ALPHA, RANK
-
-try:
-    from minipeft.training import AdamW
-except ImportError:  # the optimizers are not there yet: the same step through the kernel
-    from minipeft import kernels
-
-    class AdamW:
-        """The AdamW kernel applied to every parameter in turn."""
-
-        def __init__(self, parameters, lr, betas, eps, weight_decay):
-            self.parameters, self.settings, self.steps = parameters, (*betas, eps, weight_decay), 0
-            self.lr = lr
-            self.moments = [(np.zeros_like(p.data), np.zeros_like(p.data)) for p in parameters]
-
-        def step(self):
-            self.steps += 1
-            for p, (m, v) in zip(self.parameters, self.moments):
-                kernels.adam_step(p.data, p.grad, m, v, self.steps, self.lr, *self.settings, 1.0)
-
-        def zero_grad(self):
-            for p in self.parameters:
-                p.grad = None
 
 
 class OurStep:
