@@ -40,7 +40,7 @@ def _training_arguments(parser):
     parser.add_argument("--targets", default="attn.q,attn.v", help="LoRA: patterns of the maps to adapt")
     parser.add_argument("--lora-dropout", type=float, default=0.0, help="LoRA: dropout on the way to U")
     parser.add_argument("--lr", type=float, help="highest learning rate (default: the method's own)")
-    parser.add_argument("--epochs", type=int, help="passes over the training data (default: 3; built-in task: 8)")
+    parser.add_argument("--epochs", type=int, help="passes over the training data (default: 3; built-in task: 16)")
     parser.add_argument("--batch-size", type=int, default=16, help="examples in a batch")
     parser.add_argument("--accumulate", type=int, default=1, help="batches in an optimizer step")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="optimizer")
