@@ -154,8 +154,10 @@ def norm_composed(x, gain, bias, eps, centred):
 
 def activation(x, name):
     """y = f(x) for f one of gelu, gelu_new, silu, relu, tanh;   dx = g f'(x), both in ``kernels/activation.py``"""
+    if name == "tanh":
+        return tanh(x)  # one pass in NumPy already: there is nothing to fuse
     if name not in kernels.ACTIVATIONS:
-        raise ValueError(f"activation: expected one of {', '.join(sorted(kernels.ACTIVATIONS))}, got {name!r}")
+        raise ValueError(f"activation: expected one of {', '.join(sorted([*kernels.ACTIVATIONS, 'tanh']))}, got {name!r}")
     forward, backward = kernels.ACTIVATIONS[name]
     return Tensor(forward(x.data), operation=name, parents=[(x, lambda g: backward(x.data, g))],
                   composition=lambda: activation_composed(x, name))
@@ -169,9 +171,7 @@ def activation_composed(x, name):
         return x * (tanh((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)) + 1.0) * 0.5
     if name == "silu":
         return x / (exp(-x) + 1.0)
-    if name == "relu":
-        return where(x.data > 0, x, 0.0)
-    return tanh(x)
+    return where(x.data > 0, x, 0.0)
 
 
 # ---- loss ------------------------------------------------------------------------------------------------------

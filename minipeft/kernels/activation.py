@@ -3,7 +3,7 @@
     gelu      x Phi(x),  Phi(x) = (1 + erf(x / sqrt 2)) / 2          Hendrycks and Gimpel, 2016, arXiv:1606.08415
     gelu_new  x (1 + tanh(u)) / 2,  u = sqrt(2/pi) (x + 0.044715 x^3)   the same paper's approximation, as GPT-2 uses it
     silu      x sigmoid(x)                                           the same paper, section 2
-    relu, tanh
+    relu      max(x, 0)
 
 Derivatives, with phi(x) = exp(-x^2/2) / sqrt(2 pi) and t = tanh(u):
 
@@ -82,16 +82,6 @@ def relu_reference(x):
 def relu_backward_reference(x, gradient):
     """``g`` where ``x > 0``, else 0."""
     return np.where(x > 0, gradient, 0).astype(x.dtype)
-
-
-def tanh_reference(x):
-    """``tanh(x)``."""
-    return np.tanh(x)
-
-
-def tanh_backward_reference(x, gradient):
-    """``g (1 - tanh(x)^2)``."""
-    return gradient * (1 - np.tanh(x) ** 2)
 
 
 # ---- the compiled loops ----------------------------------------------------------------------------------------
@@ -178,22 +168,6 @@ def _relu_backward(start, stop, x, gradient, out):
         out[i] = gradient[i] if x[i] > zero else zero
 
 
-@jit
-def _tanh_forward(start, stop, x, out):
-    x, out = x[start:stop], out[start:stop]
-    for i in range(x.size):
-        out[i] = np.tanh(x[i])
-
-
-@jit
-def _tanh_backward(start, stop, x, gradient, out):
-    x, gradient, out = x[start:stop], gradient[start:stop], out[start:stop]
-    one = x.dtype.type(1)
-    for i in range(x.size):
-        t = np.tanh(x[i])
-        out[i] = gradient[i] * (one - t * t)
-
-
 def _elementwise(loop, reference):
     """Wrap a compiled loop over flat arrays into a function of arrays of any shape."""
 
@@ -223,6 +197,4 @@ ACTIVATIONS = {
              _kernel("silu_backward", silu_backward_reference, _silu_backward)),
     "relu": (_kernel("relu", relu_reference, _relu),
              _kernel("relu_backward", relu_backward_reference, _relu_backward)),
-    "tanh": (_kernel("tanh", tanh_reference, _tanh_forward),
-             _kernel("tanh_backward", tanh_backward_reference, _tanh_backward)),
 }

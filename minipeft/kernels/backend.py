@@ -12,6 +12,7 @@ Three decisions live here, so that a kernel file holds only mathematics:
 """
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import sys
@@ -175,6 +176,7 @@ def _threads_from_environment():
 _num_threads = None
 _pool, _pool_owner = None, None
 _pool_lock = threading.Lock()
+_helpers, _kept_off = [], None  # native ids of the pool's threads, and the core that they stay away from
 
 
 def num_threads():
@@ -198,12 +200,41 @@ def use_threads(count):
 
 def _thread_pool():
     """The helper threads, started at first need and again in a forked child."""
-    global _pool, _pool_owner
+    global _pool, _pool_owner, _kept_off
     with _pool_lock:
         wanted = (os.getpid(), num_threads())
         if _pool_owner != wanted:
-            _pool, _pool_owner = ThreadPoolExecutor(num_threads() - 1, thread_name_prefix="minipeft"), wanted
+            _helpers.clear()
+            _kept_off = None
+            _pool = ThreadPoolExecutor(num_threads() - 1, thread_name_prefix="minipeft",
+                                       initializer=lambda: _helpers.append(threading.get_native_id()))
+            _pool_owner = wanted
         return _pool
+
+
+try:
+    _current_core = ctypes.PyDLL(None).sched_getcpu  # glibc and musl; other systems have no such function
+except (AttributeError, OSError, TypeError):
+    _current_core = None
+
+
+def _keep_helpers_off_this_core():
+    """Let the helper threads run on every core but the one we are on (Linux).
+
+    Linux likes to wake a thread on the core of the thread that woke it. There it would wait for us, and the blocks
+    would run one after another: on two cores most calls did, and a GELU of 1.5 million elements took 0.42 ms, not 0.26.
+    """
+    global _kept_off
+    if _current_core is None or not hasattr(os, "sched_setaffinity"):
+        return
+    here = (_current_core(), len(_helpers))
+    if here == _kept_off:
+        return
+    cores = os.sched_getaffinity(0) - {here[0]}
+    with contextlib.suppress(OSError):  # a helper that has ended, or a system that forbids it
+        for helper in _helpers if cores else ():
+            os.sched_setaffinity(helper, cores)
+    _kept_off = here
 
 
 def run_rows(loop, rows, elements, *args):
@@ -223,7 +254,9 @@ def run_rows(loop, rows, elements, *args):
     edges = [rows * i // threads for i in range(threads + 1)]
     if not loop.signatures:  # compile in one thread, or every thread would compile
         loop(0, 0, *args)
-    others = [_thread_pool().submit(loop, edges[i], edges[i + 1], *args) for i in range(1, threads)]
+    pool = _thread_pool()
+    _keep_helpers_off_this_core()
+    others = [pool.submit(loop, edges[i], edges[i + 1], *args) for i in range(1, threads)]
     loop(edges[0], edges[1], *args)
     for other in others:
         other.result()

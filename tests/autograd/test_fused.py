@@ -52,7 +52,7 @@ def test_norms_equal_their_composition(shape, backend, rng):
     close(F.rms_norm(x, gain, 1e-3).data, fused.norm_composed(x, gain, None, 1e-3, False).data)
 
 
-@pytest.mark.parametrize("name", ["gelu", "gelu_new", "silu", "relu", "tanh"])
+@pytest.mark.parametrize("name", ["gelu", "gelu_new", "silu", "relu"])
 def test_activations_equal_their_composition(name, backend, rng):
     x = Tensor(rng.standard_normal((4, 5)) * 3)
     close(F.activation(x, name).data, fused.activation_composed(x, name).data)

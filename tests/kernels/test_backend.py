@@ -133,6 +133,33 @@ def test_an_error_in_a_helper_thread_is_not_lost(monkeypatch):
         backend.run_rows(Broken(), 10, 100)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or backend._current_core is None, reason="only Linux lets a thread choose its cores")
+def test_helpers_keep_off_the_core_of_the_caller(monkeypatch):
+    monkeypatch.setattr(backend, "PARALLEL_THRESHOLD", 1)
+    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda thread: {0, 1, 2, 3})
+    places = {}
+    monkeypatch.setattr(backend.os, "sched_setaffinity", places.__setitem__)
+    with use_threads(3):
+        for core in (2, 2, 0):
+            monkeypatch.setattr(backend, "_current_core", lambda core=core: core)
+            for _ in range(50):  # until both helpers have been started
+                backend.run_rows(Loop(), 3, 100)
+                if len(backend._helpers) == 2:
+                    break
+            backend.run_rows(Loop(), 3, 100)
+            assert places == dict.fromkeys(backend._helpers, {0, 1, 2, 3} - {core})
+
+
+def test_without_a_way_to_choose_cores_kernels_run(monkeypatch):
+    monkeypatch.setattr(backend, "PARALLEL_THRESHOLD", 1)
+    monkeypatch.setattr(backend, "_current_core", None)
+    monkeypatch.setattr(backend.os, "sched_setaffinity", None, raising=False)  # calling it would fail
+    loop = Loop()
+    with use_threads(2):
+        backend.run_rows(loop, 4, 100)
+    assert sorted(loop.blocks) == [(0, 2), (2, 4)]
+
+
 def test_kernels_may_be_called_from_several_threads_at_once(monkeypatch, rng):
     from concurrent.futures import ThreadPoolExecutor
 

@@ -136,7 +136,7 @@ ARGUMENTS = {
     "cross_entropy": _cross_entropy, "cross_entropy_backward": _cross_entropy_backward,
     "scatter_add": _scatter_add, "adam_step": _adam_step,
 }
-for _name in ("gelu", "gelu_new", "silu", "relu", "tanh"):
+for _name in ("gelu", "gelu_new", "silu", "relu"):
     ARGUMENTS |= {_name: _elementwise, f"{_name}_backward": _elementwise_backward}
 
 IN_PLACE = {"adam_step": (0, 2, 3)}  # which arguments are changed instead of a result being returned

@@ -51,7 +51,6 @@ NAIVE_ACTIVATIONS = {
     "gelu_new": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2,
     "silu": lambda x: x / (1 + math.exp(-x)) if x > -700 else 0.0,
     "relu": lambda x: x if x > 0 else 0.0,
-    "tanh": math.tanh,
 }
 
 
