@@ -243,7 +243,7 @@ def run_rows(loop, rows, elements, *args):
     Args:
         loop: a compiled function that fills rows ``start..stop-1`` of its outputs and touches no other row.
         rows: number of rows.
-        elements: number of elements that the loop visits, which decides whether threads pay.
+        elements: how much work that is, counted in plain multiply-adds; it decides whether threads pay.
     """
     if not loop.signatures:
         _announce_first_compile()

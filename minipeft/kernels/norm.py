@@ -84,7 +84,7 @@ def norm_compiled(x, gain, bias, eps, centred):
     rows = _as_rows(x, x.shape[-1])
     out = np.empty_like(rows)
     offset = gain[:0] if bias is None else np.ascontiguousarray(bias)
-    run_rows(_norm_rows, rows.shape[0], rows.size, rows, np.ascontiguousarray(gain), offset, bias is not None,
+    run_rows(_norm_rows, rows.shape[0], 2 * rows.size, rows, np.ascontiguousarray(gain), offset, bias is not None,
              rows.dtype.type(eps), bool(centred), out)
     return out.reshape(x.shape)
 
@@ -119,7 +119,7 @@ def norm_backward_input_compiled(x, gain, gradient, eps, centred):
     """The compiled form of `norm_backward_input_reference`."""
     rows = _as_rows(x, x.shape[-1])
     out = np.empty_like(rows)
-    run_rows(_norm_backward_input_rows, rows.shape[0], 2 * rows.size, rows, np.ascontiguousarray(gain),
+    run_rows(_norm_backward_input_rows, rows.shape[0], 3 * rows.size, rows, np.ascontiguousarray(gain),
              _as_rows(gradient, x.shape[-1]), rows.dtype.type(eps), bool(centred), out)
     return out.reshape(x.shape)
 
