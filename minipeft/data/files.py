@@ -12,23 +12,36 @@ from safetensors.numpy import save_file
 
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "I16": np.int16,
           "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}
+UNFINISHED = ".unfinished"  # the ending of a file that is being written
 
 
 @contextmanager
 def atomic(path):
-    """Give a temporary path beside ``path``; on success it takes the place of ``path``, on failure it is removed."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    """Give a temporary path beside ``path``; on success it takes the place of ``path``, on failure it is removed.
+
+    Raises OSError, naming ``path``, when it cannot be written; a file that was there before is as it was.
+    """
+    path, temporary = Path(path), None
     try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
+        os.close(handle)
         yield Path(temporary)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).replace(str(temporary), str(path))
+        raise OSError(f"{path}: cannot be written ({reason})") from None
     finally:
-        if os.path.exists(temporary):
+        if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def remove_unfinished(folder):
+    """Remove the temporary files that processes left in a folder when they were killed while they wrote."""
+    for leftover in Path(folder).glob(f".*{UNFINISHED}"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_json(path, value):

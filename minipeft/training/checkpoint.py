@@ -7,6 +7,9 @@ and the number of the epoch or step, so a resumed run draws what the uninterrupt
 import json
 from pathlib import Path
 
+import numpy as np
+from safetensors import safe_open
+
 from ..data import files
 
 
@@ -24,17 +27,32 @@ def save_checkpoint(path, parameters, optimizer, progress):
 def load_checkpoint(path, parameters, optimizer):
     """Fill parameters and optimizer from a file written by `save_checkpoint`; returns its progress.
 
-    Raises ValueError when the file does not hold exactly these parameters.
+    Raises ValueError, and changes nothing, when the file is damaged or does not hold exactly these parameters and a
+    state of this optimizer.
     """
-    from safetensors import safe_open
-
-    arrays = files.read_tensors(Path(path))
-    stored = {name.removeprefix("parameter/"): a for name, a in arrays.items() if name.startswith("parameter/")}
+    arrays, (progress, steps) = files.read_tensors(Path(path)), _read_progress(path)
+    stored, state = ({name.removeprefix(kind): a for name, a in arrays.items() if name.startswith(kind)}
+                     for kind in ("parameter/", "optimizer/"))
     files.check_tensors(path, {name: p.shape for name, p in parameters.items()}, stored)
-    with safe_open(path, framework="np") as file:
-        metadata = file.metadata()
     for name, parameter in parameters.items():
-        parameter.data = stored[name]
-    optimizer.load_arrays({name.removeprefix("optimizer/"): a for name, a in arrays.items() if name.startswith("optimizer/")},
-                          int(metadata["steps"]))
-    return json.loads(metadata["progress"])
+        if stored[name].dtype != parameter.dtype:
+            raise ValueError(f"{path}: {name} is {stored[name].dtype} in this checkpoint, expected {parameter.dtype}")
+    known = {name.rpartition(".")[2] for name in state}  # a parameter that never had a gradient has no state
+    expected = {f"{moment}.{i}": p.shape for i, p in enumerate(optimizer.parameters()) if str(i) in known
+                for moment in optimizer.moments}
+    files.check_tensors(f"{path}: state of another optimizer or run", expected, state)
+    for name, parameter in parameters.items():
+        np.copyto(parameter.data, stored[name])  # keeps the array's layout in memory, on which the last bits of a product depend
+    optimizer.load_arrays(state, steps)
+    return progress
+
+
+def _read_progress(path):
+    """The progress, and the optimizer's number of steps, in the metadata of a checkpoint."""
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata()
+        return json.loads(metadata["progress"]), int(metadata["steps"])
+    except (TypeError, KeyError, ValueError):  # no metadata, not this metadata, not JSON or no number
+        raise ValueError(f"{path}: this safetensors file is not a checkpoint (it holds no progress of a run); "
+                         "remove it to start again") from None

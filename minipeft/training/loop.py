@@ -1,4 +1,4 @@
-"""The training loop: batches in, gradients, one optimizer step after another, with checkpoints from which the very same run goes on."""
+"""The training loop: batches in, gradients, one step after another, and checkpoints from which the very same run goes on."""
 
 import contextlib
 import math
@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ..autograd import Tensor, no_grad
-from ..nn import Module
+from ..data.files import remove_unfinished
+from ..nn import Module, Wrapper
 from .checkpoint import load_checkpoint, save_checkpoint
 from .optim import OPTIMIZERS, decay_groups, gradient_norm
 from .schedules import SCHEDULES, factor
@@ -29,7 +30,7 @@ class Settings:
 
     ``lr`` learning rate at its highest; ``warmup`` the share of the steps in which it rises; ``accumulate`` how many
     batches make one step; ``clip`` the largest allowed gradient norm (0: none); ``max_steps`` ends early (None: after
-    the epochs); ``checkpoint_seconds`` between checkpoints (one is also written after each epoch).
+    the epochs); ``checkpoint_seconds`` between checkpoints (one is also written at the start and after each epoch).
     """
 
     lr: float
@@ -53,7 +54,8 @@ class Settings:
                 ("clip", self.clip >= 0, "0 or more"), ("weight_decay", self.weight_decay >= 0, "0 or more"),
                 ("seed", self.seed >= 0, "0 or more"), ("optimizer", self.optimizer in OPTIMIZERS, " or ".join(OPTIMIZERS)),
                 ("schedule", self.schedule in SCHEDULES, " or ".join(SCHEDULES)),
-                ("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1")):
+                ("max_steps", self.max_steps is None or self.max_steps >= 1, "at least 1"),
+                ("checkpoint_seconds", self.checkpoint_seconds >= 0, "0 or more")):
             if not good:
                 raise ValueError(f"{name}: expected {words}, got {getattr(self, name)!r}")
 
@@ -84,67 +86,102 @@ def fit(model, parameters, work, settings, checkpoint=None, resume=False, displa
         model: a model; parameters: {path: Parameter} to train.
         work: a `Classification` or `LanguageModelling` (or anything with its methods).
         settings: a `Settings`.
-        checkpoint: file to write checkpoints to, or None. resume: go on from that file if it exists.
+        checkpoint: file to write checkpoints to, or None; its folder must exist. resume: go on from that file if it
+            exists (with the same settings and work); otherwise it is replaced.
         display: a progress display.
 
     Returns:
         History: ``{"step", "losses", "evaluations", "step_ms", "seconds"}``.
 
     Raises:
-        ValueError: the loss or a gradient is not finite; the message says at which step and which tensor came first.
+        ValueError: the loss, a gradient or a weight is not finite; the message says at which step and which tensor came
+            first. Also a checkpoint that is damaged, or of other parameters.
+        OSError: a checkpoint cannot be written.
         Interrupted: Ctrl-C; the checkpoint is written.
     """
-    display = display or Silent()
-    optimizer = OPTIMIZERS[settings.optimizer](decay_groups(list(parameters.values()), settings.weight_decay), lr=settings.lr)
-    history = {"step": 0, "losses": [], "evaluations": [], "durations": [], "seconds": 0.0}
-    if resume and checkpoint is not None and Path(checkpoint).is_file():
-        history = load_checkpoint(checkpoint, parameters, optimizer)
-    per_epoch = -(-work.number_of_batches() // settings.accumulate)
-    total = min(settings.epochs * per_epoch, settings.max_steps or math.inf)
-    clock = _Clock(history["seconds"], settings.checkpoint_seconds)
-
-    def save():
-        history["seconds"] = clock.total()
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, parameters, optimizer, history)
-            clock.saved()
-
-    display.start(total, history["step"])
+    display, run = display or Silent(), _Run(model, parameters, work, settings, checkpoint)
+    going_on = resume and checkpoint is not None and Path(checkpoint).is_file()
+    if going_on:
+        run.history = load_checkpoint(checkpoint, parameters, run.optimizer)
+    clock = _Clock(run.history["seconds"], settings.checkpoint_seconds)
+    display.start(run.total, run.history["step"])
     try:
-        with _interrupt_flag() as interrupted:
-            while history["step"] < total:
-                epoch = history["step"] // per_epoch
-                order = work.training_batches(np.random.default_rng([settings.seed, ORDER, epoch]))
-                for i in range(history["step"] % per_epoch, per_epoch):
-                    group = [work.collate(ids) for ids in order[i * settings.accumulate:(i + 1) * settings.accumulate]]
-                    optimizer.lr = settings.lr * factor(settings.schedule, history["step"], total, round(settings.warmup * total))
-                    start = time.perf_counter()
-                    loss = _step(model, parameters, optimizer, work, group, settings, history["step"], checkpoint, save)
-                    history["durations"].append(time.perf_counter() - start)
-                    history["losses"].append(loss)
-                    history["step"] += 1
-                    display.step(loss, sum(batch.size for batch in group))
-                    if interrupted.is_set():
-                        save()
-                        raise Interrupted(f"stopped after step {history['step']} of {total}")
-                    if history["step"] == total:
-                        break
-                    if clock.due():
-                        save()
-                if history["step"] % per_epoch == 0 or history["step"] == total:
-                    scores = work.evaluate(model.eval(), "dev")
-                    history["evaluations"].append({"epoch": epoch + 1, "step": history["step"], **scores})
-                    display.evaluated(epoch + 1, scores)
-                    save()
+        with _interrupt_flag() as interrupted, np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # see _diverged
+            if not going_on:
+                run.save(clock)
+            while run.evaluation_due() or run.history["step"] < run.total:
+                evaluate = run.evaluation_due()
+                if evaluate:
+                    run.evaluate(display)
+                else:
+                    run.step(display)
+                stop = interrupted.is_set()
+                if stop or evaluate or clock.due():
+                    run.save(clock)
+                if stop:
+                    raise Interrupted(f"stopped after step {run.history['step']} of {run.total}")
     finally:
         display.stop()
         model.eval()
-    counted = history["durations"][min(3, len(history["durations"]) // 2):]
-    return {**history, "step_ms": 1e3 * float(np.median(counted)) if counted else 0.0, "seconds": clock.total()}
+    durations = run.history["durations"]
+    counted = durations[min(3, len(durations) // 2):]
+    return {**run.history, "step_ms": 1e3 * float(np.median(counted)) if counted else 0.0, "seconds": clock.total()}
 
 
-def _step(model, parameters, optimizer, work, group, settings, step, checkpoint, save):
-    """One optimizer step on a group of batches; returns the loss."""
+class _Run:
+    """What `fit` works on, and what it does with it: one step, one evaluation, one checkpoint."""
+
+    def __init__(self, model, parameters, work, settings, checkpoint):
+        self.model, self.parameters, self.work, self.settings, self.checkpoint = model, parameters, work, settings, checkpoint
+        groups = decay_groups(list(parameters.values()), settings.weight_decay)
+        self.optimizer = OPTIMIZERS[settings.optimizer](groups, lr=settings.lr)
+        self.history = {"step": 0, "losses": [], "evaluations": [], "durations": [], "seconds": 0.0}
+        self.per_epoch = -(-work.number_of_batches() // settings.accumulate)
+        self.total = min(settings.epochs * self.per_epoch, settings.max_steps or math.inf)
+        self.epoch, self.order = None, None  # the epoch whose batches were drawn, and these
+        if checkpoint is not None:
+            remove_unfinished(Path(checkpoint).parent)
+
+    def evaluation_due(self):
+        """Whether an epoch, or the run, has ended and its evaluation is still to come (a resumed run may begin with it)."""
+        step, done = self.history["step"], self.history["evaluations"]
+        ended = step > 0 and (step % self.per_epoch == 0 or step == self.total)
+        return ended and not (done and done[-1]["step"] == step)
+
+    def evaluate(self, display):
+        """Evaluate on dev at the end of an epoch."""
+        step = self.history["step"]
+        _check_weights(self.parameters, step, self.checkpoint)
+        epoch, scores = -(-step // self.per_epoch), self.work.evaluate(self.model.eval(), "dev")
+        self.history["evaluations"].append({"epoch": epoch, "step": step, **scores})
+        display.evaluated(epoch, scores)
+
+    def step(self, display):
+        """One optimizer step on the next group of batches."""
+        settings, step = self.settings, self.history["step"]
+        epoch, i = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, self.work.training_batches(np.random.default_rng([settings.seed, ORDER, epoch]))
+        group = [self.work.collate(ids) for ids in self.order[i * settings.accumulate:(i + 1) * settings.accumulate]]
+        self.optimizer.lr = settings.lr * factor(settings.schedule, step, self.total, round(settings.warmup * self.total))
+        start = time.perf_counter()
+        loss = _step(self.model, self.parameters, self.optimizer, self.work, group, settings, step, self.checkpoint)
+        self.history["durations"].append(time.perf_counter() - start)
+        self.history["losses"].append(loss)
+        self.history["step"] += 1
+        display.step(loss, sum(batch.size for batch in group))
+
+    def save(self, clock):
+        """Write a checkpoint, of good weights only."""
+        _check_weights(self.parameters, self.history["step"], self.checkpoint)
+        self.history["seconds"] = clock.total()
+        if self.checkpoint is not None:
+            save_checkpoint(self.checkpoint, self.parameters, self.optimizer, self.history)
+        clock.saved()
+
+
+def _step(model, parameters, optimizer, work, group, settings, step, checkpoint):
+    """Gradients of a group of batches and one step of the optimizer; returns the loss."""
     model.train(np.random.default_rng([settings.seed, DROPOUT, step]))
     optimizer.zero_grad()
     weights = [work.weight(batch) for batch in group]
@@ -154,25 +191,37 @@ def _step(model, parameters, optimizer, work, group, settings, step, checkpoint,
         part = work.loss(model, batch)
         value = part.item()
         if not math.isfinite(value):
-            _diverged(f"the loss is {value}", first_bad_tensor(model, parameters, lambda: work.loss(model, batch)), step, checkpoint, save)
+            where = first_bad_tensor(model, parameters, lambda bad=batch: work.loss(model, bad))
+            _diverged(f"the loss is {value}", where, step + 1, checkpoint)
         part.backward(np.asarray(share, part.dtype))
         loss += value * share
     norm = gradient_norm(parameters.values())
     if not math.isfinite(norm):
-        bad = next(path for path, p in parameters.items() if p.grad is not None and not np.isfinite(p.grad).all())
-        _diverged(f"the gradient's norm is {norm}", f"the gradient of {bad}", step, checkpoint, save)
+        _diverged(f"the gradient's norm is {norm}", f"the gradient of {_first_bad_gradient(parameters)}", step + 1, checkpoint)
     optimizer.step(min(1.0, settings.clip / norm) if settings.clip and norm > 0 else 1.0)
     return loss
 
 
-def _diverged(what, where, step, checkpoint, save):
-    kept = ""
-    if checkpoint is not None:
-        if not Path(checkpoint).is_file():
-            save()  # nothing has gone into the weights yet
-        kept = f"; the last good checkpoint is kept: {checkpoint}"
-    raise ValueError(f"training diverged at step {step + 1}: {what}; first bad: {where}{kept}. "
+def _diverged(what, where, step, checkpoint):
+    """The one line about NaN and infinity, in place of NumPy's warnings."""
+    kept = f"; the last good checkpoint is kept: {checkpoint}" if checkpoint is not None else ""
+    raise ValueError(f"training diverged at step {step}: {what}; first bad: {where}{kept}. "
                      "Try a smaller --lr, or a longer warm-up")
+
+
+def _check_weights(parameters, step, checkpoint):
+    """Refuse to evaluate or to keep weights that ``step`` (from 1; 0: before training) has left with NaN or infinity."""
+    bad = next((path for path, p in parameters.items() if not np.isfinite(p.data).all()), None)
+    if bad is not None and step == 0:
+        raise ValueError(f"the parameter {bad} holds NaN or infinity before training; nothing was trained")
+    if bad is not None:
+        _diverged("the weights are no longer finite", f"the parameter {bad}", step, checkpoint)
+
+
+def _first_bad_gradient(parameters):
+    """The first parameter whose gradient is not finite; where all are, and only their squares are too large, the largest's."""
+    largest = {path: float(np.abs(p.grad).max(initial=0)) for path, p in parameters.items() if p.grad is not None}
+    return next((path for path, value in largest.items() if not math.isfinite(value)), None) or max(largest, key=largest.get)
 
 
 def first_bad_tensor(model, parameters, forward):
@@ -180,22 +229,34 @@ def first_bad_tensor(model, parameters, forward):
     for path, parameter in list(parameters.items()) + list(model.named_parameters()):
         if not np.isfinite(parameter.data).all():
             return f"the parameter {path}"
-    names, bad = {id(module): path or "model" for path, module in model.named_modules()}, []
-    original = Module.__call__
+    names, bad, originals = _module_names(model), [], {kind: kind.__call__ for kind in (Module, Wrapper)}
 
-    def watched(module, *args, **kwargs):
-        out = original(module, *args, **kwargs)
-        if not bad and isinstance(out, Tensor) and not np.isfinite(out.data).all():
-            bad.append(names.get(id(module), type(module).__name__))
-        return out
+    def watched(kind):
+        def call(module, *args, **kwargs):
+            out = originals[kind](module, *args, **kwargs)
+            if not bad and isinstance(out, Tensor) and not np.isfinite(out.data).all():
+                bad.append(names.get(id(module), type(module).__name__))
+            return out
+        return call
 
-    Module.__call__ = watched
     try:
+        for kind in originals:
+            kind.__call__ = watched(kind)
         with no_grad():
             forward()
     finally:
-        Module.__call__ = original
+        for kind, original in originals.items():
+            kind.__call__ = original
     return f"the output of {bad[0]}" if bad else "the loss itself"
+
+
+def _module_names(model):
+    """{id: path} of every module; a wrapper, and what it brings along, has the path of what it wraps."""
+    names = {}
+    for path, _ in reversed(list(model.named_modules())):  # the inner ones first
+        for module in (model.get(path) if path else model).modules():
+            names.setdefault(id(module), path or "model")
+    return names
 
 
 class _Clock:

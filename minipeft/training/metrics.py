@@ -6,7 +6,7 @@ import numpy as np
 def confusion(predicted, actual, classes):
     """(C, C) counts: row = actual class, column = predicted class."""
     table = np.zeros((classes, classes), np.int64)
-    np.add.at(table, (np.asarray(actual), np.asarray(predicted)), 1)
+    np.add.at(table, (np.asarray(actual, np.int64), np.asarray(predicted, np.int64)), 1)
     return table
 
 

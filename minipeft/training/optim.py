@@ -27,7 +27,8 @@ class Optimizer:
         groups = list(parameters)
         if groups and not isinstance(groups[0], dict):
             groups = [{"parameters": groups}]
-        self.groups = [{"lr_scale": 1.0, "weight_decay": weight_decay} | g | {"parameters": list(g["parameters"])} for g in groups]
+        defaults = {"lr_scale": 1.0, "weight_decay": weight_decay}
+        self.groups = [defaults | g | {"parameters": list(g["parameters"])} for g in groups]
         self.lr, self.steps, self.state = lr, 0, {}
 
     def parameters(self):

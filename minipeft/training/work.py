@@ -1,4 +1,4 @@
-"""The two kinds of work: classify texts, and model language. Each turns data into batches, a batch into a loss, a model into scores."""
+"""The two kinds of work, to classify texts and to model language: data into batches, a batch into a loss, a model into scores."""
 
 import math
 
@@ -70,8 +70,8 @@ class Classification:
         return out
 
     def evaluate(self, model, split):
-        """{"score", "accuracy", "f1", "matthews", "loss"} on a split; {} where there is none."""
-        if split not in self.encodings or not len(self.targets[split]):
+        """{"score", "accuracy", "f1", "matthews", "loss"} on a split; {} where there is none, or an example without a class."""
+        if split not in self.encodings or not len(self.targets[split]) or (self.targets[split] < 0).any():
             return {}
         p, actual = self.predict(model, split), self.targets[split]
         scores = {name: f(p.argmax(axis=1), actual, len(self.labels)) for name, f in METRICS.items()}

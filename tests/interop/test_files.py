@@ -260,3 +260,25 @@ def test_long_lists_are_cut_with_a_count(names, most):
     text = files.listed(names, most)
     shown = sorted(names)[:most]
     assert text == ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def test_unfinished_files_are_removed_and_nothing_else(tmp_path):
+    for name in ("a", ".a.x1.unfinished", ".b.unfinished", ".hidden", "c.unfinished"):
+        (tmp_path / name).write_text("")
+    files.remove_unfinished(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "a", "c.unfinished"]
+
+
+@pytest.mark.parametrize("write", [lambda path: files.write_json(path, {}), lambda path: files.write_tensors(path, {"a": np.ones(2)})])
+def test_what_cannot_be_written_names_the_file_itself(write, tmp_path, monkeypatch):
+    with pytest.raises(OSError, match=re.escape(f"{tmp_path / 'none' / 'x'}: cannot be written (No such file or directory)")):
+        write(tmp_path / "none" / "x")
+    (tmp_path / "x").write_text("old")
+
+    def full(*args):
+        raise OSError(28, "No space left on device", args[0])
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match=re.escape(f"{tmp_path / 'x'}: cannot be written (No space left on device)")):
+        write(tmp_path / "x")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"] and (tmp_path / "x").read_text() == "old"

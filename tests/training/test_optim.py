@@ -60,7 +60,8 @@ def test_against_pytorch(ours, theirs, peer):
     rng = np.random.default_rng(0)
     parameter, reference = Parameter(rng.standard_normal((5, 3)).astype(np.float32)), None
     reference = torch.nn.Parameter(torch.tensor(parameter.data.copy()))
-    optimizer, other = ours([parameter], lr=0.02, weight_decay=0.1), getattr(torch.optim, theirs)([reference], lr=0.02, weight_decay=0.1)
+    optimizer = ours([parameter], lr=0.02, weight_decay=0.1)
+    other = getattr(torch.optim, theirs)([reference], lr=0.02, weight_decay=0.1)
     for _ in range(20):
         g = rng.standard_normal((5, 3)).astype(np.float32)
         parameter.grad, reference.grad = g, torch.tensor(g)
@@ -143,4 +144,5 @@ def test_metrics_against_their_definitions(classes, data):
     one_hot = lambda v: np.eye(classes)[v] - np.eye(classes)[v].mean(axis=0)
     p, a = one_hot(predicted), one_hot(actual)
     under = math.sqrt((p * p).sum() * (a * a).sum())
-    assert METRICS["matthews"](predicted, actual, classes) == pytest.approx((p * a).sum() / under if under > 1e-9 else 0.0, abs=1e-9)
+    expected = (p * a).sum() / under if under > 1e-9 else 0.0
+    assert METRICS["matthews"](predicted, actual, classes) == pytest.approx(expected, abs=1e-9)
