@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from .. import kernels
-from .ops import erf, exp, getitem, log, put, swap_last, tanh, unbroadcast, use, where
+from .ops import erf, exp, getitem, log, put, sum_rows, swap_last, tanh, unbroadcast, use, where
 from .tensor import Tensor
 
 # ---- attention -------------------------------------------------------------------------------------------------
@@ -22,6 +22,11 @@ def _by_key_head(x, key_heads):
     """(B, H, T, K) seen as (B, H/G, G, T, K), of an array or a Tensor."""
     batch, heads, rows, width = x.shape
     return x.reshape(batch, key_heads, heads // key_heads, rows, width)
+
+
+def _sum_groups(x):
+    """The sum over the query heads that share a key head: (B, H/G, G, S, K) -> (B, H/G, S, K); no copy where G = 1."""
+    return x[:, :, 0] if x.shape[2] == 1 else x.sum(axis=2)
 
 
 def _shared(product):
@@ -70,7 +75,7 @@ def attention_weights(q, k, mask=None, bias=None, scale=1.0, causal=False):
     return Tensor(
         weights, operation="attention_weights",
         parents=[(q, lambda g: (d_scores(g) @ one(k.data)).reshape(shape_q)),
-                 (k, lambda g: (swap_last(d_scores(g)) @ groups(q.data)).sum(axis=2)),
+                 (k, lambda g: _sum_groups(swap_last(d_scores(g)) @ groups(q.data))),
                  (bias, lambda g: unbroadcast(kernels.softmax_backward(weights, g, 1.0), bias.shape))],
         composition=lambda: attention_weights_composed(q, k, mask, bias, scale, causal))
 
@@ -109,7 +114,7 @@ def attend(weights, v):
     np.matmul(groups(weights.data), groups(v.data), out=groups(y))
     return Tensor(y, operation="attend", parents=[
         (weights, lambda g: (groups(g) @ swap_last(groups(use(v)))).reshape(batch, heads, queries, keys)),
-        (v, lambda g: (swap_last(groups(use(weights))) @ groups(g)).sum(axis=2))])
+        (v, lambda g: _sum_groups(swap_last(groups(use(weights))) @ groups(g)))])
 
 
 # ---- normalisation ---------------------------------------------------------------------------------------------
@@ -120,7 +125,7 @@ def _norm(x, gain, bias, eps, centred):
         kernels.norm(x.data, gain.data, None if bias is None else bias.data, eps, centred), operation="norm",
         parents=[(x, lambda g: kernels.norm_backward_input(x.data, gain.data, g, eps, centred)),
                  (gain, lambda g: kernels.norm_backward_gain(x.data, g, eps, centred)),
-                 (bias, lambda g: g.sum(axis=tuple(range(g.ndim - 1))))],
+                 (bias, sum_rows)],
         composition=lambda: norm_composed(x, gain, bias, eps, centred))
 
 

@@ -228,6 +228,12 @@ def matmul(a, b):
         (b, lambda g: unbroadcast(swap_last(use(a)) @ g, shape_b))])
 
 
+def sum_rows(g):
+    """Sum over all axes but the last, as the product 1^T g: BLAS takes half the time of NumPy's sum."""
+    rows = g.reshape(math.prod(g.shape[:-1]), g.shape[-1])  # (N, D)
+    return np.ones(rows.shape[0], g.dtype) @ rows if isinstance(g, np.ndarray) else rows.sum(axis=0)  # (D,)
+
+
 def linear(x, weight, bias=None):
     """y = x W + b;   dx = g W^T,   dW = x^T g,   db = sum over rows of g
 
@@ -245,7 +251,7 @@ def linear(x, weight, bias=None):
     return Tensor(y.reshape(*shape[:-1], d_out), operation="linear", parents=[
         (x, lambda g: (g.reshape(rows, d_out) @ swap_last(use(weight))).reshape(shape)),
         (weight, lambda g: swap_last(use(x).reshape(rows, d_in)) @ g.reshape(rows, d_out)),
-        (bias, lambda g: g.reshape(rows, d_out).sum(axis=0))])
+        (bias, sum_rows)])
 
 
 def rotate(x, cos, sin):

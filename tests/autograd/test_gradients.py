@@ -108,7 +108,7 @@ CASES = {
 }
 
 # taken apart elsewhere: helpers that are no operations, and the compositions (test_fused.py)
-NOT_OPERATIONS = {"use", "unbroadcast", "attention_weights_composed", "norm_composed", "activation_composed", "cross_entropy_composed"}
+NOT_OPERATIONS = {"use", "unbroadcast", "sum_rows", "attention_weights_composed", "norm_composed", "activation_composed", "cross_entropy_composed"}
 
 LAYOUTS = {
     "contiguous": np.ascontiguousarray,
