@@ -181,7 +181,9 @@ def _filled(folder, model, keep_head, rng):
         beside = {f"head.{name}": array.T for name, array in files.read_tensors(path).items()}
         files.check_tensors(path, {p: v.shape for p, v in model.named_parameters() if p.startswith("head.")}, beside)
     table = {path: place for path, place in places(model.config, kind).items()
-             if keep_head or not path.startswith("head.") or (path.startswith("head.pooler") and place.key in tensors)}
+             if keep_head or not path.startswith("head.") or path.startswith("head.pooler")}
+    if not keep_head and "head.pooler.weight" in table and table["head.pooler.weight"].key not in tensors:
+        raise ValueError(f"{folder}: pooling pooler needs a trained pooler, and this folder has none; use pooling mean or cls")
     if kind == "masked_lm" and not keep_head:
         raise ValueError(f"{folder}: missing tensors: cls.predictions.* (this folder has no masked-LM head)")
     if not keep_head and kind != "none":

@@ -1,4 +1,4 @@
-"""Attaching a fine-tuning method to a model: the base is frozen, the method's modules go on the seams, and all of it can be undone.
+"""Attaching a fine-tuning method to a model: the base is frozen, the method's modules go on the seams, and all can be undone.
 
 A method says where it acts and with what; everything that methods have in common (names, switching, merging, counting)
 stands here once.
@@ -24,9 +24,11 @@ def match(patterns, paths, where="attach"):
     A pattern (with ``*`` and ``?``) matches a whole dotted path or its end: ``q`` and ``attn.q`` both match
     ``blocks.0.attn.q``. Several patterns come as a sequence or separated by commas.
 
-    Raises ValueError when a pattern matches nothing; the message lists what exists.
+    Raises ValueError when there is no pattern, or one matches nothing; the message lists what exists.
     """
     patterns = [p.strip() for p in patterns.split(",")] if isinstance(patterns, str) else list(patterns)
+    if not patterns:
+        raise ValueError(f"{where}: no pattern is given. Seams: {', '.join(seam_names(paths))}")
     found = set()
     for pattern in patterns:
         hits = [p for p in paths if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"*.{pattern}")]
@@ -152,6 +154,8 @@ class Attachment:
     def _enable(self, flag):
         for wrapper in self.wrappers.values():
             wrapper.enabled = flag
+        for parameter in self.base.values():
+            parameter.requires_grad = flag
 
     @property
     def active(self):
@@ -185,7 +189,7 @@ class Attachment:
         """Put the learned change into the base's weights, so that a forward pass costs what the base costs.
 
         Returns the largest change of a weight. A second merge changes nothing and returns 0. Raises ValueError when
-        the method cannot be merged, is not active, or holds NaN or infinity (the base is then left as it was).
+        the method cannot be merged, is not active, or holds or makes NaN or infinity (the base is then left as it was).
         """
         if self.merged:
             return 0.0
@@ -199,13 +203,18 @@ class Attachment:
         for path, wrapper in wrappers.items():
             for name, parameter in _own_parameters(wrapper):
                 if not np.isfinite(parameter.data).all():
-                    raise ValueError(f"merge: {path}.{name} of attachment {self.name!r} holds NaN or infinity; the base is unchanged")
+                    raise ValueError(f"merge: {path}.{name} of attachment {self.name!r} holds NaN or infinity; "
+                                     "the base is unchanged")
         before = {path: unwrap(w).weight.data for path, w in wrappers.items()}
         for wrapper in wrappers.values():
             wrapper.merged, wrapper.enabled = True, False
         for path in wrappers:
             _weigh_again(self.model, path)
         self.merged = True
+        for path, wrapper in wrappers.items():
+            if not np.isfinite(unwrap(wrapper).weight.data).all():
+                self.unmerge()
+                raise ValueError(f"merge: {path}.weight would hold NaN or infinity; the base is unchanged")
         return max(float(np.abs(unwrap(w).weight.data - before[path]).max(initial=0)) for path, w in wrappers.items())
 
     def unmerge(self):
@@ -219,11 +228,21 @@ class Attachment:
         self.merged = False
 
     def detach(self):
-        """Take the method off the model: no wrapper is left, and the base is as it was (except what was trained in place)."""
+        """Take the method off the model: no wrapper is left, and the base is as it was (except what was trained in place).
+
+        With the last attachment the base is unfrozen as far as it was before the first. A second call does nothing.
+        """
+        model = self.model
+        if model.attachments.get(self.name) is not self:
+            return
         self.unmerge()
+        self._enable(False)
         for path, wrapper in self.wrappers.items():
-            _remove(self.model, path, wrapper)
-        del self.model.attachments[self.name]
+            _remove(model, path, wrapper)
+        del model.attachments[self.name]
+        if not model.attachments:
+            for parameter in model.trained_before_attaching:
+                parameter.requires_grad = True
 
 
 def _stack(model, path):
@@ -253,6 +272,7 @@ def _weigh_again(model, path):
 
 
 def _remove(model, path, wrapper):
+    """Take one wrapper out of the chain of wrappers at a path."""
     outer = model.get(path)
     if outer is wrapper:
         model.replace(path, wrapper.wrapped)
@@ -285,14 +305,15 @@ def attach(model, method, name="default", rng=None):
         raise ValueError(f"attach: the name {name!r} is taken; attached: {', '.join(attachments)}")
     wrappers = method.wrappers(model, rng or np.random.default_rng(0))
     base = method.base_parameters(model)
-    head_path = next((p for p in HEAD_PATHS if _exists(model, p)), None)
+    head_path = output_map(model)
     if method.trains_head and not base and head_path == "head.classifier" or method.name == "head":
         if head_path is None:
-            raise ValueError("attach: this model has no output map of its own to train (its head is tied to the word vectors)")
+            raise ValueError("attach: this model has no output map of its own to train (it has no head, or one that is tied to "
+                             "the word vectors)")
         wrappers[head_path] = OwnCopy(model.get(head_path))
+    if not attachments:
+        model.trained_before_attaching = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(False)
-    for parameter in base.values():
-        parameter.requires_grad = True
     for path, wrapper in wrappers.items():
         model.replace(path, wrapper)
     attachments[name] = Attachment(model, method, name, wrappers, base, head_path)
@@ -300,15 +321,17 @@ def attach(model, method, name="default", rng=None):
     return attachments[name]
 
 
-def _exists(model, path):
-    try:
-        return model.get(path) is not None
-    except KeyError:
-        return False
+def output_map(model):
+    """The path of the task's own output map, or None: there is no head, or it is tied to the word vectors."""
+    for path in HEAD_PATHS:
+        with contextlib.suppress(KeyError):
+            model.get(path)
+            return path
+    return None
 
 
 def activate(model, *names):
-    """Make the named attachments the active ones, and every other inactive.
+    """Make the named attachments the active ones, and every other inactive (those that are merged stay as they are).
 
     Raises ValueError, and changes nothing, when a name is unknown.
     """
@@ -316,6 +339,8 @@ def activate(model, *names):
     for name in names:
         if name not in attachments:
             raise ValueError(f"activate: no attachment is called {name!r}; attached: {', '.join(attachments) or 'none'}")
-    for name, attachment in attachments.items():
-        if not attachment.merged:
-            attachment._enable(name in names)
+    unmerged = {name: attachment for name, attachment in attachments.items() if not attachment.merged}
+    for attachment in unmerged.values():
+        attachment._enable(False)
+    for name in set(names) & set(unmerged):
+        unmerged[name]._enable(True)

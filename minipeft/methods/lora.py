@@ -50,10 +50,11 @@ class LoRA(Method):
 
     Args:
         rank: R, the width of the bottleneck, from 1 to the smaller side of the matrix.
-        alpha: the change is scaled by alpha / rank.
+        alpha: the change is scaled by alpha / rank; a positive number.
         targets: patterns of paths (see `attach.match`); the paper adapts the query and value maps.
         dropout: probability with which an entry of x is dropped on its way to U, in training.
-        rank_pattern, alpha_pattern: {pattern: value} that take precedence at the modules they match.
+        rank_pattern, alpha_pattern: {pattern: value} that take precedence at the modules they match; of several
+            patterns that match one module the last counts.
         rank_stabilised: scale by alpha / sqrt(rank) instead.
 
     Count: R (D_in + D_out) for each map; 4 D R L for the query and value maps of L layers of width D.
@@ -70,9 +71,13 @@ class LoRA(Method):
     name = "lora"
     default_lr = 1e-3
 
+    def divisor(self, rank):
+        """What alpha is divided by: the rank, or its square root."""
+        return math.sqrt(rank) if self.rank_stabilised else rank
+
     def scale(self, rank, alpha):
         """s: alpha / rank, or alpha / sqrt(rank)."""
-        return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+        return alpha / self.divisor(rank)
 
     def wrappers(self, model, rng):
         paths = match(self.targets, linear_paths(model), "lora targets")
@@ -80,11 +85,13 @@ class LoRA(Method):
         alphas = {p: a for pattern, a in self.alpha_pattern.items() for p in match(pattern, paths, "lora alpha_pattern")}
         out = {}
         for path in paths:
-            rank, limit = ranks.get(path, self.rank), min(unwrap(model.get(path)).weight.shape)
+            rank, alpha = ranks.get(path, self.rank), alphas.get(path, self.alpha)
+            limit = min(unwrap(model.get(path)).weight.shape)
             if not (isinstance(rank, (int, np.integer)) and 1 <= rank <= limit):
                 raise ValueError(f"lora: the rank at {path} must be a whole number from 1 to {limit}, got {rank}")
-            scale = self.scale(rank, alphas.get(path, self.alpha))
-            out[path] = LoRALinear(model.get(path), rank, scale, self.dropout, rng)
+            if not 0 < alpha < math.inf:
+                raise ValueError(f"lora: alpha at {path} must be a positive number, got {alpha}")
+            out[path] = LoRALinear(model.get(path), rank, self.scale(rank, alpha), self.dropout, rng)
         return out
 
     def formula(self, path, wrapper):

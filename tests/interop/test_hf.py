@@ -644,3 +644,10 @@ def test_more_fields_of_another_kind(changes, saved):
     edit(folder, **changes)
     with pytest.raises(ValueError, match=rf"config\.json: expected .* {next(iter(changes))}, got"):
         load_pretrained(folder)
+
+
+@pytest.mark.parametrize("task", ["none", "mlm"])
+def test_a_pooler_that_was_never_trained_is_not_made_up(task, saved):
+    folder = saved("bert", task)
+    with pytest.raises(ValueError, match=re.escape(f"{folder}: pooling pooler needs a trained pooler, and this folder has none")):
+        load_pretrained(folder, task="classify", labels=("a", "b"), pooling="pooler")

@@ -1,10 +1,16 @@
 """Attaching, naming, switching, merging and detaching, for every method that exists."""
 
+import itertools
+import re
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minipeft.methods import METHODS, Full, Head, LoRA, activate, attach, match
-from minipeft.models import ClassificationHead, Encoder, TransformerConfig
+from minipeft.methods.attach import OwnCopy, output_map
+from minipeft.models import ClassificationHead, Decoder, Encoder, LMHead, MaskedLMHead, TransformerConfig
 from minipeft.nn import Wrapper
 from minipeft.training import SGD
 
@@ -123,6 +129,29 @@ def test_patterns_match_whole_paths_and_endings_exactly():
     assert match("attn.*, up", paths) == paths
     with pytest.raises(ValueError, match="no module matches 'p'"):
         match("p", paths)
+    with pytest.raises(ValueError, match=re.escape("here: no pattern is given. Seams: blocks.*.attn.q, blocks.*.attn.k, blocks.*.mlp.up")):
+        match([], paths, "here")
+
+
+@given(st.lists(st.sampled_from(["q", "attn.k", "blocks.0.*", "blocks.1*.attn.q", "*.up", "attn.?", "blocks.10.attn.q"]),
+                min_size=1))
+def test_several_patterns_match_what_each_matches_in_the_paths_order(patterns):
+    paths = ["blocks.0.attn.q", "blocks.0.attn.k", "blocks.10.attn.q", "blocks.0.mlp.up"]
+    each = {p for pattern in patterns for p in match(pattern, paths)}
+    assert match(patterns, paths) == match(" , ".join(patterns), paths) == [p for p in paths if p in each]
+
+
+@pytest.mark.parametrize("pattern,suggested", [
+    ("Q", None), ("atn.q", "blocks.*.attn.q"), ("mlp.dwon", "blocks.*.mlp.down"), ("otu", "blocks.*.attn.out"),
+    ("blocks.*.attn.w", "blocks.*.attn."), ("blocks.7.attn.q", "blocks.*.attn.q")])
+def test_a_slip_of_the_pen_gets_a_suggestion(pattern, suggested):
+    with pytest.raises(ValueError) as error:
+        attach(encoder(), LoRA(targets=["attn.q", pattern]))
+    message = str(error.value)
+    assert message.startswith(f"lora targets: no module matches {pattern!r}")
+    assert f"; did you mean '{suggested}" in message if suggested else "did you mean" not in message
+    assert message.endswith("Seams: blocks.*.attn.q, blocks.*.attn.k, blocks.*.attn.v, blocks.*.attn.out, blocks.*.mlp.up, "
+                            "blocks.*.mlp.down")
 
 
 def test_nan_refuses_to_merge_and_leaves_the_base():
@@ -140,9 +169,8 @@ def test_what_cannot_be_merged_or_disabled_says_so():
     full = attach(model, Full())
     with pytest.raises(ValueError, match="merge: full has nothing that can be merged"):
         full.merge()
-    with pytest.raises(ValueError, match="disable: full trains the base itself"):
-        with full.disabled():
-            pass
+    with pytest.raises(ValueError, match="disable: full trains the base itself"), full.disabled():
+        pass
     head = attach(model, Head(), "head")
     with pytest.raises(ValueError, match="merge: head has nothing that can be merged"):
         head.merge()
@@ -161,3 +189,158 @@ def test_merging_stays_bounded_over_a_hundred_cycles():
         attachment.merge()
         attachment.unmerge()
     assert (model(IDS).logits.data == before).all()
+
+
+# ---- taking off, and all in between -------------------------------------------------------------------------------
+
+
+THREE = {"lora": LoRA(rank=2, targets="attn.*"), "other": LoRA(rank=3, targets="q,mlp.up"), "head": Head()}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["lora", "other", "head"])), ids="-".join)
+@pytest.mark.parametrize("merged", [(), ("lora",), ("lora", "other")], ids=["unmerged", "one_merged", "two_merged"])
+def test_detaching_in_any_order_restores_everything(order, merged):
+    model = encoder(pooling="pooler")
+    model.head.pooler.requires_grad_(False)  # was frozen before
+    plain, bits = model(IDS).logits.data, {p: v.data.tobytes() for p, v in model.named_parameters()}
+    flags, kinds = {p: v.requires_grad for p, v in model.named_parameters()}, [type(m) for m in model.modules()]
+    attached = {name: attach(model, method, name) for name, method in THREE.items()}
+    for name, attachment in attached.items():
+        activate(model, name)
+        train(model, attachment)
+    activate(model, *attached)
+    for name in merged:
+        attached[name].merge()
+    for i, name in enumerate(order):
+        assert not any(v.requires_grad for v in model.parameters())
+        attached[name].detach()
+        attached[name].detach()  # a second time does nothing
+        assert sorted(model.attachments) == sorted(order[i + 1:])
+    assert (model(IDS).logits.data == plain).all() and {p: v.data.tobytes() for p, v in model.named_parameters()} == bits
+    assert {p: v.requires_grad for p, v in model.named_parameters()} == flags and [type(m) for m in model.modules()] == kinds
+    again = attach(model, LoRA(rank=2), "lora")  # the name is free again
+    attached["lora"].detach()
+    assert model.attachments == {"lora": again}
+
+
+def test_detaching_one_leaves_the_others_outputs():
+    model = encoder()
+    outputs, attached = {}, {}
+    for name, method in [("lora", LoRA(rank=2, targets="attn.*")), ("other", LoRA(rank=3, targets="q,mlp.up"))]:
+        attached[name] = attach(model, method, name)
+        train(model, attached[name])
+        outputs[name] = model(IDS).logits.data
+    attached["lora"].detach()
+    assert (model(IDS).logits.data == outputs["other"]).all() and attached["other"].active
+
+
+def test_the_active_ones_alone_are_trained_in_place():
+    model = encoder()
+    full = attach(model, Full(), "full")
+    assert all(p.requires_grad for p in model.parameters())
+    lora = attach(model, LoRA(rank=2), "lora")
+    assert not any(p.requires_grad for p in model.parameters())
+    activate(model, "full")
+    assert all(p.requires_grad for p in model.parameters())
+    train(model, full)
+    assert all(p.grad is None for p in lora.named_parameters().values()) and any(p.grad is not None for p in model.parameters())
+    attach(model, Full(), "more")
+    for names in (["full"], ["more"], ["lora", "full"], ["full", "more"]):
+        activate(model, *names)
+        assert all(p.requires_grad for p in model.parameters()), names
+    activate(model)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_none_active_is_the_base():
+    model = encoder()
+    plain = model(IDS).logits.data
+    attachment = attach(model, LoRA(rank=2))
+    train(model, attachment)
+    learned = model(IDS).logits.data
+    activate(model)
+    assert (model(IDS).logits.data == plain).all() and not attachment.active
+    activate(model, "default")
+    assert (model(IDS).logits.data == learned).all() and attachment.active
+
+
+def test_a_merged_one_stays_merged_whatever_is_activated():
+    model = encoder()
+    first = attach(model, LoRA(rank=2, targets="mlp.up"), "first")
+    train(model, first)
+    plain = first.wrappers["blocks.0.mlp.up"].wrapped.weight.data
+    change = first.merge()
+    changes = [np.abs(w.change()).max() for path, w in first.wrappers.items() if path != "head.classifier"]
+    assert change == pytest.approx(max(changes), rel=1e-5) and change > 0
+    second = attach(model, LoRA(rank=2, targets="mlp.up,q"), "second")
+    assert first.merged and first.active and second.active
+    activate(model, "second")
+    expected = plain + first.wrappers["blocks.0.mlp.up"].change()
+    assert first.merged and (first.wrappers["blocks.0.mlp.up"].wrapped.weight.data == expected).all()
+    first.unmerge()
+    assert first.wrappers["blocks.0.mlp.up"].wrapped.weight.data is plain
+
+
+def test_an_error_inside_a_disabled_block_still_restores():
+    model = encoder()
+    attachment = attach(model, LoRA(rank=2))
+    train(model, attachment)
+    learned = model(IDS).logits.data
+    attachment.merge()
+    merged = model(IDS).logits.data
+    with pytest.raises(KeyError), attachment.disabled() as base:
+        assert base is model
+        raise KeyError
+    assert attachment.merged and (model(IDS).logits.data == merged).all()
+    attachment.unmerge()
+    assert (model(IDS).logits.data == learned).all()
+
+
+def test_adding_one_never_changes_another():
+    model = encoder()
+    first = attach(model, LoRA(rank=2), "first")
+    train(model, first)
+    learned, weights = model(IDS).logits.data, {n: p.data.tobytes() for n, p in first.named_parameters().items()}
+    train(model, attach(model, LoRA(rank=5, targets="attn.*,mlp.*"), "second"), 5)
+    activate(model, "first")
+    assert (model(IDS).logits.data == learned).all() and {n: p.data.tobytes() for n,
+                                                          p in first.named_parameters().items()} == weights
+
+
+# ---- the task's output map ----------------------------------------------------------------------------------------
+
+
+def with_head(kind):
+    """A model and its output map's path."""
+    if kind == "classes":
+        return encoder(), "head.classifier"
+    if kind == "none" or kind == "masks":
+        model = encoder()
+        model.head = MaskedLMHead(model.config, model.embed.tokens.weight, np.random.default_rng(0)) if kind == "masks" else None
+        return model, None
+    config = TransformerConfig(model_type="gpt2", vocab_size=17, hidden_size=12, num_hidden_layers=1, num_attention_heads=3,
+                               intermediate_size=8,
+                               max_position_embeddings=16, tie_word_embeddings=kind == "tied words")
+    model = Decoder(config, np.random.default_rng(0))
+    model.head = LMHead(config, model.embed.tokens.weight, np.random.default_rng(0))
+    return model, None if kind == "tied words" else "head.output"
+
+
+@pytest.mark.parametrize("kind", ["classes", "words", "tied words", "masks", "none"])
+def test_where_the_output_map_is_and_who_trains_it(kind):
+    model, path = with_head(kind)
+    assert output_map(model) == path
+    lora = attach(model, LoRA(rank=1), "lora")
+    assert (lora.head is not None) == (kind == "classes")  # a language model's output map is not the task's own
+    assert output_map(model) == path  # wrappers are invisible
+    if path is None:
+        message = "attach: this model has no output map of its own to train (it has no head, or one that is tied to the word vectors)"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            attach(model, Head(), "head")
+        assert list(model.attachments) == ["lora"] and lora.active
+    else:
+        head = attach(model, Head(), "head")
+        assert list(head.wrappers) == [path] and isinstance(head.head, OwnCopy)
+        owned = list(head.named_parameters().values())
+        assert not any(np.may_share_memory(p.data, q.data) for p in owned for q in model.parameters())
+        assert all(name.startswith(path) and ".own" not in name for name in head.named_parameters())
