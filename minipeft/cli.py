@@ -5,8 +5,11 @@ Results go to standard output, progress to standard error. A user's error is one
 """
 
 import argparse
+import math
 import os
+import re
 import sys
+from pathlib import Path
 
 EXAMPLES = {
     "finetune": "minipeft finetune --model models/minilm --data data/sst2 --method lora --rank 8 --out runs/sst2-lora",
@@ -17,43 +20,95 @@ EXAMPLES = {
 }
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, except where there is none to show."""
+COMPARE_NOTE = """peak memory is the high-water mark of a run's own process, Python and its libraries included, the largest of its
+seeds; the step is the median of all. A comparison that was stopped goes on when the command is repeated.
+
+"""
+
+# How messages from inside begin, and the option that each is about.
+OPTIONS = {"lora: the rank": "--rank: the rank", "lora: alpha": "--alpha: alpha", "lora targets: ": "--targets: ",
+           "max_length: ": "--max-length: ", "stride: ": "--stride: ", "pooling: ": "--pooling: ", "methods: ": "--methods: ",
+           "task lm: ": "--task lm: ", "task: ": "--task: "}
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, except where there is none to show, and never breaks the line of an example."""
 
     def _get_help_string(self, action):
-        return action.help if action.default in (None, False) or action.required else super()._get_help_string(action)
+        none = action.default is None or action.default is False or action.required
+        return action.help if none else super()._get_help_string(action)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose faults are one line."""
+
+    def error(self, message):
+        self.exit(2, f"minipeft: {message.removeprefix('argument ')} (see {self.prog} --help)\n")
 
 
 # ---- arguments -------------------------------------------------------------------------------------------------
 
 
-def _command(commands, name, summary):
-    return commands.add_parser(name, help=summary, description=summary, epilog=f"example: {EXAMPLES[name]}",
-                               formatter_class=_HelpFormatter)
+def _command(commands, name, summary, note=""):
+    return commands.add_parser(name, help=summary, description=summary, epilog=f"{note}example:\n  {EXAMPLES[name]}",
+                               formatter_class=_HelpFormatter, allow_abbrev=False)
+
+
+def _whole(least):
+    """The type of an option that is a whole number."""
+    def read(text):
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return int(text)
+    return read
+
+
+def _number(words, good):
+    """The type of an option that is a real number for which ``good`` holds."""
+    def read(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and good(value)):
+            raise argparse.ArgumentTypeError(f"expected {words}, got {text!r}")
+        return value
+    return read
+
+
+ABOVE_0 = _number("a number above 0", lambda value: value > 0)
+FROM_0 = _number("a number of 0 or more", lambda value: value >= 0)
+SHARE = _number("a share from 0 to 1", lambda value: 0 <= value <= 1)
+BELOW_1 = _number("a number from 0 to below 1", lambda value: 0 <= value < 1)
+UP_TO_1 = _number("a number above 0, up to 1", lambda value: 0 < value <= 1)
 
 
 def _training_arguments(parser):
     """The settings that ``finetune`` and ``compare`` share; the names are the fields of `compare.run.Run`."""
-    parser.add_argument("--task", choices=("classify", "lm"), default="classify", help="classify texts, or model language (raw text, perplexity)")
-    parser.add_argument("--rank", type=int, default=8, help="LoRA: width of the bottleneck")
-    parser.add_argument("--alpha", type=float, default=16.0, help="LoRA: the change is scaled by alpha / rank")
+    parser.add_argument("--task", choices=("classify", "lm"), default="classify",
+                        help="classify texts, or model language (raw text, perplexity)")
+    parser.add_argument("--rank", type=_whole(1), default=8, help="LoRA: width of the bottleneck")
+    parser.add_argument("--alpha", type=ABOVE_0, default=16.0, help="LoRA: the change is scaled by alpha / rank")
     parser.add_argument("--targets", default="attn.q,attn.v", help="LoRA: patterns of the maps to adapt")
-    parser.add_argument("--lora-dropout", type=float, default=0.0, help="LoRA: dropout on the way to U")
-    parser.add_argument("--lr", type=float, help="highest learning rate (default: the method's own)")
-    parser.add_argument("--epochs", type=int, help="passes over the training data (default: 3; built-in task: 16)")
-    parser.add_argument("--batch-size", type=int, default=16, help="examples in a batch")
-    parser.add_argument("--accumulate", type=int, default=1, help="batches in an optimizer step")
+    parser.add_argument("--lora-dropout", type=BELOW_1, default=0.0, help="LoRA: dropout on the way to U")
+    parser.add_argument("--lr", type=ABOVE_0, help="highest learning rate (default: the method's own)")
+    parser.add_argument("--epochs", type=_whole(1), help="passes over the training data (default: 3; built-in task: 16)")
+    parser.add_argument("--batch-size", type=_whole(1), default=16, help="examples in a batch")
+    parser.add_argument("--accumulate", type=_whole(1), default=1, help="batches in an optimizer step")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="optimizer")
     parser.add_argument("--schedule", choices=("linear", "cosine", "constant"), default="linear", help="learning-rate schedule")
-    parser.add_argument("--warmup", type=float, default=0.06, help="share of the steps in which the learning rate rises")
-    parser.add_argument("--weight-decay", type=float, default=0.01, help="weight decay of matrices")
-    parser.add_argument("--clip", type=float, default=1.0, help="largest gradient norm, 0 for none")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens of a text (longer ones are cut), or of a block")
-    parser.add_argument("--stride", type=int, help="lm: tokens between the starts of two evaluation blocks (default: max-length)")
-    parser.add_argument("--pooling", choices=("mean", "cls", "pooler", "last"), help="how a text's states become one (default: the folder's own way)")
-    parser.add_argument("--metric", choices=("accuracy", "f1", "matthews"), default="accuracy", help="the score of classification")
-    parser.add_argument("--train-limit", type=int, help="use only so many training examples (the same for every seed)")
-    parser.add_argument("--max-steps", type=int, help="stop after so many steps")
+    parser.add_argument("--warmup", type=SHARE, default=0.06, help="share of the steps in which the learning rate rises")
+    parser.add_argument("--weight-decay", type=FROM_0, default=0.01, help="weight decay of matrices")
+    parser.add_argument("--clip", type=FROM_0, default=1.0, help="largest gradient norm, 0 for none")
+    parser.add_argument("--max-length", type=_whole(2), default=128, help="tokens of a text (longer ones are cut), or of a block")
+    parser.add_argument("--stride", type=_whole(1),
+                        help="lm: tokens between the starts of two evaluation blocks (default: max-length)")
+    parser.add_argument("--pooling", choices=("mean", "cls", "pooler", "last"),
+                        help="how a text's states become one (default: the folder's own way)")
+    parser.add_argument("--metric", choices=("accuracy", "f1", "matthews"), default="accuracy",
+                        help="the score of classification")
+    parser.add_argument("--train-limit", type=_whole(1), help="use only so many training examples (the same for every seed)")
+    parser.add_argument("--max-steps", type=_whole(1), help="stop after so many steps")
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
 
 
@@ -61,17 +116,19 @@ def make_parser():
     """The parser of all commands."""
     from . import __version__
 
-    parser = argparse.ArgumentParser(
-        prog="minipeft", description="Fine-tune pre-trained Transformers with few parameters, on a laptop, in NumPy.",
+    parser = _Parser(
+        prog="minipeft", allow_abbrev=False,
+        description="Fine-tune pre-trained Transformers with few parameters, on a laptop, in NumPy.",
         epilog="minipeft COMMAND --help explains a command and gives an example.")
     parser.add_argument("--version", action="version", version=f"minipeft {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     finetune = _command(commands, "finetune", "Fine-tune a model on your data with one method.")
     finetune.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
-    finetune.add_argument("--data", required=True, metavar="PATH", help="folder with train/dev/test files, or one file (TSV, CSV, JSONL; lm: text)")
+    finetune.add_argument("--data", required=True, metavar="PATH",
+                          help="folder with train/dev/test files, or one file (TSV, CSV, JSONL; lm: text)")
     finetune.add_argument("--method", choices=("full", "head", "lora"), default="lora", help="fine-tuning method")
-    finetune.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    finetune.add_argument("--seed", type=_whole(0), default=0, help="seed of everything random")
     finetune.add_argument("--out", required=True, metavar="DIR", help="folder for the adapter (or model) and the result")
     finetune.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
     _training_arguments(finetune)
@@ -84,30 +141,37 @@ def make_parser():
     source.add_argument("--text", metavar="TEXT", help="one text")
     predict.add_argument("--split", choices=("train", "dev", "test"), help="part of a folder (default: test, else dev)")
     predict.add_argument("--text2", metavar="TEXT", help="the second text of a pair, with --text")
-    predict.add_argument("--max-length", type=int, default=128, help="tokens of a text; longer ones are cut")
-    predict.add_argument("--batch-size", type=int, default=32, help="examples in a batch")
+    predict.add_argument("--max-length", type=_whole(2), default=128, help="tokens of a text; longer ones are cut")
+    predict.add_argument("--batch-size", type=_whole(1), default=32, help="examples in a batch")
     predict.add_argument("--json", metavar="FILE", help="also write the predictions to FILE")
 
-    compare = _command(commands, "compare", "Fine-tune the same model on the same data with each method, and print one table.")
-    compare.add_argument("--model", metavar="DIR", help="Hugging Face model folder; without --model and --data a small encoder is pre-trained on CPython's documentation")
+    compare = _command(commands, "compare", "Fine-tune the same model on the same data with each method, and print one table.",
+                       COMPARE_NOTE)
+    compare.add_argument("--model", metavar="DIR",
+                         help="Hugging Face model folder; without --model and --data a small encoder is pre-trained on "
+                              "CPython's documentation")
     compare.add_argument("--data", metavar="PATH", help="folder with train/dev/test files, or one file")
     compare.add_argument("--methods", default="full,head,lora", help="methods, separated by commas")
-    compare.add_argument("--seeds", type=int, default=3, help="how many seeds, from 0")
-    compare.add_argument("--out", metavar="DIR", default="runs/compare", help="folder for the runs; finished runs in it are not repeated")
+    compare.add_argument("--seeds", type=_whole(1), default=3, help="how many seeds, from 0")
+    compare.add_argument("--out", metavar="DIR", default="runs/compare",
+                         help="folder for the runs; finished runs in it are not repeated")
     _training_arguments(compare)
 
     generate = _command(commands, "generate", "Continue a text with a decoder.")
     generate.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
     generate.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
     generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
-    generate.add_argument("--max-new-tokens", type=int, default=100, help="how many tokens to write at most")
-    generate.add_argument("--temperature", type=float, default=0.0, help="0 takes the most probable token; above 0 samples, the higher the wilder")
-    generate.add_argument("--top-k", type=int, default=0, help="sample among the k most probable tokens (0: all)")
-    generate.add_argument("--top-p", type=float, default=1.0, help="sample among the most probable tokens that together reach p")
-    generate.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    generate.add_argument("--max-new-tokens", type=_whole(1), default=100, help="how many tokens to write at most")
+    generate.add_argument("--temperature", type=FROM_0, default=0.0,
+                          help="0 takes the most probable token; above 0 samples, the higher the wilder")
+    generate.add_argument("--top-k", type=_whole(0), default=0, help="sample among the k most probable tokens (0: all)")
+    generate.add_argument("--top-p", type=UP_TO_1, default=1.0,
+                          help="sample among the most probable tokens that together reach p")
+    generate.add_argument("--seed", type=_whole(0), default=0, help="seed of the sampling")
     generate.add_argument("--json", metavar="FILE", help="also write the text and its token ids to FILE")
 
-    doctor = _command(commands, "doctor", "Check the installation and the machine, and say what to do about what is wrong.")
+    doctor = _command(commands, "doctor", "Check the installation and the machine, and say what to do about what is wrong.",
+                      "The exit code is 1 where something is wrong.\n\n")
     doctor.add_argument("--json", metavar="FILE", help="also write the findings to FILE")
     return parser
 
@@ -125,31 +189,49 @@ def _run_fields(args):
 
 def _write_json(args, value):
     if args.json:
-        from pathlib import Path
-
         from .data.files import write_json
 
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, value)
 
 
+def _check_json(args):
+    """See before a long run that its result can be written."""
+    if args.json:
+        from .compare.run import check_writable
+
+        if Path(args.json).is_dir():
+            raise ValueError(f"--json {args.json}: is a folder; expected a file to write to")
+        check_writable(args.json)
+
+
 def finetune(args):
     """``minipeft finetune``."""
-    from .compare.run import Run, execute
-    from .training import Interrupted
+    from .compare.comparison import size_text
+    from .compare.run import CHECKPOINT, RESULT, Run, execute
 
+    run, out = Run(**_run_fields(args)), Path(args.out)
+    finished = args.resume and (out / RESULT).is_file()
+    _check_json(args)
     try:
-        result = execute(Run(**_run_fields(args)), args.out, args.resume)
-    except Interrupted as stop:
-        print(f"minipeft: {stop}; the checkpoint is kept. To go on, repeat the command with --resume", file=sys.stderr)
-        return 130
+        result = execute(run, out, args.resume)
+    except KeyboardInterrupt as stop:
+        if (out / CHECKPOINT).is_file():
+            print(f"minipeft: {str(stop) or 'stopped'}; the checkpoint is kept. To go on, repeat the command with --resume",
+                  file=sys.stderr)
+            return 130
+        raise
     _write_json(args, result)
+    if finished:
+        print(f"note: {out} holds this run, finished before; its result again:", file=sys.stderr)
     share = 100 * result["trainable"] / result["total"]
     print(f"method      {result['method']}")
-    print(f"trainable   {result['trainable']:,} of {result['total']:,} parameters ({share:.3g} %), {result['trainable_without_head']:,} without the head")
-    print(f"{result['metric']:<11} {result['score']:.4f} on {result['split']}" if result["score"] is not None else "score       no dev or test split")
-    print(f"step        {result['step_ms']:.1f} ms, peak memory {result['peak_mb']:.0f} MB, {result['seconds']:.0f} s in all")
-    print(f"saved       {args.out} ({result['size_mb']:.2f} MB)")
+    print(f"trainable   {result['trainable']:,} of {result['total']:,} parameters ({share:.3g} %), "
+          f"{result['trainable_without_head']:,} without the head")
+    print("score       no dev or test split" if result["score"] is None
+          else f"{result['metric']:<11} {result['score']:.4f} on {result['split']}")
+    print(f"step        {result['step_ms']:.1f} ms, peak memory {result['peak_mb']:.0f} MB, {result['seconds']:.1f} s in all")
+    print(f"saved       {args.out} ({size_text(result['size_mb'])})")
     return 0
 
 
@@ -157,12 +239,13 @@ def predict(args):
     """``minipeft predict``."""
     from .compare.predict import predict as run
 
+    _check_json(args)
     rows, summary = run(args)
+    _write_json(args, summary["json"])
     for row in rows:
         print("\t".join(row))
-    for line in summary.get("lines", []):
+    for line in summary["lines"]:
         print(line, file=sys.stderr)
-    _write_json(args, summary["json"])
     return 0
 
 
@@ -170,10 +253,15 @@ def compare(args):
     """``minipeft compare``."""
     from .compare.comparison import compare as run
 
-    table = run(args.model, args.data, [m.strip() for m in args.methods.split(",")], args.seeds, args.out,
-                {k: v for k, v in _run_fields(args).items() if k not in ("model", "data", "method", "seed")})
-    table.show()
+    _check_json(args)
+    try:
+        table = run(args.model, args.data, [m.strip() for m in args.methods.split(",")], args.seeds, args.out,
+                    {k: v for k, v in _run_fields(args).items() if k not in ("model", "data", "method", "seed")})
+    except KeyboardInterrupt:
+        print(f"minipeft: stopped; what is done is kept in {args.out}. To go on, repeat the command", file=sys.stderr)
+        return 130
     _write_json(args, table.rows)
+    table.show()
     return 0
 
 
@@ -187,14 +275,22 @@ def generate(args):
 
     if args.temperature == 0 and (args.top_k or args.top_p != 1.0):
         raise ValueError("--top-k and --top-p choose among samples; set a --temperature above 0")
+    _check_json(args)
     tokenizer = Tokenizer.from_folder(args.model)
     model = load_with_adapter(args.model, args.adapter)[0] if args.adapter else load_pretrained(args.model, task="lm")
     ids = np.array([tokenizer.encode(args.prompt)], np.int64)  # (1, T)
+    if ids.size == 0:
+        raise ValueError("--prompt: there is no token in this text; give at least one word")
+    room = math.inf if model.config.rotary else model.config.max_position_embeddings - ids.size
+    if args.max_new_tokens > room:
+        raise ValueError(f"--max-new-tokens: this model has {model.config.max_position_embeddings} positions "
+                         f"and the prompt takes {ids.size}; "
+                         + (f"expected at most {room}, got {args.max_new_tokens}" if room > 0 else "shorten the prompt"))
     rng = np.random.default_rng(args.seed) if args.temperature else None
     out = run(model, ids, args.max_new_tokens, rng=rng, temperature=args.temperature or 1.0, top_k=args.top_k, top_p=args.top_p)
     text = tokenizer.decode(out[0].tolist())
-    print(text)
     _write_json(args, {"prompt": args.prompt, "text": text, "ids": out[0].tolist()})
+    print(text)
     return 0
 
 
@@ -202,9 +298,10 @@ def doctor(args):
     """``minipeft doctor``."""
     from .doctor import examine, show
 
+    _check_json(args)
     findings = examine()
-    show(findings)
     _write_json(args, [f._asdict() for f in findings])
+    show(findings)
     return 1 if any(f.advice for f in findings) else 0
 
 
@@ -213,16 +310,22 @@ COMMANDS = {"finetune": finetune, "predict": predict, "compare": compare, "gener
 
 def main(arguments=None):
     """Run a command; returns the exit code."""
-    args = make_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without some letter must not lose a result
     try:
-        return COMMANDS[args.command](args)
+        try:
+            args = make_parser().parse_args(arguments)
+            return COMMANDS[args.command](args)
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output went away, as ``head`` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         print("minipeft: stopped", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError, ModuleNotFoundError) as error:
         if os.environ.get("MINIPEFT_DEBUG") == "1":
             raise
         print(f"minipeft: {_one_line(error)}", file=sys.stderr)
@@ -230,6 +333,15 @@ def main(arguments=None):
 
 
 def _one_line(error):
+    """What is wrong, on one line, in the spelling of the command line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'input or output'}: {error.strerror}"
-    return " ".join(str(error).split())
+    if isinstance(error, MemoryError):
+        return f"not enough memory{f' ({error})' if str(error) else ''}; try a smaller --batch-size or --max-length"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed; run: pip install {error.name}"
+    text = " ".join(str(error).split())
+    for inside, option in OPTIONS.items():
+        if text.startswith(inside):
+            return option + text.removeprefix(inside)
+    return text

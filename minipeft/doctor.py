@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from . import __version__
+
 
 class Finding(NamedTuple):
     """One line of the report: what was looked at, what was found, and what to do about it (empty when all is well)."""
@@ -20,8 +22,10 @@ class Finding(NamedTuple):
 
 
 def _versions():
-    yield Finding("python", platform.python_version(), "" if sys.version_info >= (3, 10) else "minipeft needs Python 3.10 or later")
-    for name in ("minipeft", "numpy", "numba", "llvmlite", "safetensors", "tokenizers", "rich", "matplotlib", "joblib"):
+    yield Finding("python", platform.python_version(),
+                  "" if sys.version_info >= (3, 10) else "minipeft needs Python 3.10 or later")
+    yield Finding("minipeft", f"{__version__} in {Path(__file__).parent}")
+    for name in ("numpy", "numba", "llvmlite", "safetensors", "tokenizers", "rich", "matplotlib", "joblib"):
         try:
             yield Finding(name, metadata.version(name))
         except metadata.PackageNotFoundError:
@@ -49,6 +53,8 @@ def blas():
 
 
 def _threads():
+    import numba
+
     from .kernels import backend as b
 
     cores = b.available_cores()
@@ -57,12 +63,17 @@ def _threads():
     advice = ""
     if threads is not None and threads < cores:
         setting = next((f"{v}={os.environ[v]}" for v in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS") if v in os.environ), None)
-        advice = f"unset {setting.split('=')[0]} (it is {setting.split('=')[1]}) to use all cores" if setting else f"set OPENBLAS_NUM_THREADS={cores}"
+        advice = (f"unset {setting.split('=')[0]} (it is {setting.split('=')[1]}) to use all cores" if setting
+                  else f"set OPENBLAS_NUM_THREADS={cores}")
     yield Finding("BLAS", shown, advice)
     yield Finding("kernel threads", str(b.num_threads()),
                   "" if b.num_threads() >= cores else "unset MINIPEFT_NUM_THREADS to use all cores")
     yield Finding("Numba threading layer", "none: kernels are serial loops, cut into blocks of rows for minipeft's own threads")
-    yield Finding("backend", b.current_backend(), "" if b.current_backend() == "numba" else "unset MINIPEFT_BACKEND: the NumPy definitions are slow")
+    off = numba.config.DISABLE_JIT
+    yield Finding("Numba compiles", "no" if off else "yes",
+                  "unset NUMBA_DISABLE_JIT: the kernels need their compiled form" if off else "")
+    yield Finding("backend", b.current_backend(),
+                  "" if b.current_backend() == "numba" else "unset MINIPEFT_BACKEND: the NumPy definitions are slow")
 
 
 def _folders():
@@ -109,8 +120,16 @@ def _speed():
 
 
 def examine():
-    """All findings, in the order of the report; takes about two seconds."""
-    return [*_versions(), *_threads(), *_folders(), *_speed()]
+    """All findings, in the order of the report; takes about two seconds. A check that fails is a finding, too."""
+    findings = []
+    for name, check in (("versions", _versions), ("threads", _threads), ("folders", _folders), ("speed", _speed)):
+        try:
+            findings.extend(check())
+        except Exception as error:
+            advice = (f"pip install {error.name}" if isinstance(error, ModuleNotFoundError)
+                      else "mend what is said above; if nothing is, reinstall minipeft")
+            findings.append(Finding(f"{name}: check failed", f"{type(error).__name__}: {error}", advice))
+    return findings
 
 
 def show(findings):

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..autograd import no_grad
-from ..data import Batch, corpus, mask_tokens, section_task, train_wordpiece
-from ..data import files
+from ..data import Batch, corpus, files, mask_tokens, section_task, train_wordpiece
 from ..interop import make_model, save_pretrained
 from ..models import TransformerConfig
 from ..training import Settings, fit

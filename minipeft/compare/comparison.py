@@ -1,15 +1,16 @@
 """The comparison: each method, with each seed, in a process of its own, and one table of what they cost and what they reach."""
 
-import contextlib
+import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from ..data import files
-from .run import RESULT, RUN, Run
+from ..data import Tokenizer, files
+from ..methods import METHODS, attach
+from .run import RESULT, Run, check_out, check_resume, load_config, load_for, make_work, name_of, unused_note
 
 
 @dataclass
@@ -21,31 +22,42 @@ class Table:
 
     def show(self):
         """Print the table to standard output."""
+        from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
 
         first = self.rows[0]
-        table = RichTable(title=self.title)
-        for name in ("method", "trainable", "without head", "share", f"{first['metric']} ({first['split']})", "step",
-                     "peak memory", "on disk"):
+        table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
+                          show_edge=False)
+        score = f"{first['metric']}\n({first['split'] or 'no data'})"
+        for name in ("method", "trainable", "without\nthe head", "share\n(%)", score, "step\n(ms)", "peak\nmemory\n(MB)",
+                     "on\ndisk"):
             table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
         for row in self.rows:
             spread = f" ± {row['score_std']:.4f}" if row["seeds"] > 1 else ""
+            share = 100 * row["trainable"] / row["total"]
             table.add_row(row["method"], f"{row['trainable']:,}", f"{row['trainable_without_head']:,}",
-                          f"{100 * row['trainable'] / row['total']:.3g} %", f"{row['score']:.4f}{spread}",
-                          f"{row['step_ms']:.1f} ms", f"{row['peak_mb']:.0f} MB", f"{row['size_mb']:.2f} MB")
+                          f"{share:.{3 if share >= 1 else 2}g}", "-" if row["score"] is None else f"{row['score']:.4f}{spread}",
+                          f"{row['step_ms']:.1f}", f"{row['peak_mb']:.0f}", size_text(row["size_mb"]))
         console = Console()
-        if not console.is_terminal:
-            console.width = max(console.width, 120)
+        console.width = max(console.width, 200)  # a narrow terminal wraps a line, and no number is cut off
         console.print(table)
 
 
+def size_text(megabytes):
+    """A size in MB of 10^6 bytes, a small one in kB."""
+    return f"{megabytes:.2f} MB" if megabytes >= 0.095 else f"{1000 * megabytes:.{0 if megabytes >= 0.00095 else 1}f} kB"
+
+
 def summarise(method, results):
-    """One row from the results of one method's seeds: means, and the sample standard deviation of the score."""
-    scores = np.array([r["score"] for r in results], np.float64)
-    first = results[0]
+    """One row from the results of one method's seeds: means, and the sample standard deviation of the score.
+
+    The score is None where there was nothing to score.
+    """
+    first, scores = results[0], np.array([r["score"] for r in results if r["score"] is not None], np.float64)
     return {"method": method, "seeds": len(results), "metric": first["metric"], "split": first["split"],
-            "score": float(scores.mean()), "score_std": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
+            "score": float(scores.mean()) if len(scores) else None,
+            "score_std": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
             "scores": scores.tolist(), "lr": first["lr"],
             **{name: first[name] for name in ("trainable", "trainable_without_head", "total")},
             "step_ms": float(np.median([r["step_ms"] for r in results])),
@@ -65,52 +77,87 @@ def compare(model, data, methods, seeds, out, settings):
         A `Table`; its rows are also in ``results.json``.
 
     Raises:
-        ValueError: an unknown or repeated method, only one of model and data, or a run that failed (with its reason).
+        ValueError: an unknown or repeated method, only one of model and data, settings that do not fit the model or an
+            earlier comparison in ``out``, or a run that failed (with its reason).
     """
     if (model is None) != (data is None):
         raise ValueError("compare: give both --model and --data, or neither for the built-in task")
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
-    if len(set(methods)) < len(methods):
-        raise ValueError(f"methods: {', '.join(methods)} names a method twice")
-    out, title = Path(out), None
-    for method in methods:  # fail before anything long begins
+    for number, method in enumerate(methods):
+        if method not in METHODS:
+            raise ValueError(f"methods: expected some of {', '.join(METHODS)}, got {method!r}")
+        if method in methods[:number]:
+            raise ValueError(f"methods: {method} is named twice")
         Run(model or "-", data or "-", method=method, **settings).settings()
-    rates = {}
+    out, title, rates = Path(out), None, {}
     if model is None:
         from . import builtin
 
+        if settings.get("task") == "lm":
+            raise ValueError("task: the built-in task is to classify; for lm give --model and --data")
         model, data = builtin.prepare(out / "builtin")
         settings = {**settings, "epochs": settings.get("epochs") or builtin.EPOCHS}
         rates = builtin.LEARNING_RATES if settings.get("lr") is None else {}
         title = "a small encoder pre-trained here, on which section of CPython's documentation a paragraph is from"
-    rows = []
-    for number, method in enumerate(methods):
-        results = []
-        for seed in range(seeds):
-            label = f"[{number * seeds + seed + 1}/{len(methods) * seeds}] {method} seed {seed}"
-            run = Run(str(model), str(data), method=method, seed=seed, **{**settings, **({"lr": rates[method]} if method in rates else {})})
-            results.append(in_own_process(run, out / f"{method}-seed{seed}", label))
-        rows.append(summarise(method, results))
-    table = Table(rows, title or f"{Path(model).name} on {Path(data).name}")
-    files.write_json(out / "results.json", {"title": table.title, "rows": rows})
+    runs = {method: [Run(str(model), str(data), method=method, seed=seed, **{**settings, "lr": rates.get(method, settings.get("lr"))})
+                     for seed in range(seeds)]
+            for method in methods}
+    results = run_all(runs, out)
+    table = Table([summarise(method, results[method]) for method in methods], title or f"{name_of(model)} on {name_of(data)}")
+    files.write_json(out / "results.json", {"title": table.title, "rows": table.rows})
     return table
 
 
-def in_own_process(run, folder, label):
-    """The result of a run, made in a new process, so that its peak memory is its own; a finished one is read instead."""
-    before = {}
-    with contextlib.suppress(ValueError, OSError):
-        before = files.read_json(folder / RUN, "run description")
-    if before == asdict(run) and (folder / RESULT).is_file():
-        print(f"{label}: finished before", file=sys.stderr)
-        return files.read_json(folder / RESULT, "result")
+def run_all(runs, out):
+    """{method: [result of each seed]} of {method: [Run of each seed]}; those finished in ``out`` are read."""
+    folders = {(method, run.seed): out / f"{method}-seed{run.seed}" for method, same in runs.items() for run in same}
+    results, notes = {}, ["cuts"]
+    for (method, seed), folder in folders.items():  # fail before anything long begins
+        check_out(runs[method][seed], folder)
+        results[method, seed] = check_resume(runs[method][seed], folder, resume=True)
+    check_fit([same[0] for method, same in runs.items() if any(results[method, run.seed] is None for run in same)])
+    said = unused_note([same[0] for same in runs.values()])
+    if said:
+        print(said, file=sys.stderr)
+    for number, (method, seed) in enumerate(results):
+        label = f"[{number + 1}/{len(results)}] {method} seed {seed}"
+        if results[method, seed] is not None:
+            print(f"{label}: finished before", file=sys.stderr)
+            continue
+        results[method, seed] = in_own_process(runs[method][seed], folders[method, seed], label, notes)
+        notes = []  # the data is the same for all
+    return {method: [results[method, run.seed] for run in same] for method, same in runs.items()}
+
+
+def check_fit(runs):
+    """Read the data, which is the same for all, and put each method on the model, so that what does not fit fails here."""
+    work = None
+    for run in runs:
+        work = work or make_work(replace(run, train_limit=1), Tokenizer.from_folder(run.model), load_config(run.model))
+        attach(load_for(run, getattr(work, "labels", ()), run.seed), run.make_method())
+
+
+def in_own_process(run, folder, label, notes=()):
+    """The result of a run, made in a new process, so that its peak memory is its own."""
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / "spec.json", {**asdict(run), "title": label})
-    process = subprocess.run([sys.executable, "-m", "minipeft.compare.run", str(folder / "spec.json"), str(folder)],
-                             stdout=subprocess.DEVNULL)
+    files.write_json(folder / "spec.json", {**asdict(run), "title": label, "notes": list(notes)})
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]  # where this package is, installed or not
+    process = subprocess.Popen([sys.executable, "-m", "minipeft.compare.run", str(folder / "spec.json"), str(folder)], text=True,
+                               encoding="utf-8", stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "utf-8",
+                                                                              "PYTHONPATH": os.pathsep.join(filter(None, paths))})
+    try:
+        said, _ = process.communicate()
+    except KeyboardInterrupt:
+        try:
+            process.wait()  # the same Ctrl-C has reached it: it ends its step and writes a checkpoint
+        finally:
+            process.kill()
+        raise
     if process.returncode == 130:
         raise KeyboardInterrupt
     if process.returncode:
-        raise ValueError(f"{label} failed, for the reason above; the runs that finished are kept in {folder.parent}")
+        reason = said.strip() or f"its process ended with code {process.returncode}" + (
+            ", killed by the system, perhaps for lack of memory" if process.returncode < 0 else "")
+        raise ValueError(f"{label}: {reason}; the runs that finished are kept in {folder.parent}")
     return files.read_json(folder / RESULT, "result")

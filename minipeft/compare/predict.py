@@ -1,10 +1,14 @@
 """What ``minipeft predict`` does: classes with their probabilities, or the perplexity of a text."""
 
+import re
+from pathlib import Path
+
 from ..data import Dataset, Example, Tokenizer, read_dataset, read_texts
 from ..interop import load_pretrained, load_with_adapter
 from ..models import ClassificationHead, LMHead
 from ..nn import unwrap
 from ..training import Classification, LanguageModelling
+from .run import cut_note, longest
 
 
 def predict(args):
@@ -16,6 +20,10 @@ def predict(args):
     Returns:
         (rows, summary): rows of text for standard output, and ``{"lines", "json"}``, a summary for people and for files.
     """
+    if args.text is None and args.text2 is not None:
+        raise ValueError("--text2 is the second text of a pair; give the first with --text")
+    if args.split is not None and (args.data is None or Path(args.data).is_file()):
+        raise ValueError("--split chooses a part of a folder; give the folder with --data")
     tokenizer = Tokenizer.from_folder(args.model)
     model = load_with_adapter(args.model, args.adapter)[0] if args.adapter else load_pretrained(args.model)
     head = unwrap(model.head)
@@ -26,9 +34,17 @@ def predict(args):
     raise ValueError(f"{args.model}: this model has no classification or language-model head; give the --adapter that brings one")
 
 
-def _limit(args, model):
-    config = model.config
-    return args.max_length if config.rotary else min(args.max_length, config.max_position_embeddings)
+def _chosen(args, parts):
+    """The part of the data to predict: the one asked for, else test, else dev, else train."""
+    split = args.split or next(name for name in ("test", "dev", "train") if name in parts)
+    if split not in parts:
+        raise ValueError(f"{args.data}: no {split} split; there are: {', '.join(parts)}")
+    return split
+
+
+def _shown(text):
+    """A text on one line and in one column."""
+    return re.sub(r"[\t\r\n]", " ", text)
 
 
 def _classes(args, model, tokenizer):
@@ -37,17 +53,16 @@ def _classes(args, model, tokenizer):
         dataset = Dataset({"test": [Example(args.text, args.text2, None)]}, labels)
     else:
         dataset = read_dataset(args.data, labels=labels, need_labels=False, split=False)
-    split = args.split or next((s for s in ("test", "dev", "train") if s in dataset.splits), None)
-    if split not in dataset.splits:
-        raise ValueError(f"{args.data}: no {split} split; there are: {', '.join(dataset.splits)}")
+    split, limit = _chosen(args, dataset.splits), longest(args.max_length, model.config)
     examples = dataset.splits[split]
-    work = Classification(tokenizer, Dataset({split: examples}, labels), _limit(args, model), args.batch_size)
+    work = Classification(tokenizer, Dataset({split: examples}, labels), limit, args.batch_size)
     p = work.predict(model, split)  # (N, C)
     best = p.argmax(axis=1)
-    rows = [(labels[k], f"{p[i, k]:.4f}", e.text if e.text2 is None else f"{e.text}\t{e.text2}")
+    rows = [(labels[k], f"{p[i, k]:.4f}", *(_shown(text) for text in (e.text, e.text2) if text is not None))
             for i, (k, e) in enumerate(zip(best, examples))]
-    lines = [f"note: {work.truncated} texts were cut to {_limit(args, model)} tokens"] if work.truncated else []
-    out = {"split": split, "predictions": [{"label": labels[k], "probabilities": dict(zip(labels, map(float, row)))} for k, row in zip(best, p)]}
+    lines = [cut_note(work.truncated, limit)] if work.truncated else []
+    out = {"split": split, "predictions": [{"label": labels[k], "probabilities": dict(zip(labels, map(float, row)))}
+                                           for k, row in zip(best, p)]}
     if args.text is None and all(e.label is not None for e in examples):
         out["scores"] = work.evaluate(model, split)
         lines.append(f"accuracy {out['scores']['accuracy']:.4f} on the {len(examples)} texts of {split}")
@@ -55,9 +70,11 @@ def _classes(args, model, tokenizer):
 
 
 def _perplexity(args, model, tokenizer):
-    texts = {"test": args.text} if args.text is not None else read_texts(args.data)
-    split = args.split or ("test" if "test" in texts else "dev")
-    work = LanguageModelling(tokenizer, {split: texts[split]}, _limit(args, model), args.batch_size)
+    if args.text2 is not None:
+        raise ValueError("--text2: a language model reads one text, not a pair")
+    texts = {"test": args.text} if args.text is not None else read_texts(args.data, split=False)
+    split = _chosen(args, texts)
+    work = LanguageModelling(tokenizer, {split: texts[split]}, longest(args.max_length, model.config), args.batch_size)
     scores = work.evaluate(model, split)
     rows = [("perplexity", f"{scores['score']:.4f}"), ("nats a token", f"{scores['loss']:.4f}")]
     return rows, {"lines": [], "json": {"split": split, **scores}}

@@ -1,20 +1,20 @@
-"""One fine-tuning run, from the model's folder and the data to a result: what ``minipeft finetune`` does, and each row of a comparison.
+"""One fine-tuning run, from the model's folder and the data to a result: what ``minipeft finetune`` and a comparison do.
 
 A run owns a folder: ``run.json`` (what was asked), ``checkpoint.safetensors`` (while it trains), then the adapter or
 model, and last ``result.json``. A folder with a result is finished; one with a checkpoint can be resumed.
 """
 
+import os
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from ..data import Tokenizer, read_dataset, read_texts
-from ..data import files
+from ..data import Tokenizer, files, read_dataset, read_texts
 from ..interop import load_pretrained, save_adapter, save_pretrained
-from ..interop.hf import copy_tokenizer
 from ..methods import METHODS, attach
 from ..training import Classification, LanguageModelling, Settings, fit
 from ..training.display import ProgressBar
@@ -22,11 +22,17 @@ from ..training.display import ProgressBar
 RUN, RESULT, CHECKPOINT = "run.json", "result.json", "checkpoint.safetensors"
 EPOCHS = 3
 HEAD_DRAW, METHOD_DRAW = 10, 11  # what a generator made of (seed, purpose) is for
+LORA_ONLY = ("rank", "alpha", "targets", "lora_dropout")
+TASK_ONLY = {"classify": ("pooling", "metric"), "lm": ("stride",)}
 
 
 @dataclass
 class Run:
-    """What to do: everything that ``minipeft finetune --help`` explains. None stands for a default that depends on the rest."""
+    """What to do: everything that ``minipeft finetune --help`` explains.
+
+    ``lr`` and ``epochs`` may be given as None, which becomes the method's own learning rate and `EPOCHS`; None in the
+    others stands for a default that depends on the model or means no limit.
+    """
 
     model: str
     data: str
@@ -62,12 +68,20 @@ class Run:
             value = getattr(self, name)
             if value is not None and value < (2 if name == "max_length" else 1):
                 raise ValueError(f"{name}: expected at least {2 if name == 'max_length' else 1}, got {value}")
+        self.lr = METHODS[self.method].default_lr if self.lr is None else self.lr
+        self.epochs = EPOCHS if self.epochs is None else self.epochs
 
     def settings(self):
         """The training loop's part of it."""
-        lr = METHODS[self.method].default_lr if self.lr is None else self.lr
-        return Settings(lr, EPOCHS if self.epochs is None else self.epochs, self.batch_size, self.accumulate, self.optimizer, self.schedule, self.warmup,
+        return Settings(self.lr, self.epochs, self.batch_size, self.accumulate, self.optimizer, self.schedule, self.warmup,
                         self.weight_decay, self.clip, self.seed, self.max_steps)
+
+    def unused(self):
+        """Names of the fields that were set and that this method and task have no use for."""
+        defaults = {f.name: f.default for f in fields(self)}
+        idle = [name for task, names in TASK_ONLY.items() if task != self.task for name in names]
+        idle += LORA_ONLY if self.method != "lora" else ()
+        return [name for name in idle if getattr(self, name) != defaults[name]]
 
     def make_method(self):
         """The method with its settings."""
@@ -76,22 +90,76 @@ class Run:
         return METHODS[self.method]()
 
 
-def make_work(run, tokenizer, model_config=None):
+def longest(max_length, config):
+    """Most tokens in one text: ``max_length``, or as many as the model has learned positions for."""
+    return max_length if config.rotary else min(max_length, config.max_position_embeddings)
+
+
+def option(name):
+    """A field as the command line spells it."""
+    return "--" + name.replace("_", "-")
+
+
+def unused_note(runs):
+    """What is said about settings that do nothing in any of the runs; empty where there are none."""
+    idle = [name for name in runs[0].unused() if all(name in run.unused() for run in runs)]
+    methods = " or ".join(dict.fromkeys(run.method for run in runs))
+    return idle and (f"note: {', '.join(map(option, idle))} {'does' if len(idle) == 1 else 'do'} nothing with "
+                     f"method {methods} and task {runs[0].task}")
+
+
+def cut_note(count, length):
+    """What is said about texts that were too long."""
+    one = count == 1
+    return f"note: {count} {'text is' if one else 'texts are'} longer than {length} tokens and {'was' if one else 'were'} cut"
+
+
+def make_work(run, tokenizer, config):
     """The `Classification` or `LanguageModelling` that a run trains on."""
-    limit = run.max_length
-    if model_config is not None and not model_config.rotary:
-        limit = min(limit, model_config.max_position_embeddings)
-    if run.task == "lm":
-        return LanguageModelling(tokenizer, read_texts(run.data), limit, run.batch_size, run.stride, run.train_limit)
-    return Classification(tokenizer, read_dataset(run.data), limit, run.batch_size, run.metric, run.train_limit)
+    limit = longest(run.max_length, config)
+    if run.task == "classify":
+        return Classification(tokenizer, read_dataset(run.data), limit, run.batch_size, run.metric, run.train_limit)
+    texts = read_texts(run.data)
+    if "train" not in texts:
+        raise ValueError(f"{run.data}: no train file; there are: {', '.join(texts)}")
+    return LanguageModelling(tokenizer, texts, limit, run.batch_size, run.stride, run.train_limit)
 
 
 def load_for(run, labels, seed):
     """The run's model with a head for its task."""
     if run.task == "lm":
         return load_pretrained(run.model, task="lm")
+    if run.pooling in ("cls", "pooler") and load_config(run.model).causal:
+        raise ValueError(f"pooling: {run.pooling} reads the first token, which in a decoder sees none of the text; "
+                         "use last or mean")
     return load_pretrained(run.model, task="classify", labels=labels, pooling=run.pooling,
                            rng=np.random.default_rng([seed, HEAD_DRAW]))
+
+
+def check_writable(path):
+    """Raise OSError where a file or folder of this name could not be made; leaves nothing behind."""
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place if place.is_dir() else place.parent):
+            pass
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror})") from None
+    if not place.is_dir() and place != Path(path).absolute():
+        raise OSError(f"{path}: cannot be written ({place} is a file, not a folder)")
+
+
+def check_out(run, out):
+    """Refuse a folder that a run cannot use, or whose files it would replace."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out}: is a file; expected a folder for the run in --out")
+    if out.resolve() == Path(run.model).resolve():
+        raise ValueError(f"{out}: is the --model itself, whose files a run would replace; choose another --out")
+    others = sorted(path.name for path in out.glob("*.safetensors"))
+    if others and not (out / RUN).is_file():
+        raise ValueError(f"{out}: holds {others[0]}, which is not of a run of minipeft; choose another --out")
+    check_writable(out)
 
 
 def check_resume(run, out, resume):
@@ -99,28 +167,31 @@ def check_resume(run, out, resume):
     asked = asdict(run)
     if (out / RUN).is_file() and ((out / RESULT).is_file() or (out / CHECKPOINT).is_file()):
         before = files.read_json(out / RUN, "run description")
-        changed = [f"{k} was {before.get(k)!r}, now {v!r}" for k, v in asked.items() if before.get(k) != v]
+        changed = [f"{option(name)} was {before.get(name)!r}, now {value!r}"
+                   for name, value in asked.items() if before.get(name) != value]
         if not resume:
             state = "a finished run" if (out / RESULT).is_file() else "an unfinished run"
             raise ValueError(f"{out}: holds {state}; pass --resume to go on with it, or choose another --out")
         if changed:
             raise ValueError(f"{out}: holds a run with other settings ({'; '.join(changed)}); choose another --out")
         if (out / RESULT).is_file():
+            (out / CHECKPOINT).unlink(missing_ok=True)  # where a run was killed just before it did so itself
             return files.read_json(out / RESULT, "result")
     return None
 
 
-def execute(run, out, resume=False, title=None, quiet=False):
+def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "cuts")):
     """Fine-tune, evaluate, save; returns the result, which is also written to ``result.json``.
 
     Args:
         run: a `Run`. out: folder. resume: go on with an unfinished run. title: what the progress bar says.
-        quiet: show nothing.
+        quiet: show nothing. notes: what to speak of: settings that do nothing, texts that are too long.
 
     Raises:
         ValueError, OSError: the user's faults, with one clear line. Interrupted: Ctrl-C.
     """
     out, started = Path(out), time.monotonic()
+    check_out(run, out)
     done = check_resume(run, out, resume)
     if done is not None:
         return done
@@ -128,20 +199,33 @@ def execute(run, out, resume=False, title=None, quiet=False):
     tokenizer = Tokenizer.from_folder(run.model)
     config = load_config(run.model)
     work = make_work(run, tokenizer, config)
-    if work.truncated and not quiet:
-        print(f"note: {work.truncated} texts are longer than {min(run.max_length, config.max_position_embeddings)} tokens "
-              "and were cut", file=sys.stderr)
     model = load_for(run, getattr(work, "labels", ()), run.seed)
     attachment = attach(model, run.make_method(), rng=np.random.default_rng([run.seed, METHOD_DRAW]))
+    said = ["unused" in notes and unused_note([run]),
+            "cuts" in notes and work.truncated and cut_note(work.truncated, longest(run.max_length, config)),
+            resume and not (out / CHECKPOINT).is_file()
+            and f"note: {out} holds nothing to go on with; starting from the beginning"]
+    for line in filter(None, said if not quiet else ()):
+        print(line, file=sys.stderr)
     out.mkdir(parents=True, exist_ok=True)
-    files.write_json(out / RUN, asdict(run))
-    parameters = attachment.named_parameters()
-    history = fit(model, parameters, work, settings, out / CHECKPOINT, resume, None if quiet else ProgressBar(title or run.method))
+    before = time.monotonic() - started
+    try:
+        files.write_json(out / RUN, asdict(run))
+        history = fit(model, attachment.named_parameters(), work, settings, out / CHECKPOINT, resume,
+                      None if quiet else ProgressBar(title or run.method))
+    except (ValueError, OSError):
+        if not (out / CHECKPOINT).is_file():  # nothing was trained
+            (out / RUN).unlink(missing_ok=True)
+            if not any(out.iterdir()):
+                out.rmdir()
+        raise
+    started = time.monotonic()
     result = {**describe(run, attachment, settings), **score(model, work, history), "step_ms": history["step_ms"],
-              "steps": history["step"], "epochs": settings.epochs, "evaluations": history["evaluations"], "losses": history["losses"]}
+              "steps": history["step"], "epochs": settings.epochs, "evaluations": history["evaluations"],
+              "losses": history["losses"]}
     result["size_mb"] = save(run, model, attachment, out) / 1e6
     result["peak_mb"] = peak_mb()
-    result["seconds"] = time.monotonic() - started
+    result["seconds"] = before + history["seconds"] + time.monotonic() - started  # those before a stop included
     files.write_json(out / RESULT, result)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return result
@@ -157,24 +241,28 @@ def load_config(folder):
     return config_from_hf(files.read_json(path, "config"), path)
 
 
+def name_of(path):
+    """The last part of a path, also of ``.``."""
+    return Path(path).resolve().name
+
+
 def describe(run, attachment, settings):
     """The part of a result that does not depend on training."""
     added = attachment.trainable - sum(p.size for p in attachment.base.values())
     base = sum(p.size for p in attachment.model.parameters())
     if attachment.head is not None:
         added -= sum(p.size for p in attachment.head.own.parameters())  # it stands in for the base's own head
-    return {"method": run.method, "task": run.task, "model": Path(run.model).name, "data": Path(run.data).name,
+    return {"method": run.method, "task": run.task, "model": name_of(run.model), "data": name_of(run.data),
             "seed": run.seed, "lr": settings.lr, "trainable": attachment.trainable,
             "trainable_without_head": attachment.trainable_without_head, "total": base + added}
 
 
 def score(model, work, history):
-    """{"metric", "score", "split", "scores"}: on test where there is one, else on dev (as the last epoch left it)."""
-    scores = work.evaluate(model, "test")
-    split = "test" if scores else "dev"
+    """{"metric", "score", "split", "scores"}: on test where there is one, else on dev (as the last epoch left it), else None."""
+    scores, split = work.evaluate(model, "test"), "test"
     if not scores:
-        scores = {k: v for k, v in (history["evaluations"] or [{}])[-1].items() if k not in ("epoch", "step")}
-    return {"metric": work.metric, "score": scores.get("score"), "split": split, "scores": scores}
+        scores, split = {k: v for k, v in history["evaluations"][-1].items() if k not in ("epoch", "step")}, "dev"
+    return {"metric": work.metric, "score": scores.get("score"), "split": split if scores else None, "scores": scores}
 
 
 def save(run, model, attachment, out):
@@ -187,27 +275,40 @@ def save(run, model, attachment, out):
 
 
 def peak_mb():
-    """The process's high-water mark of memory so far, in MB (0 where the system does not tell)."""
+    """The process's high-water mark of memory so far, in MB of 10^6 bytes (0 where the system does not tell).
+
+    Linux says it in /proc too, and there it starts afresh with the program: getrusage would also count the process
+    that started this one.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        pass
     try:
         import resource
     except ImportError:  # Windows
         return 0.0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def main(arguments):
-    """``python -m minipeft.compare.run SPEC.json OUT``: a run in a process of its own, for a comparison."""
-    spec = files.read_json(arguments[0], "run description")
-    title = spec.pop("title", None)
-    known = {f.name for f in fields(Run)}
+    """``python -m minipeft.compare.run SPEC.json OUT``: a run in a process of its own, for a comparison.
+
+    A user's error is printed on standard output, for the comparison to read and say.
+    """
+    spec, out = files.read_json(arguments[0], "run description"), Path(arguments[1])
+    title, notes = spec.pop("title"), spec.pop("notes")
+    resume = any((out / name).is_file() for name in (CHECKPOINT, RESULT))
     try:
-        execute(Run(**{k: v for k, v in spec.items() if k in known}), arguments[1], resume=True, title=title)
-    except (ValueError, OSError) as error:
-        print(f"minipeft: {error}", file=sys.stderr)
-        return 2
+        execute(Run(**spec), out, resume, title, notes=notes)
     except KeyboardInterrupt:
         return 130
+    except (ValueError, OSError) as error:
+        if os.environ.get("MINIPEFT_DEBUG") == "1":
+            raise
+        print(error)
+        return 2
     return 0
 
 

@@ -1,0 +1,192 @@
+"""One run: its settings, what it says, and what it counts."""
+
+import json
+import shutil
+from dataclasses import asdict, fields
+
+import numpy as np
+import pytest
+
+from minipeft import cli
+from minipeft.compare.run import EPOCHS, RESULT, RUN, Run, check_writable, cut_note, describe, execute, longest, unused_note
+from minipeft.data import files
+from minipeft.interop import load_pretrained
+from minipeft.methods import METHODS, Full, Head, LoRA, attach
+from minipeft.models import TransformerConfig
+
+
+def test_defaults_are_filled_in():
+    for name, method in METHODS.items():
+        run = Run("m", "d", method=name)
+        assert (run.lr, run.epochs) == (method.default_lr, EPOCHS) == (run.settings().lr, run.settings().epochs)
+    assert Run("m", "d", lr=0.5, epochs=7).settings().lr == 0.5 and Run("m", "d", epochs=7).settings().epochs == 7
+
+
+def test_the_command_lines_defaults_are_the_runs():
+    args = cli.make_parser().parse_args("finetune --model m --data d --out o".split())
+    assert Run(**cli._run_fields(args)) == Run("m", "d")
+    assert set(cli._run_fields(args)) == {f.name for f in fields(Run)}
+    args = cli.make_parser().parse_args("compare --model m --data d".split())
+    assert set(cli._run_fields(args)) == {f.name for f in fields(Run)} - {"method", "seed"}
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("method", "dora", "method: expected one of full, head, lora, got 'dora'"),
+        ("task", "mlm", "task: expected classify or lm, got 'mlm'"),
+        ("rank", 0, "rank: expected at least 1, got 0"),
+        ("max_length", 1, "max_length: expected at least 2, got 1"),
+        ("stride", 0, "stride: expected at least 1, got 0"),
+        ("train_limit", 0, "train_limit: expected at least 1, got 0"),
+    ],
+)
+def test_faults_of_settings(name, value, message):
+    with pytest.raises(ValueError) as caught:
+        Run("m", "d", **{name: value})
+    assert str(caught.value) == message
+
+
+def test_settings_that_do_nothing():
+    run = lambda **more: Run("m", "d", **more)
+    assert unused_note([run()]) == unused_note([run(rank=3, metric="f1", pooling="cls")]) == []
+    assert unused_note([run(method="head", rank=3)]) == "note: --rank does nothing with method head and task classify"
+    assert (
+        unused_note([run(method="full", lora_dropout=0.1, stride=4)])
+        == "note: --stride, --lora-dropout do nothing with method full and task classify"
+    )
+    assert unused_note([run(task="lm", pooling="cls", stride=4)]) == "note: --pooling does nothing with method lora and task lm"
+    assert (
+        unused_note([run(method="full", rank=3), run(method="head", rank=3)])
+        == "note: --rank does nothing with method full or head and task classify"
+    )
+    assert unused_note([run(method="full", rank=3), run(rank=3)]) == []
+
+
+def test_words_about_cut_texts():
+    assert cut_note(1, 9) == "note: 1 text is longer than 9 tokens and was cut"
+    assert cut_note(2, 9) == "note: 2 texts are longer than 9 tokens and were cut"
+    learned = TransformerConfig("bert", 9, 8, 1, 1, 8, 40)
+    assert (longest(128, learned), longest(9, learned)) == (40, 9)
+    assert longest(128, TransformerConfig("llama", 9, 8, 1, 1, 8, 40)) == 128
+
+
+@pytest.mark.parametrize(
+    "family, task", [("bert", "classify"), ("gpt2", "classify"), ("gpt2", "lm"), ("llama", "classify"), ("llama", "lm")]
+)
+@pytest.mark.parametrize("method", [Full(), Head(), LoRA(rank=2)])
+def test_total_counts_every_number_once(family, task, method, world):
+    """The model with its head, and what the method adds; a head that stands in for another is one head."""
+    if (family, task, method.name) == ("gpt2", "lm", "head"):
+        return  # tied
+    labels = ("a", "b", "c") if task == "classify" else None
+    model = load_pretrained(world / family, task=task, labels=labels)
+    alone = sum(p.size for p in {id(p): p for p in model.parameters()}.values())
+    count = describe(
+        Run(str(world / family), "d", method=method.name, task=task), attach(model, method), Run("m", "d").settings()
+    )
+    added = 4 * 2 * 32 - (2 * 2 * 8 if family == "llama" else 0) if method.name == "lora" else 0
+    assert count["total"] == alone + added
+    assert 0 <= count["trainable_without_head"] <= count["trainable"] <= count["total"]
+    if method.name == "full":
+        assert count["trainable"] == alone
+
+
+def test_total_of_a_base_that_had_a_trained_head(world, tmp_path):
+    """Classes other than the base's: its head is replaced, and only the new one counts."""
+    execute(Run(str(world / "bert"), str(world / "data"), "full", max_steps=1), tmp_path / "two", quiet=True)
+    lines = (world / "one.tsv").read_text().splitlines()
+    three = tmp_path / "three.tsv"
+    three.write_text("\n".join([*lines, *(line.replace("\tblame", "\tneither") for line in lines[2:9])]) + "\n")
+    two, other = (
+        execute(Run(str(tmp_path / "two"), str(data), "head", max_steps=1), tmp_path / f"{name}-head", quiet=True)
+        for name, data in (("2", world / "data"), ("3", three))
+    )
+    assert (two["trainable"], other["trainable"]) == (34, 51) and other["total"] - two["total"] == 17
+
+
+def test_seconds_count_the_parts_before_a_stop(world, tmp_path, monkeypatch):
+    from minipeft.compare import run as module
+
+    clock = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+
+    def fit(*args):
+        clock[0] += 5  # this part
+        return {
+            "step": 1,
+            "losses": [1.0],
+            "evaluations": [{"epoch": 1, "step": 1}],
+            "step_ms": 1.0,
+            "seconds": 105.0,
+        }  # and one before
+
+    monkeypatch.setattr(module, "fit", fit)
+    assert execute(Run(str(world / "bert"), str(world / "data")), tmp_path / "a", quiet=True)["seconds"] == 105
+
+
+def test_a_run_may_be_quiet(world, tmp_path, capfd):
+    run = Run(str(world / "bert"), str(world / "data"), method="head", rank=3, max_steps=1, max_length=4)
+    execute(run, tmp_path / "a", resume=True, quiet=True)
+    assert capfd.readouterr() == ("", "")
+    assert files.read_json(tmp_path / "a" / RUN, "run") == asdict(run)
+    shutil.rmtree(tmp_path / "a")
+    execute(run, tmp_path / "a", resume=True)
+    assert [line[:12] for line in capfd.readouterr().err.splitlines()] == [
+        "note: --rank",
+        "note: 120 te",
+        f"note: {tmp_path}"[:12],
+        "head: epoch ",
+    ]
+
+
+def test_a_checkpoint_beside_a_result_is_removed(world, tmp_path):
+    """A run killed just before it did so itself."""
+    run = Run(str(world / "bert"), str(world / "data"), max_steps=1)
+    first = execute(run, tmp_path, quiet=True)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"old")
+    assert execute(run, tmp_path, resume=True, quiet=True) == first == json.loads((tmp_path / RESULT).read_text())
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_looking_whether_a_place_can_be_written_leaves_nothing(tmp_path):
+    check_writable(tmp_path / "a" / "b" / "c.json")
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    check_writable(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "x"
+    with pytest.raises(OSError, match=r"file/x/y: cannot be written \(.*file is a file, not a folder\)"):
+        check_writable(tmp_path / "file" / "x" / "y")
+
+
+def test_a_fresh_head_and_method_are_drawn_from_the_seed(world, tmp_path):
+    losses = [
+        execute(Run(str(world / "bert"), str(world / "data"), seed=seed, max_steps=1), tmp_path / f"{seed}{i}", quiet=True)[
+            "losses"
+        ]
+        for i, seed in enumerate((0, 0, 1))
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    matrices = []
+    for seed in (0, 1):  # a learning rate so small that what was drawn stays as it was
+        execute(Run(str(world / "bert"), str(world / "data"), seed=seed, lr=1e-30, max_steps=1), tmp_path / f"u{seed}", quiet=True)
+        tensors = files.read_tensors(tmp_path / f"u{seed}" / "adapter_model.safetensors")
+        matrices.append(next(a for name, a in tensors.items() if "lora_A" in name))
+    assert not np.isclose(*matrices).any()
+
+
+def test_a_model_that_holds_no_numbers(world, tmp_path):
+    """NaN in the folder's own weights is said before training, and leaves nothing."""
+    shutil.copytree(world / "bert", tmp_path / "bert")
+    tensors = files.read_tensors(tmp_path / "bert" / "model.safetensors")
+    tensors["encoder.layer.0.output.dense.weight"][0, 0] = np.nan
+    files.write_tensors(tmp_path / "bert" / "model.safetensors", tensors)
+    with pytest.raises(ValueError, match="the parameter .* holds NaN or infinity before training; nothing was trained"):
+        execute(Run(str(tmp_path / "bert"), str(world / "data"), "full"), tmp_path / "a", quiet=True)
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine").touch()
+    with pytest.raises(ValueError, match="nothing was trained"):
+        execute(Run(str(tmp_path / "bert"), str(world / "data"), "full"), tmp_path / "b", quiet=True)
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["mine"]
