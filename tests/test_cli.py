@@ -259,8 +259,10 @@ def test_classification_end_to_end(family, method, at, command):
 
     assert out.splitlines() == [
         f"method      {method}",
-        f"trainable   {result['trainable']:,} of {result['total']:,} parameters "
-        f"({100 * result['trainable'] / result['total']:.3g} %), {without:,} without the head",
+        (
+            f"trainable   {result['trainable']:,} of {result['total']:,} parameters "
+            f"({100 * result['trainable'] / result['total']:.3g} %), {without:,} without the head"
+        ),
         f"accuracy    {result['score']:.4f} on test",
         f"step        {result['step_ms']:.1f} ms, peak memory {result['peak_mb']:.0f} MB, {result['seconds']:.1f} s in all",
         f"saved       runs/a ({size_text(result['size_mb'])})",

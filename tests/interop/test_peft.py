@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from minipeft.data import files
 from minipeft.interop import load_lora, load_pretrained, make_model, save_lora, save_pretrained
+from minipeft.interop.peft import _pattern, _targeted
 from minipeft.methods import LoRA, attach
 from minipeft.models import TransformerConfig
 from minipeft.nn import Wrapper
@@ -228,19 +229,23 @@ def test_peft_loads_what_we_write_and_we_load_what_it_writes_again(name, theirs,
     assert bits(plain) == bits(model) and set(back.wrappers) >= set(attachment.wrappers) - {"head.classifier"}
 
 
-@given(data=st.data(), rank=st.integers(1, 6), alpha=st.floats(0.1, 20), stabilised=st.booleans())
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_adapters_on_q_k_and_v_are_one_exact_product_on_c_attn(data, rank, alpha, stabilised, tmp_path):
+@given(data=st.data(), stabilised=st.booleans(), same_u=st.booleans(), same_alpha=st.booleans())
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_adapters_on_q_k_and_v_are_one_exact_product_on_c_attn(data, stabilised, same_u, same_alpha, tmp_path):
     seams = sorted(data.draw(st.sets(st.sampled_from(["q", "k", "v"]), min_size=1)))
-    ranks = {seam: data.draw(st.integers(1, 6)) for seam in seams}
-    alphas = {seam: data.draw(st.floats(0.1, 20)) for seam in seams}
-    method = LoRA(rank, alpha, seams, rank_pattern=ranks, alpha_pattern=alphas, rank_stabilised=stabilised)
+    ranks = {seam: 4 if same_u else data.draw(st.integers(1, 6)) for seam in seams}
+    alphas = {seam: 3 if same_alpha else data.draw(st.floats(0.1, 20)) for seam in seams}
+    method = LoRA(2, 1, seams, rank_pattern=ranks, alpha_pattern=alphas, rank_stabilised=stabilised)
     attachment = shake(attach(make("gpt2", "lm"), method))
+    if same_u:
+        for path, wrapper in attachment.wrappers.items():
+            wrapper.U.data = attachment.wrappers[path[:-1] + seams[0]].U.data.copy()
+    shared = same_u and len(seams) == 3 and len(set(alphas.values())) == 1  # then one A does for all
     save_lora(attachment, tmp_path)
     tensors, config = files.read_tensors(tmp_path / WEIGHTS), files.read_json(tmp_path / CONFIG, "config")
     for i in range(2):
         a, b = (tensors[f"{STEM}transformer.h.{i}.attn.c_attn.lora_{x}.weight"].astype(np.float64) for x in "AB")
-        assert config["target_modules"] == ["c_attn"] and config["r"] == len(a) == sum(ranks.values()) and config["rank_pattern"] == {}
+        assert config["target_modules"] == ["c_attn"] and config["r"] == len(a) == (4 if shared else sum(ranks.values()))
         theirs = (config["lora_alpha"] / (math.sqrt(len(a)) if stabilised else len(a)) * b @ a).T  # (D, 3 D), as PEFT adds it to c_attn's weight
         ours = [np.zeros((12, 12)) for _ in range(3)]
         for seam in seams:
@@ -523,6 +528,44 @@ def test_the_first_pattern_that_matches_counts_as_in_peft(stored):
     attachment = load_lora(make(*BERT), stored)
     assert {path: w.scale for path, w in attachment.wrappers.items() if "attn" in path} == {
         "blocks.0.attn.q": 30, "blocks.0.attn.v": 45, "blocks.1.attn.q": 15, "blocks.1.attn.v": 45}
+
+
+NAMES = ["bert.encoder.layer.0.attention.self.query", "bert.encoder.layer.1.attention.self.query",
+         "bert.encoder.layer.10.attention.self.value",
+         "bert.encoder.layer.1.attention.output.dense", "bert.encoder.layer.1.output.dense", "transformer.h.1.attn.c_attn",
+         "h.1.mlp.c_proj",
+         "h.11.attn.c_proj", "query", "my_query"]
+ENDINGS = ["query", "y", "dense", "output.dense", "attention.output.dense", "put.dense", "c_proj", "attn.c_proj",
+           "h.1.mlp.c_proj", "1.mlp.c_proj",
+           "", "encoder", "bert.encoder.layer.1.output.dense"]
+REGEXES = [".*query", "query", r".*\.layer\.1\..*", "layer", r"(.*\.)?h\.\d+\.attn.*", ".*(query|dense)", r".*[^y]", "",
+           r"layer.1.*dense", "self.value|c_attn"]
+
+
+@given(target=st.one_of(st.lists(st.sampled_from(ENDINGS), min_size=1), st.sampled_from(REGEXES)))
+@settings(max_examples=100)
+def test_targets_match_as_in_peft(target, peer):
+    exists = peer("peft.tuners.tuners_utils").check_target_module_exists
+    config = peer("peft").LoraConfig(target_modules=target)
+    assert _targeted(target, NAMES) == [name for name in NAMES if exists(config, name)]
+
+
+@given(keys=st.lists(st.sampled_from([*ENDINGS, *REGEXES]), min_size=1, unique=True), name=st.sampled_from(NAMES))
+@settings(max_examples=100)
+def test_patterns_match_as_in_peft(keys, name, peer):
+    patterns = dict(zip(keys, range(1, 100)))
+    theirs = patterns.get(peer("peft.utils.other").get_pattern_key(patterns.keys(), name), 0)
+    assert _pattern(patterns, name, 0) == theirs
+
+
+@pytest.mark.parametrize("word", ["all-linear", "All-Linear"])
+def test_all_linear_is_every_linear_map_of_the_blocks(word, tmp_path):
+    attachment = shake(attach(make("llama", "lm"), LoRA(rank=2, targets=ALL)))
+    save_lora(attachment, tmp_path)
+    edit(tmp_path, target_modules=word)
+    model = make("llama", "lm")
+    assert list(load_lora(model, tmp_path).wrappers) == list(attachment.wrappers)
+    assert (result(model) == result(attachment.model)).all()
 
 
 def test_targets_that_match_nothing(stored):
