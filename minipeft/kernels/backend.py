@@ -247,14 +247,15 @@ def run_rows(loop, rows, elements, *args):
         rows: number of rows.
         elements: how much work that is, counted in plain multiply-adds; it decides whether threads pay.
     """
-    if not loop.signatures:
+    compiled = bool(getattr(loop, "signatures", True))  # with NUMBA_DISABLE_JIT=1 it is a plain function, to step through
+    if not compiled:
         _announce_first_compile()
     threads = min(num_threads(), rows)
     if threads < 2 or elements < PARALLEL_THRESHOLD:
         loop(0, rows, *args)
         return
     edges = [rows * i // threads for i in range(threads + 1)]
-    if not loop.signatures:  # compile in one thread, or every thread would compile
+    if not compiled:  # compile in one thread, or every thread would compile
         loop(0, 0, *args)
     pool = _thread_pool()
     _keep_helpers_off_this_core()

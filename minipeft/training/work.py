@@ -130,7 +130,7 @@ class LanguageModelling:
         return model(batch.input_ids, batch.attention_mask, labels=batch.labels).loss
 
     def evaluate(self, model, split):
-        """{"score": perplexity, "loss": nats a token} on a split; {} where there is none."""
+        """{"score" and "perplexity", "loss": nats a token} on a split; {} where there is none."""
         if split not in self.blocks:
             return {}
         total = count = 0
@@ -140,4 +140,5 @@ class LanguageModelling:
                 total += self.loss(model, batch).item() * self.weight(batch)
                 count += self.weight(batch)
         loss = total / max(count, 1)
-        return {"score": math.exp(min(loss, 700)), "loss": loss}
+        perplexity = math.exp(min(loss, 700))
+        return {"score": perplexity, "perplexity": perplexity, "loss": loss}

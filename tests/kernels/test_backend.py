@@ -292,3 +292,20 @@ def test_softmax_is_compiled_for_each_precision_once(rng):
         softmax.attention_softmax_compiled(scores, None, None, 1.0, False)
         softmax.attention_softmax_compiled(scores.astype(np.float32), np.ones((1, 3), bool), scores, 1, True)
     assert len(softmax._softmax_rows.signatures) <= 2
+
+
+def test_with_the_jit_off_the_loops_run_as_plain_python(run_python):
+    """So that a kernel can be stepped through; the numbers are those of the definition."""
+    done = run_python("""
+        import numpy as np
+        from minipeft.kernels import REGISTRY, use_threads
+        from minipeft.kernels import backend
+        backend.PARALLEL_THRESHOLD = 1
+        x, gain = np.random.default_rng(0).standard_normal((5, 6), np.float32), np.ones(6, np.float32)
+        with use_threads(2):
+            for name, arguments in {"gelu": (x,), "norm": (x, gain, gain, 1e-5, True), "softmax_backward": (x, x, 2.0),
+                                    "attention_softmax": (x[None, None], np.ones((1, 6), bool), None, 0.5, True)}.items():
+                kernel = REGISTRY[name]
+                print(bool(np.allclose(kernel.compiled(*arguments), kernel.reference(*arguments), atol=1e-6)))
+    """, NUMBA_DISABLE_JIT="1")
+    assert done.stdout.split() == ["True"] * 4, done.stderr
