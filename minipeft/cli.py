@@ -209,6 +209,7 @@ def finetune(args):
     """``minipeft finetune``."""
     from .compare.comparison import size_text
     from .compare.run import CHECKPOINT, RESULT, Run, execute
+    from .interop.adapter import HEAD
 
     run, out = Run(**_run_fields(args)), Path(args.out)
     finished = args.resume and (out / RESULT).is_file()
@@ -232,6 +233,8 @@ def finetune(args):
           else f"{result['metric']:<11} {result['score']:.4f} on {result['split']}")
     print(f"step        {result['step_ms']:.1f} ms, peak memory {result['peak_mb']:.0f} MB, {result['seconds']:.1f} s in all")
     print(f"saved       {args.out} ({size_text(result['size_mb'])})")
+    if run.method == "lora" and (out / HEAD).is_file():
+        print(f"head        in {HEAD}, because PEFT and transformers have none that pools as this one does")
     return 0
 
 
@@ -269,15 +272,15 @@ def generate(args):
     """``minipeft generate``."""
     import numpy as np
 
+    from .compare.predict import load
     from .data import Tokenizer
-    from .interop import load_pretrained, load_with_adapter
     from .models import generate as run
 
     if args.temperature == 0 and (args.top_k or args.top_p != 1.0):
         raise ValueError("--top-k and --top-p choose among samples; set a --temperature above 0")
     _check_json(args)
     tokenizer = Tokenizer.from_folder(args.model)
-    model = load_with_adapter(args.model, args.adapter)[0] if args.adapter else load_pretrained(args.model, task="lm")
+    model = load(args.model, args.adapter, task="lm")
     ids = np.array([tokenizer.encode(args.prompt)], np.int64)  # (1, T)
     if ids.size == 0:
         raise ValueError("--prompt: there is no token in this text; give at least one word")

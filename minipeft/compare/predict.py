@@ -1,6 +1,7 @@
 """What ``minipeft predict`` does: classes with their probabilities, or the perplexity of a text."""
 
 import re
+import sys
 from pathlib import Path
 
 from ..data import Dataset, Example, Tokenizer, read_dataset, read_texts
@@ -9,6 +10,16 @@ from ..models import ClassificationHead, LMHead
 from ..nn import unwrap
 from ..training import Classification, LanguageModelling
 from .run import cut_note, longest
+
+
+def load(model, adapter, task=None):
+    """A command's model, with its adapter where one is given; what there is to know of it goes to standard error."""
+    if adapter is None:
+        return load_pretrained(model, task=task)
+    loaded, attachment = load_with_adapter(model, adapter)
+    if attachment.note:
+        print(f"note: {attachment.note}", file=sys.stderr)
+    return loaded
 
 
 def predict(args):
@@ -25,7 +36,7 @@ def predict(args):
     if args.split is not None and (args.data is None or Path(args.data).is_file()):
         raise ValueError("--split chooses a part of a folder; give the folder with --data")
     tokenizer = Tokenizer.from_folder(args.model)
-    model = load_with_adapter(args.model, args.adapter)[0] if args.adapter else load_pretrained(args.model)
+    model = load(args.model, args.adapter)
     head = unwrap(model.head)
     if isinstance(head, ClassificationHead):
         return _classes(args, model, tokenizer)

@@ -44,7 +44,7 @@ def save_adapter(attachment, folder, base=None):
     if attachment.head is not None and not (attachment.method.name == "lora" and kind == "classification"):
         contents[HEAD] = {n: p.data.T for n, p in attachment.head.own.named_parameters()}
     contents[NOTE] = {
-        "method": attachment.method.name, "task": TASKS[kind], "labels": list(config.labels) if TASKS[kind] == "classify" else [],
+        "method": attachment.method.name, "model_type": config.model_type, "task": TASKS[kind], "labels": list(config.labels) if TASKS[kind] == "classify" else [],
         "pooling": _pooling(model), "head": HEAD if HEAD in contents else None,
         "ranks": {path: w.U.shape[1] for path, w in attachment.wrappers.items() if hasattr(w, "U")},
         "base": str(base) if base else None}
@@ -63,6 +63,7 @@ def _pooling(model):
 # What a note may say: {field: (default, test of the value, what is expected)}.
 FIELDS = {
     "method": (None, lambda v: v in SAVED, f"one of {', '.join(SAVED)}"),
+    "model_type": (None, lambda v: v is None or isinstance(v, str), "the base model's type or null"),
     "task": (None, lambda v: v in list(TASKS.values()), "classify, lm, mlm or none"),
     "labels": ([], lambda v: isinstance(v, list) and all(isinstance(label, str) for label in v), "a list of names"),
     "pooling": (None, lambda v: v is None or v in POOLINGS, f"{', '.join(POOLINGS)} or null"),
@@ -73,7 +74,7 @@ FIELDS = {
 
 
 def read_note(folder):
-    """What an adapter folder says of itself: {"method", "task", "labels", "pooling", "head", "ranks"}.
+    """What an adapter folder says of itself: {"method", "model_type", "task", "labels", "pooling", "head", "ranks"}.
 
     For a folder that PEFT wrote it is worked out; the task is None where the adapter fits whatever the base folder is.
 
@@ -96,7 +97,7 @@ def _note_of_peft(folder):
     """The note that a folder written by PEFT would have; transformers' classifiers read BERT's pooler or the last token."""
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder}: neither {NOTE} nor {CONFIG}; expected an adapter written by minipeft or PEFT")
-    note = {"method": "lora", "task": None, "labels": [], "pooling": None, "head": None, "ranks": {}}
+    note = {"method": "lora", "model_type": None, "task": None, "labels": [], "pooling": None, "head": None, "ranks": {}}
     task_type = read_config(folder)["task_type"]
     if task_type == "CAUSAL_LM":
         note["task"] = "lm"
@@ -117,6 +118,9 @@ def load_adapter(model, folder, name="default"):
     Raises ValueError for anything missing, unexpected or mis-shaped; the model is then unchanged.
     """
     folder, note = Path(folder), read_note(folder)
+    if note["model_type"] not in (None, model.config.model_type):
+        raise ValueError(f"{folder}: the adapter was made for a {note['model_type']} model, "
+                         f"and this is a {model.config.model_type} model")
     if note["task"] == "classify" and _pooling(model) != note["pooling"]:
         raise ValueError(f"{folder}: the adapter was trained with the pooling {note['pooling']!r}, "
                          f"and this model has {_pooling(model)!r}")

@@ -251,7 +251,7 @@ def load_lora(model, folder, name="default", with_head=False, ranks=None):
 
     Returns:
         The `Attachment`. Its ``method`` holds the rank, alpha and paths found. Without ``ranks`` GPT-2's fused
-        ``c_attn`` becomes separate adapters on q, k and v that share U's values, so that the count grows.
+        ``c_attn`` becomes separate adapters on q, k and v that share U's values, so that the count grows; ``note`` says so.
 
     Raises:
         ValueError: no adapter there, a pickle, a setting that plain LoRA does not have, targets that match nothing, or
@@ -281,6 +281,10 @@ def load_lora(model, folder, name="default", with_head=False, ranks=None):
     for path, (u, v) in factors.items():
         wrapper = attachment.wrappers[path]
         wrapper.U.data, wrapper.V.data = u.copy(), v.copy()
+    stored = sum(array.size for array in tensors.values())
+    if attachment.trainable_without_head > stored:
+        attachment.note = (f"the adapter's c_attn is three maps here, each with a U of its own: "
+                           f"{attachment.trainable_without_head:,} parameters, {stored:,} in the file")
     if head is not None:
         for part, parameter in attachment.head.own.named_parameters():
             parameter.data = head[part].T.astype(np.float32).copy()

@@ -107,8 +107,11 @@ class Attachment:
     """A method on a model: what it trains, and how to switch it off, merge it, and take it away.
 
     Attributes: ``model``, ``method``, ``name``, ``wrappers`` ({path: Wrapper}), ``base`` ({path: Parameter} trained in
-    place), ``head`` (the OwnCopy of the task's output map, or None), ``merged``.
+    place), ``head`` (the OwnCopy of the task's output map, or None), ``merged``, ``note`` (what a person should know
+    about how it was loaded, or empty).
     """
+
+    note = ""
 
     def __init__(self, model, method, name, wrappers, base, head_path):
         self.model, self.method, self.name = model, method, name

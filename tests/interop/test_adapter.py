@@ -126,7 +126,7 @@ def test_what_lies_in_the_folder(family, task, pooling, method, names, tmp_path)
     save_adapter(attachment, tmp_path / "some" / "where", base)
     assert {path.name for path in (tmp_path / "some" / "where").iterdir()} == names
     note = files.read_json(tmp_path / "some" / "where" / NOTE, "note")
-    assert note == {"method": method, "task": task, "labels": list(LABELS) if task == "classify" else [], "pooling": pooling,
+    assert note == {"method": method, "model_type": family, "task": task, "labels": list(LABELS) if task == "classify" else [], "pooling": pooling,
                     "head": HEAD if HEAD in names else None, "base": str(base),
                     "ranks": {} if method == "head" else {f"blocks.{i}.attn.{seam}": 3 for i in range(2) for seam in "qv"}}
     if HEAD in names:
@@ -216,7 +216,8 @@ def test_what_is_not_an_adapter_is_not_saved(tmp_path):
     ("llama_lora_qkvo", "lm", [], None)])
 def test_a_golden_folder_needs_no_note(name, task, labels, pooling, shared):
     folder, base = shared / "golden/peft" / name, shared / "golden" / name.split("_")[0]
-    assert read_note(folder) == {"method": "lora", "task": task, "labels": labels, "pooling": pooling, "head": None, "ranks": {}}
+    assert read_note(folder) == {"method": "lora", "model_type": None, "task": task, "labels": labels, "pooling": pooling,
+                                 "head": None, "ranks": {}}
     model = load_with_adapter(base, folder)[0]
     arrays = np.load(f"{base}.npz")
     inputs, expected = {n: arrays[n] for n in ("input_ids", "attention_mask")
@@ -452,3 +453,13 @@ def test_a_folder_that_cannot_be(tmp_path):
         with pytest.raises(OSError, match=re.escape(str(tmp_path / "file"))):
             save_adapter(attachment, folder)
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_shared_c_attn_says_that_the_count_grows(shared):
+    golden = shared / "golden"
+    attachment = load_with_adapter(golden / "gpt2", golden / "peft/gpt2_lora_c_attn")[1]
+    stored = sum(a.size for name, a in files.read_tensors(golden / "peft/gpt2_lora_c_attn" / WEIGHTS).items() if "lora_" in name)
+    assert attachment.trainable_without_head > stored
+    assert attachment.note == ("the adapter's c_attn is three maps here, each with a U of its own: "
+                               f"{attachment.trainable_without_head:,} parameters, {stored:,} in the file")
+    assert not load_with_adapter(golden / "gpt2", golden / "peft/gpt2_lora_mlp")[1].note
