@@ -41,7 +41,8 @@ def activation_case(name):
     def case(size, rng):
         from torch.nn import functional as F
 
-        call = {"gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu, "relu": F.relu}[name.removesuffix("_backward")]
+        calls = {"gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu, "relu": F.relu}
+        call = calls[name.removesuffix("_backward")]
         x, tx = _draw(rng, SHAPES[size])
         if not name.endswith("_backward"):
             return (x,), lambda: call(tx)
@@ -83,7 +84,7 @@ def attention_softmax_case(size, rng):
 def softmax_backward_case(size, rng):
     import torch
 
-    (x, tx), (g, tg) = _draw(rng, ATTENTION[size]), _draw(rng, ATTENTION[size])
+    (_, tx), (g, tg) = _draw(rng, ATTENTION[size]), _draw(rng, ATTENTION[size])
     weights = torch.softmax(tx.requires_grad_(), -1)
     return (weights.detach().numpy(), g, 1.0), _backward(weights, tx, tg)
 
@@ -191,7 +192,8 @@ def main(argv=None):
         del chosen[name]
     if not chosen:
         parser.error(f"--only: no kernel matches {options.only!r}; there are {', '.join(kernels.REGISTRY)}")
-    records = [measure(name, kernel, size, options.repeats, options.seconds) for name, kernel in chosen.items() for size in SHAPES]
+    records = [measure(name, kernel, size, options.repeats, options.seconds)
+               for name, kernel in chosen.items() for size in SHAPES]
     records.sort(key=lambda r: -r.get("ratio_to_torch", 0))
     report(records)
     if options.json:

@@ -30,7 +30,7 @@ def _sum_groups(x):
 
 
 def _shared(product):
-    """``product`` for two inputs whose gradients start with the same costly array: computed for the first, handed to the second."""
+    """``product`` for two inputs whose gradients start with the same costly array: computed for one, handed to the other."""
     waiting = {}
 
     def call(g):
@@ -200,7 +200,8 @@ def cross_entropy(logits, labels):
     kept = flat != kernels.IGNORE
     wrong = kept & ((flat < 0) | (flat >= classes))
     if wrong.any():
-        raise ValueError(f"cross_entropy: label {flat[wrong][0]} is outside 0..{classes - 1} (use {kernels.IGNORE} to leave a row out)")
+        raise ValueError(f"cross_entropy: label {flat[wrong][0]} is outside 0..{classes - 1} "
+                         f"(use {kernels.IGNORE} to leave a row out)")
     count = max(int(kept.sum()), 1)
     rows = logits.data.reshape(-1, classes)                                              # (N, V)
     losses, lse = kernels.cross_entropy(rows, flat)

@@ -47,7 +47,8 @@ def gradcheck(function, *arrays, rng=None, step=1e-6, tolerance=1e-6):
         if tensor.grad is None:
             raise AssertionError(f"gradcheck: array {number} received no gradient")
         if tensor.grad.shape != tensor.shape:
-            raise AssertionError(f"gradcheck: the gradient of array {number} has shape {tensor.grad.shape}, expected {tensor.shape}")
+            raise AssertionError(f"gradcheck: the gradient of array {number} has shape {tensor.grad.shape}, "
+                                 f"expected {tensor.shape}")
         if tensor.size == 0:
             continue
         error = np.abs(tensor.grad - expected)

@@ -192,7 +192,8 @@ def _owned(array, given):
 
 def _seed(output, gradient):
     if output.node is None:
-        raise ValueError("backward: nothing below this tensor requires a gradient (are all parameters frozen, or was it made under no_grad?)")
+        raise ValueError("backward: nothing below this tensor requires a gradient "
+                         "(are all parameters frozen, or was it made under no_grad?)")
     if gradient is None:
         if output.size != 1:
             raise ValueError(f"backward: a tensor of shape {output.shape} needs an explicit gradient of that shape")

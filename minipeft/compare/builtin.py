@@ -88,7 +88,8 @@ def prepare(folder):
     model = make_model(config, "mlm", np.random.default_rng(0))
     work = MaskedLanguageModelling(tokenizer, texts, LENGTH, 32, seed=0)
     settings = Settings(lr=2e-3, epochs=30, batch_size=32, warmup=0.1)
-    print(f"pre-training a small encoder on CPython's documentation ({len(texts)} paragraphs), under a minute ...", file=sys.stderr)
+    print(f"pre-training a small encoder on CPython's documentation ({len(texts)} paragraphs), under a minute ...",
+          file=sys.stderr)
     fit(model, dict(model.named_parameters()), work, settings, display=ProgressBar("pre-training"))
     save_pretrained(model, model_folder)
     files.write_json(done, {"made": made, "seconds": time.monotonic() - started})

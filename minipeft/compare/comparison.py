@@ -100,9 +100,10 @@ def compare(model, data, methods, seeds, out, settings):
         settings = {**settings, "epochs": settings.get("epochs") or builtin.EPOCHS}
         rates = builtin.LEARNING_RATES if settings.get("lr") is None else {}
         title = "a small encoder pre-trained here, on which section of CPython's documentation a paragraph is from"
-    runs = {method: [Run(str(model), str(data), method=method, seed=seed, **{**settings, "lr": rates.get(method, settings.get("lr"))})
-                     for seed in range(seeds)]
-            for method in methods}
+    runs = {}
+    for method in methods:
+        same = {**settings, "method": method, "lr": rates.get(method, settings.get("lr"))}
+        runs[method] = [Run(str(model), str(data), seed=seed, **same) for seed in range(seeds)]
     results = run_all(runs, out)
     table = Table([summarise(method, results[method]) for method in methods], title or f"{name_of(model)} on {name_of(data)}")
     files.write_json(out / "results.json", {"title": table.title, "rows": table.rows})

@@ -14,7 +14,8 @@ BULLET = re.compile(r"^\s*([*\-•]|\d+\.|\[\d+\]|\(\d+\))\s+")
 ENDED = re.compile(r"[.:?!][\"'”’)\]]*(\s*\[\d+\])*$")
 STRONG = re.compile(r"(?<![\w\"*])\*\*([A-Za-z][^*\"]*)\*\*(?![\w\"*])")
 EMPHASIS = re.compile(r"(?<![\w\"'*(,\[])\*([A-Za-z_][^*\"]*?)\*(?![\w*\"])")
-CODE = re.compile(r">>>|::=|^\s*\.\.\. |^[+|][-=+| ]|^\s*@\w|^\s*(async )?(def|class) \w+.*:$|^\s*(import|from) \w+( import\b.*)?$")
+CODE = re.compile(r">>>|::=|^\s*\.\.\. |^[+|][-=+| ]|^\s*@\w|^\s*(async )?(def|class) \w+.*:$|"
+                  r"^\s*(import|from) \w+( import\b.*)?$")
 
 
 def _topics():

@@ -44,7 +44,8 @@ def save_adapter(attachment, folder, base=None):
     if attachment.head is not None and not (attachment.method.name == "lora" and kind == "classification"):
         contents[HEAD] = {n: p.data.T for n, p in attachment.head.own.named_parameters()}
     contents[NOTE] = {
-        "method": attachment.method.name, "model_type": config.model_type, "task": TASKS[kind], "labels": list(config.labels) if TASKS[kind] == "classify" else [],
+        "method": attachment.method.name, "model_type": config.model_type, "task": TASKS[kind],
+        "labels": list(config.labels) if TASKS[kind] == "classify" else [],
         "pooling": _pooling(model), "head": HEAD if HEAD in contents else None,
         "ranks": {path: w.U.shape[1] for path, w in attachment.wrappers.items() if hasattr(w, "U")},
         "base": str(base) if base else None}

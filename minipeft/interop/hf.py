@@ -73,7 +73,8 @@ def _folder_pooling(folder, config, raw):
     path = folder / "1_Pooling" / "config.json"
     if not path.is_file():
         return "mean"
-    modes = [name for name, on in files.read_json(path, "pooling file").items() if name.startswith("pooling_mode_") and on is True]
+    modes = [name for name, on in files.read_json(path, "pooling file").items()
+             if name.startswith("pooling_mode_") and on is True]
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     if len(modes) != 1 or modes[0] not in known:
         raise ValueError(f"{path}: expected one of {', '.join(known)} to be true, got {', '.join(modes) or 'none'}; "
@@ -205,7 +206,7 @@ def _filled(folder, model, keep_head, rng):
 
 
 def _set_aside(tensors, expected):
-    """Take tensors of heads that this model does not use out of ``tensors``; returns the pooler's, which are written back on saving."""
+    """Take tensors of heads that this model does not use out of ``tensors``; returns the pooler's, to be written back."""
     heads = re.compile(r"^(bert\.)?pooler\.|^cls\.|^classifier\.|^score\.|^lm_head\.")
     unused = {name: tensors.pop(name) for name in list(tensors) if name not in expected and heads.search(name)}
     return {name.removeprefix("bert."): array for name, array in unused.items() if "pooler." in name}

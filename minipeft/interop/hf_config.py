@@ -104,7 +104,8 @@ def config_from_hf(raw, where="config.json"):
         attention_dropout=fields.share("attention_dropout" if llama else "attention_probs_dropout_prob"),
         embedding_dropout=0.0 if llama else fields.share("embd_pdrop" if "embd_pdrop" in raw else "hidden_dropout_prob"),
         initializer_range=fields.number("initializer_range", "a number of 0 or more", lambda value: value >= 0),
-        pad_token_id=_pad_token(fields), eos_token_id=_end_tokens(fields), labels=_class_names(fields, where), pooling=fields.table("minipeft").get("pooling"), extra=dict(raw))
+        pad_token_id=_pad_token(fields), eos_token_id=_end_tokens(fields), labels=_class_names(fields, where),
+        pooling=fields.table("minipeft").get("pooling"), extra=dict(raw))
 
 
 def _pad_token(fields):

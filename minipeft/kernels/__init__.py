@@ -11,6 +11,7 @@ from .softmax import attention_softmax, softmax_backward
 
 __all__ = [
     "ACTIVATIONS", "IGNORE", "Kernel", "REGISTRY", "adam_step", "attention_softmax", "cross_entropy",
-    "cross_entropy_backward", "current_backend", "norm", "norm_backward_gain", "norm_backward_input", "num_threads", "scatter_add",
+    "cross_entropy_backward", "current_backend", "norm", "norm_backward_gain", "norm_backward_input", "num_threads",
+    "scatter_add",
     "softmax_backward", "use_backend", "use_threads",
 ]

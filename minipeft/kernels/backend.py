@@ -1,4 +1,4 @@
-"""The switch between a kernel's definition in NumPy and its compiled form, and the one place where compiling and threads are settled.
+"""The switch between a kernel's definition and its compiled form, and the one place where compiling and threads are settled.
 
 Three decisions live here, so that a kernel file holds only mathematics:
 

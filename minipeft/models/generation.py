@@ -57,7 +57,8 @@ def next_token_distribution(logits, temperature=1.0, top_k=0, top_p=1.0):
         (B, V) float64, each row summing to 1.
     """
     if temperature <= 0:
-        raise ValueError(f"temperature: expected a number above 0, got {temperature} (for the most probable token, do not sample)")
+        raise ValueError(f"temperature: expected a number above 0, got {temperature} "
+                         "(for the most probable token, do not sample)")
     if top_k < 0:
         raise ValueError(f"top_k: expected 0 (all) or a number of tokens, got {top_k}")
     if not 0 < top_p <= 1:

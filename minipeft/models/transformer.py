@@ -25,7 +25,8 @@ class Transformer(Module):
         """The forward pass behind both models' ``forward``."""
         input_ids = np.asarray(input_ids)
         if input_ids.ndim != 2 or input_ids.dtype.kind not in "iu":
-            raise ValueError(f"input_ids: expected integers of shape (batch, time), got {input_ids.dtype} of shape {input_ids.shape}")
+            raise ValueError("input_ids: expected integers of shape (batch, time), "
+                             f"got {input_ids.dtype} of shape {input_ids.shape}")
         past = cache.length if cache is not None else 0
         batch, length = input_ids.shape
         mask = None
