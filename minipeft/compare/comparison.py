@@ -139,14 +139,19 @@ def check_fit(runs):
         attach(load_for(run, getattr(work, "labels", ()), run.seed), run.make_method())
 
 
+CHILD = """import sys
+sys.path[:] = {path}  # the same package as ours, whatever lies in the folder we are in
+from minipeft.compare.run import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def in_own_process(run, folder, label, notes=()):
     """The result of a run, made in a new process, so that its peak memory is its own."""
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / "spec.json", {**asdict(run), "title": label, "notes": list(notes)})
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]  # where this package is, installed or not
-    process = subprocess.Popen([sys.executable, "-m", "minipeft.compare.run", str(folder / "spec.json"), str(folder)], text=True,
-                               encoding="utf-8", stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "utf-8",
-                                                                              "PYTHONPATH": os.pathsep.join(filter(None, paths))})
+    process = subprocess.Popen([sys.executable, "-c", CHILD.format(path=sys.path), str(folder / "spec.json"), str(folder)], text=True,
+                               encoding="utf-8", stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
     try:
         said, _ = process.communicate()
     except KeyboardInterrupt:

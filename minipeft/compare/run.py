@@ -293,7 +293,7 @@ def peak_mb():
 
 
 def main(arguments):
-    """``python -m minipeft.compare.run SPEC.json OUT``: a run in a process of its own, for a comparison.
+    """A run in a process of its own, for a comparison: ``arguments`` are the file that describes it and its folder.
 
     A user's error is printed on standard output, for the comparison to read and say.
     """
@@ -310,7 +310,3 @@ def main(arguments):
         print(error)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

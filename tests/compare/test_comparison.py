@@ -133,6 +133,14 @@ def test_a_run_of_a_comparison_is_what_finetune_makes(at):
         assert Path("alone", name).read_bytes() == Path("runs/lora-seed0", name).read_bytes()
 
 
+def test_runs_use_the_package_of_the_comparison(at, capfd):
+    """Another copy of minipeft in the current folder, such as a clone beside an installed package, is not what runs."""
+    Path("minipeft").mkdir()
+    Path("minipeft/__init__.py").write_text("raise SystemExit('the wrong copy')\n")
+    assert cli.main([*LINE[:-6], "--seeds", "1", "--epochs", "1", "--out", "runs"]) == 0
+    assert set(results_of()) == {"head-seed0", "lora-seed0"}
+
+
 @pytest.mark.skipif(os.name == "nt", reason="needs process groups")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_comparison_goes_on(number, at, started, capfd):
