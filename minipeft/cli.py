@@ -284,7 +284,7 @@ def generate(args):
     ids = np.array([tokenizer.encode(args.prompt)], np.int64)  # (1, T)
     if ids.size == 0:
         raise ValueError("--prompt: there is no token in this text; give at least one word")
-    room = math.inf if model.config.rotary else model.config.max_position_embeddings - ids.size
+    room = model.config.max_position_embeddings - ids.size if model.config.learned_positions else math.inf
     if args.max_new_tokens > room:
         raise ValueError(f"--max-new-tokens: this model has {model.config.max_position_embeddings} positions "
                          f"and the prompt takes {ids.size}; "

@@ -669,8 +669,8 @@ WORDS = "embeddings.word_embeddings.weight"
 MODELS = {
     "no config": (lambda f: (f / "config.json").unlink(), "bert: no config.json; expected a Hugging Face model folder"),
     "unknown kind": (
-        lambda f: spoil_config(f, model_type="t5"),
-        "bert/config.json: unknown model_type 't5'; known: bert, gpt2, llama",
+        lambda f: spoil_config(f, model_type="electra"),
+        "bert/config.json: unknown model_type 'electra'; known: bert, gpt2, llama, t5",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "bert: no tokenizer.json"),
     "no folder": (shutil.rmtree, "bert: no such folder"),

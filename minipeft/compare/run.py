@@ -92,7 +92,7 @@ class Run:
 
 def longest(max_length, config):
     """Most tokens in one text: ``max_length``, or as many as the model has learned positions for."""
-    return max_length if config.rotary else min(max_length, config.max_position_embeddings)
+    return min(max_length, config.max_position_embeddings) if config.learned_positions else max_length
 
 
 def option(name):

@@ -15,10 +15,12 @@ from ..models.heads import POOLINGS
 from ..nn import unwrap
 from .hf import head_kind, load_pretrained
 from .hf_config import config_from_hf
-from .peft import CLASSIFIERS, CONFIG, STEM, WEIGHTS, load_lora, lora_files, read_config, read_weights, write_files
+from .hf_names import FAMILIES
+from .peft import CONFIG, STEM, WEIGHTS, load_lora, lora_files, read_config, read_weights, write_files
 
 NOTE, HEAD = "minipeft.json", "head.safetensors"
-TASKS = {"classification": "classify", "other": "classify", "lm": "lm", "masked_lm": "mlm", "none": "none"}
+TASKS = {"classification": "classify", "other": "classify", "lm": "lm", "masked_lm": "mlm", "seq2seq": "seq2seq",
+         "none": "none"}
 SAVED = [name for name in METHODS if name != "full"]  # the methods whose result is an adapter and not a model
 
 
@@ -100,11 +102,11 @@ def _note_of_peft(folder):
         raise ValueError(f"{folder}: neither {NOTE} nor {CONFIG}; expected an adapter written by minipeft or PEFT")
     note = {"method": "lora", "model_type": None, "task": None, "labels": [], "pooling": None, "head": None, "ranks": {}}
     task_type = read_config(folder)["task_type"]
-    if task_type == "CAUSAL_LM":
-        note["task"] = "lm"
+    if task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        note["task"] = "lm" if task_type == "CAUSAL_LM" else "seq2seq"
     elif task_type == "SEQ_CLS":
         tensors = read_weights(folder)
-        weight = next((name for c in CLASSIFIERS.values() if (name := f"{STEM}{c}.weight") in tensors), None)
+        weight = next((name for _, _, c in FAMILIES.values() if (name := f"{STEM}{c}.weight") in tensors), None)
         if weight is None:
             raise ValueError(f"{folder}: the trained head is missing; expected {STEM}classifier.weight or {STEM}score.weight "
                              f"in {WEIGHTS}, as task_type 'SEQ_CLS' says")

@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from ..data import files
-from ..models import ClassificationHead, Decoder, Encoder, LMHead, MaskedLMHead
+from ..models import ClassificationHead, Decoder, Encoder, LMHead, MaskedLMHead, Seq2Seq, Seq2SeqLMHead
 from ..nn import unwrap
 from .hf_config import config_from_hf, config_to_hf, refuse, task_of
 from .hf_names import FAMILIES, body_prefix, places, shapes_on_disk, to_ours, to_theirs
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt",
                    "vocab.json", "tokenizer.model", "added_tokens.json")
-TASKS = ("classify", "lm", "mlm", "none")
+TASKS = ("classify", "lm", "mlm", "seq2seq", "none")
 
 # Tensors that some folders hold and that carry nothing we need: index buffers, and copies of tied weights.
 HARMLESS = re.compile(r"(^|\.)(position_ids|masked_bias|attn\.bias|rotary_emb\.inv_freq)$|^cls\.seq_relationship\.|"
-                      r"^cls\.predictions\.decoder\.")
+                      r"^cls\.predictions\.decoder\.|^(encoder|decoder)\.embed_tokens\.|"
+                      r"\.EncDecAttention\.relative_attention_bias\.")
 
 
 # ---- heads -----------------------------------------------------------------------------------------------------
@@ -31,6 +32,8 @@ def head_kind(model):
         return "none"
     if isinstance(head, MaskedLMHead):
         return "masked_lm"
+    if isinstance(head, Seq2SeqLMHead):
+        return "seq2seq"
     if isinstance(head, LMHead):
         return "lm"
     plain = "pooler" if model.config.model_type == "bert" else "last"
@@ -38,7 +41,7 @@ def head_kind(model):
 
 
 def make_head(model, task, rng):
-    """Put a fresh head on ``model``: ``classify`` (its config gives labels and pooling), ``lm``, ``mlm`` or ``none``."""
+    """Put a fresh head on ``model``: ``classify`` (its config gives labels and pooling), ``lm``, ``mlm``, ``seq2seq`` or ``none``."""
     config, table = model.config, model.embed.tokens.weight
     if task == "classify":
         model.head = ClassificationHead(config.hidden_size, len(config.labels), config.pooling,
@@ -46,6 +49,8 @@ def make_head(model, task, rng):
                                         std=config.initializer_range)
     elif task == "lm":
         model.head = LMHead(config, table, rng)
+    elif task == "seq2seq":
+        model.head = Seq2SeqLMHead(config, table, rng)
     elif task == "mlm":
         model.head = MaskedLMHead(config, table, rng)
     else:
@@ -55,6 +60,13 @@ def make_head(model, task, rng):
 
 def make_model(config, task="none", rng=None):
     """A model of this config with a head for ``task``; ``rng`` draws the weights, None leaves zeros."""
+    if config.encoder_decoder:
+        if task not in ("seq2seq", "none"):
+            raise ValueError(f"task {task}: T5 is an encoder-decoder, which is loaded with task seq2seq or none; "
+                             "use an encoder (BERT) or a decoder (GPT-2, LLaMA)")
+        return make_head(Seq2Seq(config, rng), task, rng)
+    if task == "seq2seq":
+        raise ValueError("task seq2seq: writing one text from another needs an encoder-decoder (T5)")
     if task == "lm" and not config.causal:
         raise ValueError("task lm: BERT is an encoder and cannot continue text; use a decoder (GPT-2, LLaMA)")
     if task == "mlm" and config.causal:
@@ -133,14 +145,14 @@ def load_pretrained(folder, task=None, labels=None, pooling=None, rng=None):
 
     Args:
         folder: path.
-        task: ``classify``, ``lm``, ``mlm``, ``none`` (no head), or None for what the folder itself is.
+        task: ``classify``, ``lm``, ``mlm``, ``seq2seq``, ``none`` (no head), or None for what the folder itself is.
         labels: names of the classes for ``classify``. A folder that classifies into as many classes keeps its trained
             head; any other gets a fresh one.
         pooling: ``mean``, ``cls``, ``pooler`` or ``last``; default: the folder's own (see the README).
         rng: numpy.random.Generator that draws a fresh head; default: seed 0.
 
     Returns:
-        An `Encoder` or `Decoder` in evaluation mode, its weights float32.
+        An `Encoder`, `Decoder` or `Seq2Seq` in evaluation mode, its weights float32.
 
     Raises:
         ValueError: no config, an unknown or unsupported architecture, or tensors that are missing, unexpected,
@@ -188,7 +200,7 @@ def _filled(folder, model, keep_head, rng):
     if kind == "masked_lm" and not keep_head:
         raise ValueError(f"{folder}: missing tensors: cls.predictions.* (this folder has no masked-LM head)")
     if not keep_head and kind != "none":
-        make_head(model, {"lm": "lm"}.get(kind, "classify"), rng)
+        make_head(model, kind if kind in ("lm", "seq2seq") else "classify", rng)
     parameters = dict(model.named_parameters())
     expected = shapes_on_disk(table, {path: p.data for path, p in parameters.items()})
     model.unused = _set_aside(tensors, expected)
@@ -231,16 +243,16 @@ def save_pretrained(model, folder, tokenizer_from=None):
     """Write a model as a Hugging Face folder that ``transformers`` loads.
 
     Args:
-        model: Encoder or Decoder. Attached methods are not written; merge or save them.
+        model: Encoder, Decoder or Seq2Seq. Attached methods are not written; merge or save them.
         folder: created if missing; files in it are replaced one by one, each atomically, the config last.
         tokenizer_from: folder whose tokenizer files are copied along.
 
     A classification head that transformers has no class for (mean pooling) is written beside the bare model, as
     ``head.safetensors``; `load_pretrained` finds it.
     """
-    folder = Path(folder)
+    folder, kind = Path(folder), head_kind(model)
+    config = config_to_hf(model.config, kind)
     folder.mkdir(parents=True, exist_ok=True)
-    kind = head_kind(model)
     files.write_tensors(folder / "model.safetensors", tensors_of(model))
     if kind == "other":
         head = {path[5:]: np.ascontiguousarray(p.data.T) for path, p in model.named_parameters() if path.startswith("head.")}
@@ -249,7 +261,7 @@ def save_pretrained(model, folder, tokenizer_from=None):
         (folder / "head.safetensors").unlink(missing_ok=True)
     if tokenizer_from is not None:
         copy_tokenizer(tokenizer_from, folder)
-    files.write_json(folder / "config.json", config_to_hf(model.config, kind))
+    files.write_json(folder / "config.json", config)
 
 
 def copy_tokenizer(source, folder):

@@ -12,10 +12,18 @@ GPT2_FIELDS = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head"
                "layer_norm_epsilon": "layer_norm_eps", "attn_pdrop": "attention_probs_dropout_prob",
                "resid_pdrop": "hidden_dropout_prob"}
 
+# ... and in T5's
+T5_FIELDS = {"d_model": "hidden_size", "num_layers": "num_hidden_layers", "num_heads": "num_attention_heads", "d_ff":
+             "intermediate_size", "d_kv": "head_dim", "n_positions": "max_position_embeddings",
+             "layer_norm_epsilon": "rms_norm_eps", "dropout_rate": "hidden_dropout_prob",
+             "initializer_factor": "initializer_range"}
+
 # what a config leaves out, it means as transformers' own default
 DEFAULTS = {"bert": {"hidden_act": "gelu", "type_vocab_size": 2, "layer_norm_eps": 1e-12},
             "gpt2": {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5},
-            "llama": {"hidden_act": "silu", "tie_word_embeddings": False}}
+            "llama": {"hidden_act": "silu", "tie_word_embeddings": False},
+            "t5": {"head_dim": 64, "max_position_embeddings": 512, "feed_forward_proj": "relu", "initializer_range": 1.0,
+                   "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}}
 SHARED_DEFAULTS = {"tie_word_embeddings": True, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
                    "attention_dropout": 0.0, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "attention_bias": False,
                    "mlp_bias": False, "initializer_range": 0.02}
@@ -34,7 +42,7 @@ class _Fields:
     """The fields of a ``config.json``, each read with its type checked; the faults name the file and the field."""
 
     def __init__(self, raw, family, where):
-        names = GPT2_FIELDS if family == "gpt2" else {}
+        names = {"gpt2": GPT2_FIELDS, "t5": T5_FIELDS}.get(family, {})
         self.values = SHARED_DEFAULTS | DEFAULTS[family] | {names.get(name, name): value for name, value in raw.items()}
         self.where, self.spelling = where, {ours: theirs for theirs, ours in names.items() if theirs in raw}
 
@@ -73,9 +81,12 @@ def config_from_hf(raw, where="config.json"):
     family = raw.get("model_type")
     if family not in list(FAMILIES):  # a list, because what came may have no hash
         raise ValueError(f"{where}: unknown model_type {family!r}; known: {', '.join(FAMILIES)}")
-    fields, llama = _Fields(raw, family, where), family == "llama"
+    fields, llama, t5 = _Fields(raw, family, where), family == "llama", family == "t5"
     if family == "gpt2" and fields.values.get("intermediate_size") is None:
         fields.values["intermediate_size"] = 4 * fields.count("hidden_size")
+    if t5:  # "relu", or "gated-gelu" and the like; by gated-gelu T5 means GELU's approximation by tanh
+        form = fields.read("feed_forward_proj", str, "the name of an activation, perhaps with gated- before it")
+        fields.values["hidden_act"] = "gelu_new" if form == "gated-gelu" else form.removeprefix("gated-")
     act = fields.read("hidden_act", str, "the name of an activation")
     if act not in ACTIVATION_NAMES:
         refuse(where, "the activation", act, ", ".join(ACTIVATION_NAMES))
@@ -93,17 +104,22 @@ def config_from_hf(raw, where="config.json"):
         num_hidden_layers=fields.count("num_hidden_layers"), num_attention_heads=fields.count("num_attention_heads"),
         intermediate_size=fields.count("intermediate_size"), max_position_embeddings=fields.count("max_position_embeddings"),
         num_key_value_heads=fields.count("num_key_value_heads", optional=True) if llama else None,
-        head_dim=fields.count("head_dim", optional=True) if llama else None,
+        head_dim=fields.count("head_dim", optional=True) if llama or t5 else None,
+        num_decoder_layers=fields.count("num_decoder_layers", optional=True) or fields.count("num_hidden_layers") if t5 else 0,
+        gated=llama or t5 and form.startswith("gated-"),
         hidden_act=ACTIVATION_NAMES[act], type_vocab_size=fields.count("type_vocab_size") if family == "bert" else 0,
-        norm_eps=fields.number("rms_norm_eps" if llama else "layer_norm_eps"), rope_theta=fields.number("rope_theta"),
-        attention_bias=fields.flag("attention_bias") if llama else True,
-        attention_out_bias=fields.flag("attention_bias") if llama else True,
-        mlp_bias=fields.flag("mlp_bias") if llama else True,
+        norm_eps=fields.number("rms_norm_eps" if llama or t5 else "layer_norm_eps"), rope_theta=fields.number("rope_theta"),
+        attention_bias=fields.flag("attention_bias") if llama else not t5,
+        attention_out_bias=fields.flag("attention_bias") if llama else not t5,
+        mlp_bias=fields.flag("mlp_bias") if llama else not t5,
         tie_word_embeddings=fields.flag("tie_word_embeddings"),
         hidden_dropout=0.0 if llama else fields.share("hidden_dropout_prob"),
-        attention_dropout=fields.share("attention_dropout" if llama else "attention_probs_dropout_prob"),
+        attention_dropout=fields.share({"llama": "attention_dropout", "t5": "hidden_dropout_prob"}.get(family, "attention_probs_dropout_prob")),
         embedding_dropout=0.0 if llama else fields.share("embd_pdrop" if "embd_pdrop" in raw else "hidden_dropout_prob"),
         initializer_range=fields.number("initializer_range", "a number of 0 or more", lambda value: value >= 0),
+        decoder_start_token_id=fields.count("decoder_start_token_id", 0, optional=True) if t5 else None,
+        relative_attention_num_buckets=fields.count("relative_attention_num_buckets", 4) if t5 else 32,
+        relative_attention_max_distance=fields.count("relative_attention_max_distance", 1) if t5 else 128,
         pad_token_id=_pad_token(fields), eos_token_id=_end_tokens(fields), labels=_class_names(fields, where),
         pooling=fields.table("minipeft").get("pooling"), extra=dict(raw))
 
@@ -130,6 +146,8 @@ def task_of(architectures):
         return "mlm"
     if name.endswith(("LMHeadModel", "ForCausalLM")):
         return "lm"
+    if name.endswith("ForConditionalGeneration"):
+        return "seq2seq"
     return "none"
 
 
@@ -159,6 +177,16 @@ def config_to_hf(config, kind):
                "activation_function": config.hidden_act, "layer_norm_epsilon": config.norm_eps,
                "attn_pdrop": config.attention_dropout, "resid_pdrop": config.hidden_dropout,
                "embd_pdrop": config.embedding_dropout}
+    elif config.model_type == "t5":
+        own = {theirs: getattr(config, ours) for theirs, ours in T5_FIELDS.items() if hasattr(config, ours)}
+        if config.gated and config.hidden_act == "gelu":
+            raise ValueError("save: a T5 config cannot say a gated feed-forward with the exact GELU; use hidden_act 'gelu_new'")
+        form = "gelu" if config.gated and config.hidden_act == "gelu_new" else config.hidden_act
+        own |= {"layer_norm_epsilon": config.norm_eps, "dropout_rate": config.hidden_dropout, "is_encoder_decoder": True,
+                "feed_forward_proj": f"gated-{form}" if config.gated else form, "num_decoder_layers": config.num_decoder_layers,
+                "decoder_start_token_id": config.decoder_start_token_id,
+                "relative_attention_num_buckets": config.relative_attention_num_buckets,
+                "relative_attention_max_distance": config.relative_attention_max_distance}
     else:
         own = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers,
                "num_attention_heads": config.num_attention_heads, "intermediate_size": config.intermediate_size,

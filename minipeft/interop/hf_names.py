@@ -1,4 +1,4 @@
-"""Which tensor of a Hugging Face folder is which parameter here, for BERT, GPT-2 and LLaMA.
+"""Which tensor of a Hugging Face folder is which parameter here, for BERT, GPT-2, LLaMA and T5.
 
 Our weights are (in, out) and q, k and v are separate. Hugging Face stores a Linear as (out, in), and GPT-2's
 ``c_attn`` as one (D, 3 D) map whose three parts are q, k and v. Only this table knows.
@@ -82,9 +82,29 @@ def _llama(config):
     return table
 
 
+def _t5(config):
+    table = {"embed.tokens.weight": Place("shared.weight")}
+    for side, layers in (("encoder", config.num_hidden_layers), ("decoder", config.num_decoder_layers)):
+        table[f"{side}.relative.weight"] = Place(f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight")
+        attentions = (("attn", "SelfAttention"), ("cross", "EncDecAttention"))[:1 if side == "encoder" else 2]
+        for i in range(layers):
+            ours, theirs = f"{side}.blocks.{i}", f"{side}.block.{i}.layer"
+            for number, (name, long) in enumerate(attentions):
+                _norm(table, f"{ours}.{name}.norm", f"{theirs}.{number}.layer_norm", bias=False)
+                for part, short in (("q", "q"), ("k", "k"), ("v", "v"), ("out", "o")):
+                    _linear(table, f"{ours}.{name}.{part}", f"{theirs}.{number}.{long}.{short}", False)
+            last = f"{theirs}.{len(attentions)}"
+            _norm(table, f"{ours}.mlp.norm", f"{last}.layer_norm", bias=False)
+            for name, long in (("gate", "wi_0"), ("up", "wi_1")) if config.gated else (("up", "wi"),):
+                _linear(table, f"{ours}.mlp.{name}", f"{last}.DenseReluDense.{long}", False)
+            _linear(table, f"{ours}.mlp.down", f"{last}.DenseReluDense.wo", False)
+        _norm(table, f"{side}.final_norm", f"{side}.final_layer_norm", bias=False)
+    return table
+
+
 # model_type -> (table of the body, prefix of the body in models that have a head, name of the classification map)
 FAMILIES = {"bert": (_bert, "bert.", "classifier"), "gpt2": (_gpt2, "transformer.", "score"),
-            "llama": (_llama, "model.", "score")}
+            "llama": (_llama, "model.", "score"), "t5": (_t5, "", "classification_head")}
 
 # (model_type, kind of head) -> transformers' class; heads of the kind "other" have no class and lie in a file beside
 ARCHITECTURES = {
@@ -94,6 +114,7 @@ ARCHITECTURES = {
     ("gpt2", "classification"): "GPT2ForSequenceClassification", ("gpt2", "lm"): "GPT2LMHeadModel",
     ("llama", "none"): "LlamaModel", ("llama", "other"): "LlamaModel",
     ("llama", "classification"): "LlamaForSequenceClassification", ("llama", "lm"): "LlamaForCausalLM",
+    ("t5", "none"): "T5Model", ("t5", "seq2seq"): "T5ForConditionalGeneration",
 }
 
 
@@ -106,7 +127,7 @@ def places(config, kind):
     """{our parameter's path: Place} of a whole model whose head is of ``kind``.
 
     The kinds: ``none``, ``classification`` (the one that transformers has), ``other`` (one that it has not: not in
-    the table), ``masked_lm``, ``lm``.
+    the table), ``masked_lm``, ``lm``, ``seq2seq``.
     """
     make, _, classifier = FAMILIES[config.model_type]
     prefix = body_prefix(config, kind)
@@ -119,7 +140,7 @@ def places(config, kind):
         _linear(table, "head.dense", "cls.predictions.transform.dense", True)
         _norm(table, "head.norm", "cls.predictions.transform.LayerNorm")
         table["head.bias"] = Place("cls.predictions.bias")
-    elif kind == "lm" and not config.tie_word_embeddings:
+    elif kind in ("lm", "seq2seq") and not config.tie_word_embeddings:
         _linear(table, "head.output", "lm_head", config.head_bias)
     return table
 

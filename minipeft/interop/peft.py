@@ -17,11 +17,10 @@ from ..data import files
 from ..methods import LoRA, attach
 from ..nn import unwrap
 from .hf import head_kind
-from .hf_names import places
+from .hf_names import FAMILIES, places
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 STEM = "base_model.model."
-CLASSIFIERS = {"bert": "classifier", "gpt2": "score", "llama": "score"}
 
 
 def _modules(model):
@@ -29,7 +28,7 @@ def _modules(model):
     kind = head_kind(model)
     out = {}
     for path, place in places(model.config, kind).items():
-        if path.startswith("blocks.") and path.endswith(".weight") and ".norm." not in path:
+        if "blocks" in path.split(".") and path.endswith(".weight") and ".norm." not in path:
             out.setdefault(place.key.removesuffix(".weight"), []).append(path.removesuffix(".weight"))
     return out
 
@@ -74,14 +73,14 @@ def lora_files(attachment, base=None):
             alphas[module] = _plain(scale * method.divisor(a.shape[0]))
     rank, alpha = _commonest(ranks), _commonest(alphas)
     config = {
-        "peft_type": "LORA", "task_type": {"lm": "CAUSAL_LM"}.get(kind, "FEATURE_EXTRACTION"),
+        "peft_type": "LORA", "task_type": {"lm": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}.get(kind, "FEATURE_EXTRACTION"),
         "base_model_name_or_path": str(base) if base else None, "inference_mode": True,
         "r": rank, "lora_alpha": alpha, "lora_dropout": method.dropout, "target_modules": _short(list(ranks), model),
         "fan_in_fan_out": model.config.model_type == "gpt2", "bias": "none", "use_rslora": method.rank_stabilised,
         "use_dora": False, "rank_pattern": {m: r for m, r in ranks.items() if r != rank},
         "alpha_pattern": {m: a for m, a in alphas.items() if not math.isclose(a, alpha)}, "modules_to_save": None}
     if attachment.head is not None and kind == "classification":  # PEFT expects a trained head with SEQ_CLS, and only there
-        classifier = CLASSIFIERS[model.config.model_type]
+        classifier = FAMILIES[model.config.model_type][2]
         config |= {"task_type": "SEQ_CLS", "modules_to_save": [classifier]}
         for name, parameter in attachment.head.own.named_parameters():
             tensors[f"{STEM}{classifier}.{name}"] = parameter.data.T
@@ -167,12 +166,12 @@ def _are_patterns(value, fits):
 
 # The initialisations that leave the base's weights as they are; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them.
 INITIAL = [True, False, None, "gaussian", "eva", "orthogonal", "mica"]
-TASKS = [None, "SEQ_CLS", "CAUSAL_LM", "FEATURE_EXTRACTION"]
+TASKS = [None, "SEQ_CLS", "CAUSAL_LM", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION"]
 
 # Fields of adapter_config.json that are followed: (default, test of the value, what is expected).
 FOLLOWED = {
     "peft_type": (None, lambda v: v == "LORA", "'LORA'"),
-    "task_type": (None, lambda v: v in TASKS, "SEQ_CLS, CAUSAL_LM, FEATURE_EXTRACTION or null"),
+    "task_type": (None, lambda v: v in TASKS, "SEQ_CLS, CAUSAL_LM, SEQ_2_SEQ_LM, FEATURE_EXTRACTION or null"),
     "r": (8, _is_whole, "a whole number from 1 on"),
     "lora_alpha": (8, _is_positive, "a positive number"),
     "lora_dropout": (0.0, lambda v: v == 0 or _is_positive(v) and v < 1, "a number from 0 to below 1"),
@@ -327,9 +326,9 @@ def _take_head(model, tensors, config, folder):
     A name in ``modules_to_save`` that neither the model nor the file has is ignored, as PEFT lists names that might
     be there; one that only one of them has is an error, and so is a module other than the classification head.
     """
-    kind, classifier = head_kind(model), CLASSIFIERS[model.config.model_type]
+    kind, classifier = head_kind(model), FAMILIES[model.config.model_type][2]
     saved = config["modules_to_save"] or []
-    keys = [place.key for place in places(model.config, kind).values()] + (["lm_head.weight"] if kind == "lm" else [])
+    keys = [place.key for place in places(model.config, kind).values()] + (["lm_head.weight"] if kind in ("lm", "seq2seq") else [])
     theirs = {key.rsplit(".", i)[0] for key in keys for i in range(1, key.count(".") + 1)}  # every module's name
     for name in saved:
         if name != classifier and any(module.endswith(name) for module in theirs):

@@ -53,7 +53,7 @@ def _suggestion(pattern, paths):
 
 def linear_paths(model):
     """Paths of the Linear maps inside the blocks."""
-    return [path for path, module in model.named_modules() if isinstance(module, Linear) and path.startswith("blocks.")]
+    return [path for path, module in model.named_modules() if isinstance(module, Linear) and "blocks" in path.split(".")]
 
 
 # ---- what ------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The shape of a Transformer, in the words of the field; the three families differ only in these fields."""
+"""The shape of a Transformer, in the words of the field; the four families differ only in these fields."""
 
 from dataclasses import dataclass, field, replace
 
@@ -12,8 +12,8 @@ class TransformerConfig:
     """Everything that fixes a model's shape and arithmetic. Names are Hugging Face's where it has one.
 
     ``model_type`` is ``"bert"`` (post-norm encoder, learned positions), ``"gpt2"`` (pre-norm decoder, learned
-    positions) or ``"llama"`` (pre-norm decoder, RMS norm, rotary positions, gated feed-forward). Raises ValueError
-    where fields contradict each other.
+    positions), ``"llama"`` (pre-norm decoder, RMS norm, rotary positions, gated feed-forward) or ``"t5"`` (pre-norm
+    encoder and decoder, RMS norm, relative positions). Raises ValueError where fields contradict each other.
     """
 
     model_type: str
@@ -25,10 +25,14 @@ class TransformerConfig:
     max_position_embeddings: int
     num_key_value_heads: int | None = None  # default: num_attention_heads
     head_dim: int | None = None             # default: hidden_size / num_attention_heads
+    num_decoder_layers: int = 0             # of encoder-decoder models, whose encoder has num_hidden_layers
     hidden_act: str = "gelu"
+    gated: bool | None = None               # whether the feed-forward has a gate; default: LLaMA's has
     type_vocab_size: int = 0
     norm_eps: float = 1e-5
     rope_theta: float = 10000.0
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
     attention_bias: bool = True
     attention_out_bias: bool = True
     mlp_bias: bool = True
@@ -40,6 +44,7 @@ class TransformerConfig:
     initializer_range: float = 0.02
     pad_token_id: int | None = None
     eos_token_id: int | tuple | None = None
+    decoder_start_token_id: int | None = None
     labels: tuple = ()                      # names of the classes, for classification
     pooling: str | None = None              # how classification reads the states: mean, cls, pooler or last
     extra: dict = field(default_factory=dict, compare=False)  # the other fields of the folder, for writing it back
@@ -53,20 +58,31 @@ class TransformerConfig:
                 raise ValueError(f"config: hidden_size {self.hidden_size} is not a multiple of "
                                  f"num_attention_heads {self.num_attention_heads}")
             fill("head_dim", self.hidden_size // self.num_attention_heads)
+        if self.gated is None:
+            fill("gated", self.model_type == "llama")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(f"config: num_attention_heads {self.num_attention_heads} is not a multiple of "
                              f"num_key_value_heads {self.num_key_value_heads}")
         if self.rotary and self.head_dim % 2:
             raise ValueError(f"config: rotary positions need an even head_dim, got {self.head_dim}")
+        if self.encoder_decoder and (self.relative_attention_num_buckets < 4 or self.relative_attention_max_distance
+                                     <= self.relative_attention_num_buckets // 2):
+            raise ValueError("config: relative positions need at least 4 buckets and a relative_attention_max_distance above half "
+                             f"their number, got {self.relative_attention_num_buckets} and {self.relative_attention_max_distance}")
+
+    @property
+    def encoder_decoder(self):
+        """Whether a decoder reads the states of an encoder."""
+        return self.model_type == "t5"
 
     @property
     def causal(self):
-        """Whether a position sees only earlier ones (decoders)."""
-        return self.model_type != "bert"
+        """Whether the whole model is a decoder, in which a position sees only earlier ones."""
+        return self.model_type in ("gpt2", "llama")
 
     @property
     def pre_norm(self):
-        """Whether a sub-layer normalises its input (decoders) or its sum with the residual (BERT)."""
+        """Whether a sub-layer normalises its input or, as in BERT, its sum with the residual."""
         return self.model_type != "bert"
 
     @property
@@ -75,9 +91,9 @@ class TransformerConfig:
         return self.model_type == "llama"
 
     @property
-    def gated(self):
-        """Whether the feed-forward has a gate."""
-        return self.model_type == "llama"
+    def learned_positions(self):
+        """Whether positions enter as learned vectors, of which there are ``max_position_embeddings``."""
+        return self.model_type in ("bert", "gpt2")
 
     def with_(self, **changes):
         """A copy with some fields changed."""
@@ -85,22 +101,42 @@ class TransformerConfig:
 
     def make_norm(self):
         """A norm of this model's kind."""
-        kind = RMSNorm if self.model_type == "llama" else LayerNorm
+        kind = RMSNorm if self.model_type in ("llama", "t5") else LayerNorm
         return kind(self.hidden_size, self.norm_eps)
 
     def make_blocks(self, rng):
         """The stack of blocks; ``rng`` draws the weights, None leaves zeros for weights that will be loaded."""
-        linear = lambda d_in, d_out, bias: Linear(d_in, d_out, bias, rng, self.initializer_range)
-        before = self.make_norm if self.pre_norm else lambda: None
-        join = (lambda: Join()) if self.pre_norm else (lambda: Join(self.make_norm()))
+        return ModuleList(self.make_block(rng) for _ in range(self.num_hidden_layers))
+
+    def make_block(self, rng, cross=False, causal=None):
+        """One block, with cross-attention or without; ``causal`` is by default what the whole model is."""
+        causal = self.causal if causal is None else causal
+        return Block(self._make_attention(rng, causal), self._make_mlp(rng), self._make_attention(rng, False) if cross else None)
+
+    def _make_attention(self, rng, causal):
         rotary = Rotary(self.head_dim, self.rope_theta) if self.rotary else None
-        return ModuleList(
-            Block(Attention(linear, self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.head_dim,
-                            self.attention_bias, self.attention_out_bias, self.causal, before(), join(), rotary,
-                            self.hidden_dropout, self.attention_dropout),
-                  MLP(linear, self.hidden_size, self.intermediate_size, self.mlp_bias, self.hidden_act, self.gated,
-                      before(), join(), self.hidden_dropout))
-            for _ in range(self.num_hidden_layers))
+        attention = Attention(self._linear(rng), self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.head_dim,
+                              self.attention_bias, self.attention_out_bias, causal, self._norm_before(), self._join(), rotary,
+                              self.hidden_dropout, self.attention_dropout, 1.0 if self.encoder_decoder else None)
+        if self.encoder_decoder:
+            attention.q.weight.data *= self.head_dim**-0.5  # T5's scores have no 1 / sqrt(K): its initial queries have it
+        return attention
+
+    def _make_mlp(self, rng):
+        return MLP(self._linear(rng), self.hidden_size, self.intermediate_size, self.mlp_bias, self.hidden_act, self.gated,
+                   self._norm_before(), self._join(), self.hidden_dropout, self.hidden_dropout if self.encoder_decoder else 0.0)
+
+    def _linear(self, rng):
+        """What makes a Linear; T5's weights start with a variance of 1 / d_in, and a factor before it."""
+        if self.encoder_decoder:
+            return lambda d_in, d_out, bias: Linear(d_in, d_out, bias, rng, self.initializer_range * d_in**-0.5)
+        return lambda d_in, d_out, bias: Linear(d_in, d_out, bias, rng, self.initializer_range)
+
+    def _norm_before(self):
+        return self.make_norm() if self.pre_norm else None
+
+    def _join(self):
+        return Join() if self.pre_norm else Join(self.make_norm())
 
 
 def positions_of(length, mask, past):

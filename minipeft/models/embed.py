@@ -27,14 +27,14 @@ class Positions(Module):
 class Embed(Module):
     """tokens + position + type, normalised where the model does so, then dropout.
 
-    Children: ``tokens``, ``position`` (learned position vectors, absent with rotary positions), ``types`` (BERT's
+    Children: ``tokens``, ``position`` (learned position vectors, where the model has them), ``types`` (BERT's
     sentence A or B), ``norm`` (BERT's).
     """
 
     def __init__(self, config, rng):
         width, std = config.hidden_size, config.initializer_range
         self.tokens = TokenEmbedding(config.vocab_size, width, rng, std)
-        self.position = None if config.rotary else Embedding(config.max_position_embeddings, width, rng, std)
+        self.position = Embedding(config.max_position_embeddings, width, rng, std) if config.learned_positions else None
         self.types = Embedding(config.type_vocab_size, width, rng, std) if config.type_vocab_size else None
         self.norm = config.make_norm() if config.model_type == "bert" else None
         self.dropout = Dropout(config.embedding_dropout)

@@ -88,6 +88,22 @@ class LMHead(Module):
         return F.cross_entropy(logits, following)
 
 
+class Seq2SeqLMHead(LMHead):
+    """The head of an encoder-decoder: T5 scales the states by 1 / sqrt(D) where it is tied; the loss has no shift."""
+
+    def __init__(self, config, embedding_weight, rng):
+        super().__init__(config, embedding_weight, rng)
+        self.scale = config.hidden_size**-0.5 if config.tie_word_embeddings else 1.0
+
+    def project(self, states):
+        """(..., D) -> (..., V)."""
+        return super().project(states * self.scale if self.tied is not None else states)
+
+    def loss(self, states, logits, labels, virtual):
+        """Mean cross-entropy of each label given those before it; labels (B, T), IGNORE (-100) where not counted."""
+        return F.cross_entropy(logits, check_ids("labels", labels, logits.shape[:2]))
+
+
 class MaskedLMHead(Module):
     """logits = norm(act(states W + b)) E^T + c, with E the word vectors (Devlin et al., NAACL 2019, section 3.1)."""
 

@@ -7,6 +7,19 @@ from .embed import Embed, Positions
 from .heads import Output, check_ids
 
 
+def check_input(input_ids, attention_mask=None, past=0, name="input_ids"):
+    """Token ids (B, T) and their mask (B, past + T) as arrays (the mask may be None); ValueError where they do not fit."""
+    ids = np.asarray(input_ids)
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected integers of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
+    if attention_mask is None:
+        return ids, None
+    mask, shape = np.asarray(attention_mask).astype(bool), (ids.shape[0], past + ids.shape[1])
+    if mask.shape != shape:
+        raise ValueError(f"{name.replace('input_ids', 'attention_mask')}: expected shape {shape}, got {mask.shape}")
+    return ids, mask
+
+
 class Transformer(Module):
     """Base of `Encoder` and `Decoder`.
 
@@ -23,19 +36,10 @@ class Transformer(Module):
 
     def run(self, input_ids, attention_mask, token_type_ids, labels, output_hidden_states, cache=None):
         """The forward pass behind both models' ``forward``."""
-        input_ids = np.asarray(input_ids)
-        if input_ids.ndim != 2 or input_ids.dtype.kind not in "iu":
-            raise ValueError("input_ids: expected integers of shape (batch, time), "
-                             f"got {input_ids.dtype} of shape {input_ids.shape}")
         past = cache.length if cache is not None else 0
-        batch, length = input_ids.shape
-        mask = None
-        if attention_mask is not None:
-            mask = np.asarray(attention_mask).astype(bool)
-            if mask.shape != (batch, past + length):
-                raise ValueError(f"attention_mask: expected shape {(batch, past + length)}, got {mask.shape}")
+        input_ids, mask = check_input(input_ids, attention_mask, past)
         if token_type_ids is not None:
-            token_type_ids = check_ids("token_type_ids", token_type_ids, (batch, length))
+            token_type_ids = check_ids("token_type_ids", token_type_ids, input_ids.shape)
         vectors, mask, virtual = self.embed.tokens(input_ids, mask)  # (B, P + T, D)
         length = vectors.shape[1]
         self.check_length(past + length)
@@ -54,5 +58,5 @@ class Transformer(Module):
     def check_length(self, length):
         """Refuse more places than there are learned positions."""
         limit = self.config.max_position_embeddings
-        if not self.config.rotary and length > limit:
+        if self.config.learned_positions and length > limit:
             raise ValueError(f"the input is {length} tokens long, this model has positions for {limit}; truncate it")

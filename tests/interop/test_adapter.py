@@ -268,7 +268,7 @@ def test_a_folder_of_peft_is_checked_before_the_base_is_loaded(tmp_path):
     config = files.read_json(tmp_path / "adapter" / CONFIG, "config")
     tensors = files.read_tensors(tmp_path / "adapter" / WEIGHTS)
     for changes, message in [({"task_type": "TOKEN_CLS"},
-                              "task_type is 'TOKEN_CLS'; expected SEQ_CLS, CAUSAL_LM, FEATURE_EXTRACTION or null"),
+                              "task_type is 'TOKEN_CLS'; expected SEQ_CLS, CAUSAL_LM, SEQ_2_SEQ_LM, FEATURE_EXTRACTION or null"),
                              ({"task_type": {}}, "task_type is {}; expected"),
                              ({"use_dora": True}, "use_dora is True, which plain LoRA does not have")]:
         files.write_json(tmp_path / "adapter" / CONFIG, config | changes)

@@ -24,10 +24,18 @@ FAMILIES = {
     "llama": {"model_type": "llama", "hidden_act": "silu", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "rope_theta": 500.0,
               "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False},
     "llama tied": {"model_type": "llama", "hidden_act": "silu", "num_key_value_heads": 1, "eos_token_id": (1, 2)},
+    "t5": {"model_type": "t5", "num_decoder_layers": 3, "head_dim": 5, "hidden_act": "gelu_new", "gated": True, "norm_eps": 1e-6,
+           "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
+           "relative_attention_num_buckets": 6, "relative_attention_max_distance": 9, "initializer_range": 1.0,
+           "decoder_start_token_id": 0},
+    "t5 tied": {"model_type": "t5", "num_decoder_layers": 1, "hidden_act": "relu", "norm_eps": 1e-6, "hidden_dropout": 0.2,
+                "attention_dropout": 0.2, "embedding_dropout": 0.2, "attention_bias": False, "attention_out_bias": False,
+                "mlp_bias": False, "initializer_range": 1.0},
 }
 CASES = [("bert", "none", None), ("bert", "mlm", None), ("bert", "classify", "pooler"), ("bert", "classify", "mean"), ("bert", "classify", "cls"),
          ("gpt2", "none", None), ("gpt2", "lm", None), ("gpt2", "classify", "last"), ("gpt2", "classify", "mean"),
-         ("llama", "none", None), ("llama", "lm", None), ("llama", "classify", "last"), ("llama tied", "lm", None), ("llama tied", "classify", "last")]
+         ("llama", "none", None), ("llama", "lm", None), ("llama", "classify", "last"), ("llama tied", "lm", None), ("llama tied", "classify", "last"),
+         ("t5", "none", None), ("t5", "seq2seq", None), ("t5 tied", "seq2seq", None)]
 IDENTIFIERS = ["-".join(filter(None, case)).replace(" ", "_") for case in CASES]
 every_case = pytest.mark.parametrize("family,task,pooling", CASES, ids=IDENTIFIERS)
 
@@ -72,6 +80,8 @@ def bits(model):
 
 
 def result(model, **kwargs):
+    if model.config.encoder_decoder:
+        kwargs = {"decoder_input_ids": IDS[::-1], **kwargs}
     output = model(IDS, **kwargs)
     return (output.logits if output.logits is not None else output.last_hidden_state).data
 
@@ -94,7 +104,7 @@ def test_save_and_load_are_exact(family, task, pooling, tmp_path):
     assert (tmp_path / "again" / "head.safetensors").exists() == (pooling in ("mean", "cls"))
 
 
-@pytest.mark.parametrize("path", ["golden/bert", "golden/gpt2", "golden/llama", "models/bert-tiny", "models/minilm", "models/stories260K"])
+@pytest.mark.parametrize("path", ["golden/bert", "golden/gpt2", "golden/llama", "golden/t5", "models/bert-tiny", "models/minilm", "models/stories260K"])
 def test_real_folders_round_trip(path, shared, tmp_path):
     model = load_pretrained(shared / path)
     save_pretrained(model, tmp_path)
@@ -178,6 +188,8 @@ def theirs(peer, folder):
 
 def their_result(peer, model, **kwargs):
     torch = peer("torch")
+    if model.config.is_encoder_decoder:
+        kwargs = {"decoder_input_ids": IDS[::-1].copy(), **kwargs}
     with torch.no_grad():
         output = model(torch.tensor(IDS), **{name: torch.tensor(value) for name, value in kwargs.items()})
     return (output.logits if hasattr(output, "logits") else output.last_hidden_state).numpy()
@@ -237,6 +249,8 @@ def test_we_load_what_transformers_saves(number, peer, tmp_path):
     model = fresh_from_transformers(peer, *FRESH[number], tmp_path)
     ours = load_pretrained(tmp_path)
     torch = peer("torch")
+    if model.config.is_encoder_decoder:
+        kwargs = {"decoder_input_ids": IDS[::-1].copy(), **kwargs}
     with torch.no_grad():
         output = model(torch.tensor(IDS))
     expected = next(getattr(output, name) for name in ("logits", "prediction_logits", "last_hidden_state") if hasattr(output, name)).numpy()
@@ -420,7 +434,7 @@ def test_class_names_keep_their_order_beyond_ten(tmp_path):
 
 
 @pytest.mark.parametrize("kwargs,message", [
-    ({"task": "qa"}, "task: expected one of classify, lm, mlm, none, got 'qa'"),
+    ({"task": "qa"}, "task: expected one of classify, lm, mlm, seq2seq, none, got 'qa'"),
     ({"task": "lm"}, "task lm: BERT is an encoder and cannot continue text; use a decoder (GPT-2, LLaMA)"),
     ({"task": "mlm"}, "missing tensors: cls.predictions.* (this folder has no masked-LM head)"),
     ({"task": "classify", "labels": ("a", "b"), "pooling": "max"}, "pooling: expected one of mean, cls, pooler, last, got 'max'"),
@@ -438,6 +452,42 @@ def test_a_decoder_fills_no_masks(saved):
 def test_classification_needs_class_names(saved):
     with pytest.raises(ValueError, match=re.escape("a classifier needs the names of at least 2 classes; labels are []")):
         load_pretrained(saved("bert"), task="classify")
+
+
+@pytest.mark.parametrize("task", ["classify", "lm", "mlm"])
+def test_what_an_encoder_decoder_cannot_be(task, saved):
+    message = f"task {task}: T5 is an encoder-decoder, which is loaded with task seq2seq or none; use an encoder (BERT) or a decoder"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_pretrained(saved("t5", "seq2seq"), task=task, labels=("a", "b"))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_what_only_an_encoder_decoder_can_be(family, saved):
+    with pytest.raises(ValueError, match=re.escape("task seq2seq: writing one text from another needs an encoder-decoder (T5)")):
+        load_pretrained(saved(family), task="seq2seq")
+
+
+def test_copies_and_relics_in_folders_of_t5_are_passed_over(saved):
+    """Both stacks' copies of the word vectors, and the first release's table of distances in cross-attention."""
+    folder = saved("t5 tied", "seq2seq")
+    before = bits(load_pretrained(folder))
+    rewrite(folder, lambda t: t.update({name: t["shared.weight"] for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
+                                                                              "lm_head.weight")}
+                                       | {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": np.ones((32, 3), np.float32)}))
+    assert bits(load_pretrained(folder)) == before
+
+
+def test_a_bare_t5_gets_a_fresh_output_map_from_the_generator(saved):
+    folder = saved("t5")
+    one, two = (load_pretrained(folder, task="seq2seq", rng=np.random.default_rng(seed)) for seed in (0, 1))
+    differing = {path for path, array in bits(one).items() if array != bits(two)[path]}
+    assert differing == {"head.output.weight"}
+
+
+def test_a_t5_that_no_config_describes_is_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="save: a T5 config cannot say a gated feed-forward with the exact GELU; use hidden_act 'gelu_new'"):
+        save_pretrained(make("t5", "seq2seq", hidden_act="gelu"), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"task": "classify"}])
@@ -485,8 +535,8 @@ def test_a_pickle_is_never_opened(name, saved):
 
 
 UNSUPPORTED = [
-    ("bert", {"model_type": "roberta"}, "unknown model_type 'roberta'; known: bert, gpt2, llama"),
-    ("bert", {"model_type": None}, "unknown model_type None; known: bert, gpt2, llama"),
+    ("bert", {"model_type": "roberta"}, "unknown model_type 'roberta'; known: bert, gpt2, llama, t5"),
+    ("bert", {"model_type": None}, "unknown model_type None; known: bert, gpt2, llama, t5"),
     ("bert", {"hidden_act": "gelu_10"}, "the activation is 'gelu_10', which is not supported (supported: gelu, gelu_new"),
     ("gpt2", {"activation_function": "mish"}, "the activation is 'mish', which is not supported"),
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key', which is not supported (supported: 'absolute')"),
@@ -500,6 +550,14 @@ UNSUPPORTED = [
     ("bert", {"hidden_size": "12"}, "expected a whole number of at least 1 for hidden_size, got '12'"),
     ("bert", {"num_hidden_layers": 0}, "expected a whole number of at least 1 for num_hidden_layers, got 0"),
     ("bert", {"vocab_size": None}, "expected a whole number of at least 1 for vocab_size, got None"),
+    ("t5", {"feed_forward_proj": "gated-mish"}, "the activation is 'mish', which is not supported (supported: gelu, gelu_new"),
+    ("t5", {"feed_forward_proj": 3}, "expected the name of an activation, perhaps with gated- before it for feed_forward_proj, got 3"),
+    ("t5", {"d_model": "12"}, "expected a whole number of at least 1 for d_model, got '12'"),
+    ("t5", {"num_decoder_layers": 0}, "expected a whole number of at least 1 for num_decoder_layers, got 0"),
+    ("t5", {"relative_attention_num_buckets": 3}, "expected a whole number of at least 4 for relative_attention_num_buckets, got 3"),
+    ("t5", {"relative_attention_max_distance": 3}, "config: relative positions need at least 4 buckets and a relative_attention_max_distance "
+     "above half their number, got 6 and 3"),
+    ("t5", {"dropout_rate": 1}, "expected a number from 0 to below 1 for dropout_rate, got 1"),
     ("bert", {"num_attention_heads": 5}, "config: hidden_size 12 is not a multiple of num_attention_heads 5"),
 ]
 

@@ -28,6 +28,10 @@ FAMILIES = {
     "gpt2": {"model_type": "gpt2", "hidden_act": "gelu_new"},
     "llama": {"model_type": "llama", "hidden_act": "silu", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
               "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False},
+    "t5": {"model_type": "t5", "num_decoder_layers": 3, "head_dim": 5, "hidden_act": "gelu_new", "gated": True, "norm_eps": 1e-6,
+           "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
+           "relative_attention_num_buckets": 6, "relative_attention_max_distance": 9, "initializer_range": 1.0,
+           "decoder_start_token_id": 0},
 }
 
 
@@ -57,7 +61,7 @@ def bits(model):
 
 def result(model):
     """What a model says: logits where it has a head that transformers has, else its last states."""
-    output = model(IDS)
+    output = model(IDS, **({"decoder_input_ids": IDS[:, :4]} if model.config.encoder_decoder else {}))
     bare = output.logits is None or model.config.pooling in ("mean", "cls")
     return (output.last_hidden_state if bare else output.logits).data
 
@@ -75,7 +79,7 @@ def class_of(case):
     """The class of transformers that a case's base is; a mean-pooled head is not in it."""
     if case[2] in ("pooler", "last"):
         return "AutoModelForSequenceClassification"
-    return {"mlm": "AutoModelForMaskedLM", "lm": "AutoModelForCausalLM"}.get(case[1], "AutoModel")
+    return {"mlm": "AutoModelForMaskedLM", "lm": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}.get(case[1], "AutoModel")
 
 
 class Theirs:
@@ -105,7 +109,8 @@ class Theirs:
     def result(self, model):
         """Logits, or the last states of a bare model."""
         with self.torch.no_grad():
-            output = model(input_ids=self.torch.tensor(IDS))
+            ids = self.torch.tensor(IDS)
+            output = model(input_ids=ids, **({"decoder_input_ids": ids[:, :4]} if model.config.is_encoder_decoder else {}))
         return (output.logits if hasattr(output, "logits") else output.last_hidden_state).numpy()
 
     def layers(self, model):
@@ -124,6 +129,7 @@ BERT, MEAN, BARE, MLM = ("bert", "classify", "pooler"), ("bert", "classify",
                                                          "mean"), ("bert", "none", None), ("bert", "mlm", None)
 GPT2, GPT2_CLASSES, GPT2_MEAN = ("gpt2", "lm", None), ("gpt2", "classify", "last"), ("gpt2", "classify", "mean")
 LLAMA, LLAMA_CLASSES, LLAMA_BARE = ("llama", "lm", None), ("llama", "classify", "last"), ("llama", "none", None)
+T5 = ("t5", "seq2seq", None)
 ALL = "attn.*,mlp.*"
 
 OURS = {  # a case, and the LoRA that is written
@@ -153,23 +159,26 @@ OURS = {  # a case, and the LoRA that is written
                                                "rank_pattern": {"gate": 3, "blocks.0.mlp.down": 1}}),
     "llama, classes": (LLAMA_CLASSES, {"rank": 3, "alpha": 7, "targets": "attn.out,mlp.gate"}),
     "llama, bare": (LLAMA_BARE, {"rank": 3, "alpha": 7}),
+    "t5": (T5, {"rank": 3, "alpha": 7}),
+    "t5, all seams with patterns": (T5, {"rank": 2, "alpha": 4, "targets": "attn.*,cross.*,mlp.*",
+                                         "rank_pattern": {"cross.k": 3, "decoder.blocks.2.mlp.down": 1}}),
 }
 
 
 # ---- the stored adapters of PEFT -------------------------------------------------------------------------------------
 
-GOLDEN = ["bert_lora_qv", "bert_lora_all_rslora", "gpt2_lora_c_attn", "gpt2_lora_mlp", "llama_lora_qkvo"]
+GOLDEN = ["bert_lora_qv", "bert_lora_all_rslora", "gpt2_lora_c_attn", "gpt2_lora_mlp", "llama_lora_qkvo", "t5_lora_qv"]
 
 
-def test_every_golden_lora_of_a_family_that_exists_is_here(shared):
-    stored = [path.name for path in (shared / "golden/peft").glob("*lora*")]
-    assert sorted(name for name in stored if not name.startswith("t5")) == sorted(GOLDEN)
+def test_every_golden_lora_is_here(shared):
+    assert sorted(path.name for path in (shared / "golden/peft").glob("*lora*")) == sorted(GOLDEN)
 
 
 def golden_logits(shared, name, model):
     family = name.split("_")[0]
     inputs, expected = np.load(shared / f"golden/{family}.npz"), np.load(shared / f"golden/peft/{name}/expected.npz")
     names = ["input_ids", "attention_mask"] + ["token_type_ids"] * bool(expected["token_type_ids_used"])
+    names += ["labels"] * model.config.encoder_decoder  # what the decoder reads is made from them
     return model(**{n: inputs[n] for n in names if n in inputs.files}).logits.data, expected["logits"]
 
 
@@ -185,13 +194,13 @@ def test_golden_adapters_give_the_expected_logits_also_when_merged_or_saved_agai
     stored, ours = (files.read_tensors(folder / WEIGHTS) for folder in (shared / "golden/peft" / name, tmp_path))
     assert {n: (a.dtype, a.shape, a.tobytes()) for n, a in ours.items()} == {n: (a.dtype, a.shape, a.tobytes()) for n,
                                                                              a in stored.items()}
-    assert (load_lora(load_pretrained(base), tmp_path).model(IDS).logits.data == attachment.model(IDS).logits.data).all()
+    assert (result(load_lora(load_pretrained(base), tmp_path).model) == result(attachment.model)).all()
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_adapters_saved_again_read_the_same_in_peft(name, shared, peer, tmp_path):
     family = name.split("_")[0]
-    case = {"bert": BERT, "gpt2": GPT2, "llama": LLAMA}[family]
+    case = {"bert": BERT, "gpt2": GPT2, "llama": LLAMA, "t5": T5}[family]
     save_lora(load_lora(load_pretrained(shared / "golden" / family), shared / "golden/peft" / name), tmp_path / "ours", "base")
     (tmp_path / "base").symlink_to(shared / "golden" / family)
     theirs = Theirs(peer, tmp_path)
@@ -271,13 +280,14 @@ def test_separate_q_and_v_have_the_layout_of_the_plan(tmp_path):
     (BERT, "SEQ_CLS", ["classifier"]), (MEAN, "FEATURE_EXTRACTION", None), (BARE, "FEATURE_EXTRACTION", None),
     (MLM, "FEATURE_EXTRACTION", None),
     (GPT2, "CAUSAL_LM", None), (GPT2_CLASSES, "SEQ_CLS", ["score"]), (LLAMA, "CAUSAL_LM", None),
-    (LLAMA_CLASSES, "SEQ_CLS", ["score"])])
+    (LLAMA_CLASSES, "SEQ_CLS", ["score"]), (T5, "SEQ_2_SEQ_LM", None)])
 def test_what_the_config_says(case, task_type, saved, tmp_path):
     attachment = attach(make(*case), LoRA(rank=2, alpha=3, dropout=0.25, targets="attn.q,attn.k,attn.v,attn.out"))
     save_lora(attachment, tmp_path, "models/base")
     config = files.read_json(tmp_path / CONFIG, "config")
-    own = {"bert": ["key", "query", "value"], "gpt2": ["c_attn"], "llama": ["k_proj", "o_proj", "q_proj", "v_proj"]}[case[0]]
-    assert config["target_modules"] == own or case[0] in ("bert", "gpt2")
+    own = {"bert": ["key", "query", "value"], "gpt2": ["c_attn"], "llama": ["k_proj", "o_proj", "q_proj", "v_proj"],
+           "t5": None}[case[0]]
+    assert config["target_modules"] == own or case[0] in ("bert", "gpt2", "t5")
     assert {n: config[n] for n in ("peft_type", "task_type", "modules_to_save", "base_model_name_or_path", "inference_mode",
                                    "lora_dropout", "bias",
                                    "use_dora")} == \
@@ -474,7 +484,7 @@ def test_a_setting_that_plain_lora_lacks_is_named(field, value, stored):
 
 BAD = {
     "peft_type": ("'LORA'", ["IA3", "ADALORA", None, ...]),
-    "task_type": ("SEQ_CLS, CAUSAL_LM, FEATURE_EXTRACTION or null", ["TOKEN_CLS", "SEQ_2_SEQ_LM", "QUESTION_ANS", [], 3]),
+    "task_type": ("SEQ_CLS, CAUSAL_LM, SEQ_2_SEQ_LM, FEATURE_EXTRACTION or null", ["TOKEN_CLS", "QUESTION_ANS", [], 3]),
     "r": ("a whole number from 1 on", [0, -1, 2.0, "2", True, None, [2]]),
     "lora_alpha": ("a positive number", [0, -3, "3", None, True, math.nan, math.inf]),
     "lora_dropout": ("a number from 0 to below 1", [1, -0.1, "0", None, math.nan]),

@@ -8,7 +8,7 @@ from minipeft.interop.hf import head_kind
 from minipeft.interop.hf_names import places, to_theirs
 from minipeft.models import generate
 
-TINY = ["bert", "gpt2", "llama"]
+TINY = ["bert", "gpt2", "llama", "t5"]
 
 
 def relative(got, expected):

@@ -10,13 +10,15 @@ NEXT = np.where(MASK, IDS, -100)
 CLASSES = np.array([2, 0, 1])
 MODELS = [("bert", "classify", "pooler", CLASSES), ("bert", "classify", "mean", CLASSES), ("bert", "classify", "cls", CLASSES),
           ("bert", "mlm", None, np.where(IDS == 5, IDS, -100)), ("gpt2", "lm", None, NEXT), ("gpt2", "classify", "last", CLASSES),
-          ("llama", "lm", None, NEXT), ("llama tied", "lm", None, NEXT), ("llama", "classify", "mean", CLASSES)]
+          ("llama", "lm", None, NEXT), ("llama tied", "lm", None, NEXT), ("llama", "classify", "mean", CLASSES),
+          ("t5", "seq2seq", None, NEXT[:, ::-1]), ("t5 tied", "seq2seq", None, NEXT[:, ::-1])]
 
 
 @pytest.mark.parametrize("family,task,pooling,labels", MODELS, ids=["-".join(filter(None, m[:3])).replace(" ", "_") for m in MODELS])
 def test_gradient_of_every_parameter(family, task, pooling, labels, make, rng):
     model = make(family, task, pooling, np.float64)
-    loss = lambda: model(IDS, attention_mask=MASK, token_type_ids=TYPES, labels=labels).loss
+    types = {} if model.config.encoder_decoder else {"token_type_ids": TYPES}
+    loss = lambda: model(IDS, attention_mask=MASK, labels=labels, **types).loss
     loss().backward()
     assert all(p.grad is not None for p in model.parameters())
     for path, parameter in model.named_parameters():

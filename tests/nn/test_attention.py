@@ -7,7 +7,7 @@ import pytest
 
 from minipeft.autograd import Tensor
 from minipeft.models.generation import LayerCache
-from minipeft.nn import Attention, Join, LayerNorm, Linear, Rotary
+from minipeft.nn import Attention, Join, LayerNorm, Linear, RelativeBias, Rotary
 
 
 def make(rng, heads=4, key_heads=2, causal=False, pre_norm=True, rotary=False, bias=True, width=6, head_width=4, **dropouts):
@@ -113,6 +113,55 @@ def test_dropout_acts_on_the_weights_and_on_the_output(rng):
         trained = [attn.train(np.random.default_rng(seed))(x).data for seed in (0, 0, 1)]
         assert (trained[0] == trained[1]).all() and (trained[0] != trained[2]).any() and (trained[0] != plain).any()
         assert (attn.eval()(x).data == plain).all()
+
+
+@pytest.mark.parametrize("buckets,farthest,causal", [(32, 128, True), (32, 128, False), (8, 20, False), (6, 9, True), (4, 5, False)])
+def test_buckets_of_distances(buckets, farthest, causal):
+    """Each distance in the bucket that the definition gives: exact ones, then as many as share the logarithmic range."""
+    distances = np.arange(-200, 201)
+    got = RelativeBias(buckets, farthest, 2, causal).bucket(distances)
+    half = buckets if causal else buckets // 2
+    for distance, bucket in zip(distances.tolist(), got.tolist()):
+        far = max(-distance, 0) if causal else abs(distance)
+        share = math.log(max(far, 1) / (half // 2)) / math.log(farthest / (half // 2)) * (half - half // 2)
+        if abs(share - round(share)) > 1e-6 or far < half // 2:  # on an edge the rounding of float32 decides
+            expected = far if far < half // 2 else min(half // 2 + math.floor(share), half - 1)
+            assert bucket == expected + (0 if causal or distance <= 0 else half), distance
+    assert set(got) == set(range(buckets)) - ({0 + half} if not causal else set())  # no key ahead at distance 0
+
+
+@pytest.mark.parametrize("buckets,farthest", [(32, 128), (8, 20), (64, 100), (6, 9)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_buckets_are_those_of_transformers(buckets, farthest, causal, peer):
+    torch, theirs = peer("torch"), peer("transformers").models.t5.modeling_t5.T5Attention._relative_position_bucket
+    distances = np.arange(-1500, 1501)
+    expected = theirs(torch.tensor(distances), bidirectional=not causal, num_buckets=buckets, max_distance=farthest).numpy()
+    assert (RelativeBias(buckets, farthest, 2, causal).bucket(distances) == expected).all()
+
+
+def test_relative_bias_is_added_for_each_pair_and_head(rng):
+    relative = RelativeBias(8, 20, 3, False, rng, 1.0)
+    queries, keys = rng.integers(0, 40, (2, 4)), rng.integers(0, 40, (2, 6))
+    bias = relative(queries, keys).data
+    assert bias.shape == (2, 3, 4, 6)
+    for b, h, i, j in np.ndindex(*bias.shape):
+        assert bias[b, h, i, j] == relative.weight.data[relative.bucket(keys[b, j] - queries[b, i]), h]
+
+
+@pytest.mark.parametrize("scale", [None, 1.0, 0.3])
+def test_cross_attention_with_a_bias_and_a_scale(scale, backend, rng):
+    """Queries from x, keys and values from another model's states, by einsum."""
+    attn = make(rng, key_heads=4, scale=scale)
+    x, source, bias = rng.standard_normal((2, 3, 6)), rng.standard_normal((2, 5, 6)), rng.standard_normal((1, 4, 3, 5))
+    mask = np.array([[1, 1, 0, 1, 0], [1, 0, 1, 1, 1]], bool)
+    p = {path: parameter.data for path, parameter in attn.named_parameters()}
+    h = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 0.01) * p["norm.weight"] + p["norm.bias"]
+    q, k, v = ((a @ p[f"{n}.weight"] + p[f"{n}.bias"]).reshape(2, -1, 4, 4) for n, a in (("q", h), ("k", source), ("v", source)))
+    z = np.einsum("bihk,bjhk->bhij", q, k) * (0.5 if scale is None else scale) + bias
+    e = np.exp(z) * mask[:, None, None, :]
+    a = np.einsum("bhij,bjhk->bihk", e / e.sum(-1, keepdims=True), v).reshape(2, 3, 16)
+    got = attn(Tensor(x), mask, bias=Tensor(bias), source=Tensor(source))
+    np.testing.assert_allclose(got.data, x + a @ p["out.weight"] + p["out.bias"], rtol=1e-10, atol=1e-10)
 
 
 def test_join():
