@@ -150,8 +150,9 @@ def in_own_process(run, folder, label, notes=()):
     """The result of a run, made in a new process, so that its peak memory is its own."""
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / "spec.json", {**asdict(run), "title": label, "notes": list(notes)})
-    process = subprocess.Popen([sys.executable, "-c", CHILD.format(path=sys.path), str(folder / "spec.json"), str(folder)], text=True,
-                               encoding="utf-8", stdout=subprocess.PIPE, env={**os.environ, "PYTHONIOENCODING": "utf-8"})
+    arguments = [sys.executable, "-c", CHILD.format(path=sys.path), str(folder / "spec.json"), str(folder)]
+    process = subprocess.Popen(arguments, text=True, encoding="utf-8", stdout=subprocess.PIPE,
+                               env={**os.environ, "PYTHONIOENCODING": "utf-8"})
     try:
         said, _ = process.communicate()
     except KeyboardInterrupt:

@@ -41,7 +41,7 @@ def head_kind(model):
 
 
 def make_head(model, task, rng):
-    """Put a fresh head on ``model``: ``classify`` (its config gives labels and pooling), ``lm``, ``mlm``, ``seq2seq`` or ``none``."""
+    """Put a fresh head on ``model``, for a task of `TASKS`; for ``classify`` its config gives labels and pooling."""
     config, table = model.config, model.embed.tokens.weight
     if task == "classify":
         model.head = ClassificationHead(config.hidden_size, len(config.labels), config.pooling,

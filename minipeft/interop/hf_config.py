@@ -81,47 +81,68 @@ def config_from_hf(raw, where="config.json"):
     family = raw.get("model_type")
     if family not in list(FAMILIES):  # a list, because what came may have no hash
         raise ValueError(f"{where}: unknown model_type {family!r}; known: {', '.join(FAMILIES)}")
-    fields, llama, t5 = _Fields(raw, family, where), family == "llama", family == "t5"
-    if family == "gpt2" and fields.values.get("intermediate_size") is None:
-        fields.values["intermediate_size"] = 4 * fields.count("hidden_size")
-    if t5:  # "relu", or "gated-gelu" and the like; by gated-gelu T5 means GELU's approximation by tanh
-        form = fields.read("feed_forward_proj", str, "the name of an activation, perhaps with gated- before it")
-        fields.values["hidden_act"] = "gelu_new" if form == "gated-gelu" else form.removeprefix("gated-")
-    act = fields.read("hidden_act", str, "the name of an activation")
-    if act not in ACTIVATION_NAMES:
-        refuse(where, "the activation", act, ", ".join(ACTIVATION_NAMES))
+    fields = _Fields(raw, family, where)
     for name, supported in FIXED.items():
         if name in raw and raw[name] != supported:
             refuse(where, name, raw[name], repr(supported))
-    for name in ("rope_scaling", "rope_parameters"):  # the older and the newer spelling
-        rope = fields.table(name)
-        if rope.get("rope_type", rope.get("type")) not in (None, "default"):
-            refuse(where, name, rope, "rope_type 'default'")
-        if "rope_theta" in rope:
-            fields.values["rope_theta"] = rope["rope_theta"]
+    own = {"bert": _bert_fields, "gpt2": _gpt2_fields, "llama": _llama_fields, "t5": _t5_fields}[family](fields)
+    act = fields.read("hidden_act", str, "the name of an activation")
+    if act not in ACTIVATION_NAMES:
+        refuse(where, "the activation", act, ", ".join(ACTIVATION_NAMES))
     return TransformerConfig(
         model_type=family, vocab_size=fields.count("vocab_size"), hidden_size=fields.count("hidden_size"),
         num_hidden_layers=fields.count("num_hidden_layers"), num_attention_heads=fields.count("num_attention_heads"),
         intermediate_size=fields.count("intermediate_size"), max_position_embeddings=fields.count("max_position_embeddings"),
-        num_key_value_heads=fields.count("num_key_value_heads", optional=True) if llama else None,
-        head_dim=fields.count("head_dim", optional=True) if llama or t5 else None,
-        num_decoder_layers=fields.count("num_decoder_layers", optional=True) or fields.count("num_hidden_layers") if t5 else 0,
-        gated=llama or t5 and form.startswith("gated-"),
-        hidden_act=ACTIVATION_NAMES[act], type_vocab_size=fields.count("type_vocab_size") if family == "bert" else 0,
-        norm_eps=fields.number("rms_norm_eps" if llama or t5 else "layer_norm_eps"), rope_theta=fields.number("rope_theta"),
-        attention_bias=fields.flag("attention_bias") if llama else not t5,
-        attention_out_bias=fields.flag("attention_bias") if llama else not t5,
-        mlp_bias=fields.flag("mlp_bias") if llama else not t5,
-        tie_word_embeddings=fields.flag("tie_word_embeddings"),
-        hidden_dropout=0.0 if llama else fields.share("hidden_dropout_prob"),
-        attention_dropout=fields.share({"llama": "attention_dropout", "t5": "hidden_dropout_prob"}.get(family, "attention_probs_dropout_prob")),
-        embedding_dropout=0.0 if llama else fields.share("embd_pdrop" if "embd_pdrop" in raw else "hidden_dropout_prob"),
+        hidden_act=ACTIVATION_NAMES[act], tie_word_embeddings=fields.flag("tie_word_embeddings"),
         initializer_range=fields.number("initializer_range", "a number of 0 or more", lambda value: value >= 0),
-        decoder_start_token_id=fields.count("decoder_start_token_id", 0, optional=True) if t5 else None,
-        relative_attention_num_buckets=fields.count("relative_attention_num_buckets", 4) if t5 else 32,
-        relative_attention_max_distance=fields.count("relative_attention_max_distance", 1) if t5 else 128,
         pad_token_id=_pad_token(fields), eos_token_id=_end_tokens(fields), labels=_class_names(fields, where),
-        pooling=fields.table("minipeft").get("pooling"), extra=dict(raw))
+        pooling=fields.table("minipeft").get("pooling"), extra=dict(raw), **own)
+
+
+def _bert_fields(fields):
+    """The fields of a TransformerConfig that only BERT reads in this way."""
+    dropout = fields.share("hidden_dropout_prob")
+    return {"type_vocab_size": fields.count("type_vocab_size"), "norm_eps": fields.number("layer_norm_eps"),
+            "hidden_dropout": dropout, "embedding_dropout": dropout,
+            "attention_dropout": fields.share("attention_probs_dropout_prob")}
+
+
+def _gpt2_fields(fields):
+    """Those of GPT-2, whose feed-forward is 4 D wide where the config does not say."""
+    if fields.values.get("intermediate_size") is None:
+        fields.values["intermediate_size"] = 4 * fields.count("hidden_size")
+    return {"norm_eps": fields.number("layer_norm_eps"), "hidden_dropout": fields.share("hidden_dropout_prob"),
+            "embedding_dropout": fields.share("embd_pdrop" if "embd_pdrop" in fields.values else "hidden_dropout_prob"),
+            "attention_dropout": fields.share("attention_probs_dropout_prob")}
+
+
+def _llama_fields(fields):
+    """Those of LLaMA; the theta of its rotary positions stands in one of three places."""
+    for name in ("rope_scaling", "rope_parameters"):  # the older and the newer spelling
+        rope = fields.table(name)
+        if rope.get("rope_type", rope.get("type")) not in (None, "default"):
+            refuse(fields.where, name, rope, "rope_type 'default'")
+        if "rope_theta" in rope:
+            fields.values["rope_theta"] = rope["rope_theta"]
+    bias = fields.flag("attention_bias")
+    return {"num_key_value_heads": fields.count("num_key_value_heads", optional=True),
+            "head_dim": fields.count("head_dim", optional=True), "norm_eps": fields.number("rms_norm_eps"),
+            "rope_theta": fields.number("rope_theta"), "attention_bias": bias, "attention_out_bias": bias,
+            "mlp_bias": fields.flag("mlp_bias"), "attention_dropout": fields.share("attention_dropout")}
+
+
+def _t5_fields(fields):
+    """Those of T5; its feed-forward is "relu", or "gated-gelu" and the like, by which it means GELU's approximation by tanh."""
+    form = fields.read("feed_forward_proj", str, "the name of an activation, perhaps with gated- before it")
+    fields.values["hidden_act"] = "gelu_new" if form == "gated-gelu" else form.removeprefix("gated-")
+    dropout = fields.share("hidden_dropout_prob")
+    return {"num_decoder_layers": fields.count("num_decoder_layers", optional=True) or fields.count("num_hidden_layers"),
+            "head_dim": fields.count("head_dim"), "gated": form.startswith("gated-"), "norm_eps": fields.number("rms_norm_eps"),
+            "attention_bias": False, "attention_out_bias": False, "mlp_bias": False,
+            "hidden_dropout": dropout, "embedding_dropout": dropout, "attention_dropout": dropout,
+            "relative_attention_num_buckets": fields.count("relative_attention_num_buckets", 4),
+            "relative_attention_max_distance": fields.count("relative_attention_max_distance"),
+            "decoder_start_token_id": fields.count("decoder_start_token_id", 0, optional=True)}
 
 
 def _pad_token(fields):
@@ -171,35 +192,7 @@ def config_to_hf(config, kind):
               "vocab_size": config.vocab_size, "tie_word_embeddings": config.tie_word_embeddings,
               "initializer_range": config.initializer_range, "pad_token_id": config.pad_token_id,
               "eos_token_id": list(config.eos_token_id) if isinstance(config.eos_token_id, tuple) else config.eos_token_id}
-    if config.model_type == "gpt2":
-        own = {"n_embd": config.hidden_size, "n_layer": config.num_hidden_layers, "n_head": config.num_attention_heads,
-               "n_inner": config.intermediate_size, "n_positions": config.max_position_embeddings,
-               "activation_function": config.hidden_act, "layer_norm_epsilon": config.norm_eps,
-               "attn_pdrop": config.attention_dropout, "resid_pdrop": config.hidden_dropout,
-               "embd_pdrop": config.embedding_dropout}
-    elif config.model_type == "t5":
-        own = {theirs: getattr(config, ours) for theirs, ours in T5_FIELDS.items() if hasattr(config, ours)}
-        if config.gated and config.hidden_act == "gelu":
-            raise ValueError("save: a T5 config cannot say a gated feed-forward with the exact GELU; use hidden_act 'gelu_new'")
-        form = "gelu" if config.gated and config.hidden_act == "gelu_new" else config.hidden_act
-        own |= {"layer_norm_epsilon": config.norm_eps, "dropout_rate": config.hidden_dropout, "is_encoder_decoder": True,
-                "feed_forward_proj": f"gated-{form}" if config.gated else form, "num_decoder_layers": config.num_decoder_layers,
-                "decoder_start_token_id": config.decoder_start_token_id,
-                "relative_attention_num_buckets": config.relative_attention_num_buckets,
-                "relative_attention_max_distance": config.relative_attention_max_distance}
-    else:
-        own = {"hidden_size": config.hidden_size, "num_hidden_layers": config.num_hidden_layers,
-               "num_attention_heads": config.num_attention_heads, "intermediate_size": config.intermediate_size,
-               "max_position_embeddings": config.max_position_embeddings, "hidden_act": config.hidden_act}
-        if config.model_type == "bert":
-            own |= {"type_vocab_size": config.type_vocab_size, "layer_norm_eps": config.norm_eps,
-                    "hidden_dropout_prob": config.hidden_dropout,
-                    "attention_probs_dropout_prob": config.attention_dropout}
-        else:
-            own |= {"num_key_value_heads": config.num_key_value_heads, "head_dim": config.head_dim,
-                    "rms_norm_eps": config.norm_eps, "rope_theta": config.rope_theta,
-                    "attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias,
-                    "attention_dropout": config.attention_dropout}
+    own = {"bert": _bert_out, "gpt2": _gpt2_out, "llama": _llama_out, "t5": _t5_out}[config.model_type](config)
     out |= common | own
     if config.labels:
         out["id2label"] = {str(i): name for i, name in enumerate(config.labels)}
@@ -208,3 +201,43 @@ def config_to_hf(config, kind):
     if kind == "other":
         out["minipeft"] = {"pooling": config.pooling, "head": "head.safetensors"}
     return out
+
+
+def _sizes_out(config):
+    """The fields of a ``config.json`` that BERT and LLaMA spell alike."""
+    return {name: getattr(config, name) for name in ("hidden_size", "num_hidden_layers", "num_attention_heads",
+                                                     "intermediate_size", "max_position_embeddings", "hidden_act")}
+
+
+def _bert_out(config):
+    return _sizes_out(config) | {"type_vocab_size": config.type_vocab_size, "layer_norm_eps": config.norm_eps,
+                                 "hidden_dropout_prob": config.hidden_dropout,
+                                 "attention_probs_dropout_prob": config.attention_dropout}
+
+
+def _gpt2_out(config):
+    return {"n_embd": config.hidden_size, "n_layer": config.num_hidden_layers, "n_head": config.num_attention_heads,
+            "n_inner": config.intermediate_size, "n_positions": config.max_position_embeddings,
+            "activation_function": config.hidden_act, "layer_norm_epsilon": config.norm_eps,
+            "attn_pdrop": config.attention_dropout, "resid_pdrop": config.hidden_dropout,
+            "embd_pdrop": config.embedding_dropout}
+
+
+def _llama_out(config):
+    return _sizes_out(config) | {"num_key_value_heads": config.num_key_value_heads, "head_dim": config.head_dim,
+                                 "rms_norm_eps": config.norm_eps, "rope_theta": config.rope_theta,
+                                 "attention_bias": config.attention_bias, "mlp_bias": config.mlp_bias,
+                                 "attention_dropout": config.attention_dropout}
+
+
+def _t5_out(config):
+    if config.gated and config.hidden_act == "gelu":
+        raise ValueError("save: a T5 config cannot say a gated feed-forward with the exact GELU; use hidden_act 'gelu_new'")
+    act = "gelu" if config.gated and config.hidden_act == "gelu_new" else config.hidden_act
+    return {"d_model": config.hidden_size, "num_layers": config.num_hidden_layers, "num_heads": config.num_attention_heads,
+            "num_decoder_layers": config.num_decoder_layers, "d_ff": config.intermediate_size, "d_kv": config.head_dim,
+            "n_positions": config.max_position_embeddings, "feed_forward_proj": f"gated-{act}" if config.gated else act,
+            "layer_norm_epsilon": config.norm_eps, "dropout_rate": config.hidden_dropout, "is_encoder_decoder": True,
+            "initializer_factor": config.initializer_range, "decoder_start_token_id": config.decoder_start_token_id,
+            "relative_attention_num_buckets": config.relative_attention_num_buckets,
+            "relative_attention_max_distance": config.relative_attention_max_distance}

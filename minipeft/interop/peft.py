@@ -328,7 +328,8 @@ def _take_head(model, tensors, config, folder):
     """
     kind, classifier = head_kind(model), FAMILIES[model.config.model_type][2]
     saved = config["modules_to_save"] or []
-    keys = [place.key for place in places(model.config, kind).values()] + (["lm_head.weight"] if kind in ("lm", "seq2seq") else [])
+    keys = [place.key for place in places(model.config, kind).values()]
+    keys += ["lm_head.weight"] if kind in ("lm", "seq2seq") else []
     theirs = {key.rsplit(".", i)[0] for key in keys for i in range(1, key.count(".") + 1)}  # every module's name
     for name in saved:
         if name != classifier and any(module.endswith(name) for module in theirs):

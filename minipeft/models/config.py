@@ -67,8 +67,9 @@ class TransformerConfig:
             raise ValueError(f"config: rotary positions need an even head_dim, got {self.head_dim}")
         if self.encoder_decoder and (self.relative_attention_num_buckets < 4 or self.relative_attention_max_distance
                                      <= self.relative_attention_num_buckets // 2):
-            raise ValueError("config: relative positions need at least 4 buckets and a relative_attention_max_distance above half "
-                             f"their number, got {self.relative_attention_num_buckets} and {self.relative_attention_max_distance}")
+            raise ValueError("config: relative positions need at least 4 buckets and a relative_attention_max_distance above "
+                             f"half their number, got {self.relative_attention_num_buckets} and "
+                             f"{self.relative_attention_max_distance}")
 
     @property
     def encoder_decoder(self):
@@ -115,9 +116,9 @@ class TransformerConfig:
 
     def _make_attention(self, rng, causal):
         rotary = Rotary(self.head_dim, self.rope_theta) if self.rotary else None
-        attention = Attention(self._linear(rng), self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.head_dim,
-                              self.attention_bias, self.attention_out_bias, causal, self._norm_before(), self._join(), rotary,
-                              self.hidden_dropout, self.attention_dropout, 1.0 if self.encoder_decoder else None)
+        attention = Attention(self._linear(rng), self.hidden_size, self.num_attention_heads, self.num_key_value_heads,
+                              self.head_dim, self.attention_bias, self.attention_out_bias, causal,
+                              self._norm_before(), self._join(), rotary, self.hidden_dropout, self.attention_dropout, 1.0 if self.encoder_decoder else None)
         if self.encoder_decoder:
             attention.q.weight.data *= self.head_dim**-0.5  # T5's scores have no 1 / sqrt(K): its initial queries have it
         return attention

@@ -223,13 +223,18 @@ def test_training_mode_agrees_on_where_dropout_is(peer, tmp_path):
 BERT = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": 13, "max_position_embeddings": 9}
 GPT2 = {"n_embd": 12, "n_layer": 1, "n_head": 3, "vocab_size": 13, "n_positions": 9, "pad_token_id": 0}
 LLAMA = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": 13, "pad_token_id": 0}
+T5 = {"d_model": 12, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 3, "d_ff": 10, "d_kv": 5, "vocab_size": 13, "decoder_start_token_id": 0}
 FRESH = [("BertModel", BERT), ("BertForMaskedLM", BERT), ("BertForPreTraining", BERT), ("BertForSequenceClassification", BERT | {"num_labels": 3}),
          ("BertForSequenceClassification", BERT), ("GPT2Model", GPT2), ("GPT2LMHeadModel", GPT2),
          ("GPT2LMHeadModel", GPT2 | {"activation_function": "gelu_pytorch_tanh", "tie_word_embeddings": False}),
          ("GPT2ForSequenceClassification", GPT2 | {"num_labels": 3}), ("GPT2ForSequenceClassification", GPT2),
          ("LlamaModel", LLAMA), ("LlamaForCausalLM", LLAMA | {"num_key_value_heads": 1, "rope_theta": 77.0}),
          ("LlamaForCausalLM", LLAMA | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
-         ("LlamaForSequenceClassification", LLAMA | {"num_labels": 3}), ("LlamaForSequenceClassification", LLAMA)]
+         ("LlamaForSequenceClassification", LLAMA | {"num_labels": 3}), ("LlamaForSequenceClassification", LLAMA),
+         ("T5Model", T5), ("T5ForConditionalGeneration", T5), ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-silu"}),
+         ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gelu", "num_decoder_layers": None, "relative_attention_max_distance": 20}),
+         ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+                                              "relative_attention_num_buckets": 5})]
 
 
 def fresh_from_transformers(peer, architecture, fields, folder):
@@ -249,10 +254,9 @@ def test_we_load_what_transformers_saves(number, peer, tmp_path):
     model = fresh_from_transformers(peer, *FRESH[number], tmp_path)
     ours = load_pretrained(tmp_path)
     torch = peer("torch")
-    if model.config.is_encoder_decoder:
-        kwargs = {"decoder_input_ids": IDS[::-1].copy(), **kwargs}
+    target = {"decoder_input_ids": torch.tensor(IDS[::-1].copy())} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
-        output = model(torch.tensor(IDS))
+        output = model(torch.tensor(IDS), **target)
     expected = next(getattr(output, name) for name in ("logits", "prediction_logits", "last_hidden_state") if hasattr(output, name)).numpy()
     np.testing.assert_allclose(result(ours), expected, rtol=2e-5, atol=2e-5)
 
