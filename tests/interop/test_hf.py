@@ -11,7 +11,7 @@ from minipeft.interop import load_pretrained, make_model, save_pretrained
 from minipeft.interop.hf import head_kind
 from minipeft.interop.hf_config import config_from_hf
 from minipeft.models import ClassificationHead, TransformerConfig
-from minipeft.nn import Linear, Wrapper
+from minipeft.nn import Linear, Wrapper, layers
 
 IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
@@ -178,11 +178,11 @@ def test_a_pooler_that_is_not_used_is_kept_for_others(saved, tmp_path):
 # ---- transformers -----------------------------------------------------------------------------------------------
 
 
-def theirs(peer, folder):
+def theirs(peer, folder, **kwargs):
     """transformers' model of a folder, and what it reports about the loading."""
     transformers = peer("transformers")
     architecture = json.loads((folder / "config.json").read_text())["architectures"][0]
-    model, report = getattr(transformers, architecture).from_pretrained(folder, output_loading_info=True)
+    model, report = getattr(transformers, architecture).from_pretrained(folder, output_loading_info=True, **kwargs)
     return model.eval(), report
 
 
@@ -218,6 +218,31 @@ def test_training_mode_agrees_on_where_dropout_is(peer, tmp_path):
     bert, gpt2 = theirs(peer, tmp_path / "bert")[0].config, theirs(peer, tmp_path / "gpt2")[0].config
     assert (bert.hidden_dropout_prob, bert.attention_probs_dropout_prob) == (0.1, 0.2)
     assert (gpt2.resid_pdrop, gpt2.embd_pdrop, gpt2.attn_pdrop) == (0.3, 0.1, 0.2)
+
+
+@pytest.mark.parametrize("family,task", [("bert", "mlm"), ("gpt2", "lm"), ("t5 tied", "seq2seq")])
+def test_dropout_acts_in_the_places_of_transformers(family, task, peer, tmp_path, monkeypatch):
+    """In training mode both sides drop from arrays of the same shapes, in the same order and with the same probabilities."""
+    torch, seen = peer("torch"), []
+    model = make(family, task, attention_dropout=0.2)
+    save_pretrained(model, tmp_path)
+    loaded = theirs(peer, tmp_path, attn_implementation="eager")[0].train()  # the other ways drop inside one fused operation
+    drop, our_drop = torch.nn.functional.dropout, layers.F.dropout
+
+    def watched(x, p=0.5, training=True, inplace=False):
+        seen.append((tuple(x.shape), round(p, 6)))
+        return drop(x, p, training, inplace)
+
+    def ours_watched(x, p, rng):
+        seen.append((x.shape, p))
+        return our_drop(x, p, rng)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", watched)
+    their_result(peer, loaded)
+    expected, seen = seen, []
+    monkeypatch.setattr(layers.F, "dropout", ours_watched)
+    result(model.train(np.random.default_rng(0)))
+    assert seen == expected and len(expected) >= 7
 
 
 BERT = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": 13, "max_position_embeddings": 9}
