@@ -23,7 +23,8 @@ from minipeft.autograd import no_grad
 from minipeft.compare import run as run_module
 from minipeft.compare.comparison import size_text
 from minipeft.data import Tokenizer, files
-from minipeft.interop import load_pretrained
+from minipeft.interop import load_pretrained, make_model, save_pretrained
+from minipeft.models import TransformerConfig
 from minipeft.training import Classification
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -663,6 +664,27 @@ def lie_about_sizes(path, change):
     change(header)
     new = json.dumps(header).encode()
     path.write_bytes(len(new).to_bytes(8, "little") + new + raw[8 + length :])
+
+
+@pytest.mark.parametrize(
+    "line,message",
+    [
+        ("finetune --data data --method lora --out runs", "task classify: T5 is an encoder-decoder, which is loaded with task seq2seq"),
+        ("finetune --data raw.txt --task lm --method lora --out runs", "task lm: T5 is an encoder-decoder"),
+        ("compare --data data --out runs", "task classify: T5 is an encoder-decoder"),
+        ("predict --text good", "t5: T5 is an encoder-decoder, and predict gives the classes of a text or its perplexity"),
+        ("generate --prompt good", "task lm: T5 is an encoder-decoder"),
+    ],
+)
+def test_what_the_commands_do_not_do_with_t5(line, message, at, capfd):
+    config = TransformerConfig(
+        "t5", 200, 16, 1, 2, 8, 512, num_decoder_layers=1, attention_bias=False, attention_out_bias=False, mlp_bias=False
+    )
+    save_pretrained(make_model(config, "seq2seq", np.random.default_rng(0)), "t5", tokenizer_from="bert")
+    command, *rest = line.split()
+    assert cli.main([command, "--model", "t5", *rest]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and message in err.splitlines()[-1] and not Path("runs").exists()
 
 
 WORDS = "embeddings.word_embeddings.weight"

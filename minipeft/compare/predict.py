@@ -37,6 +37,9 @@ def predict(args):
         raise ValueError("--split chooses a part of a folder; give the folder with --data")
     tokenizer = Tokenizer.from_folder(args.model)
     model = load(args.model, args.adapter)
+    if model.config.encoder_decoder:
+        raise ValueError(f"{args.model}: T5 is an encoder-decoder, and predict gives the classes of a text or its perplexity; "
+                         "use an encoder (BERT) or a decoder (GPT-2, LLaMA)")
     head = unwrap(model.head)
     if isinstance(head, ClassificationHead):
         return _classes(args, model, tokenizer)
