@@ -31,6 +31,9 @@ FAMILIES = {
     "gpt2 untied": {"model_type": "gpt2", "hidden_act": "gelu_new", "tie_word_embeddings": False},
     "llama": {"model_type": "llama", "hidden_act": "silu", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
               "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False},
+    "t5": {"model_type": "t5", "num_decoder_layers": 3, "head_dim": 5, "hidden_act": "relu", "hidden_dropout": 0.1,
+           "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
+           "initializer_range": 1.0},
 }
 METHODS = {"lora": LoRA(rank=3, alpha=7, dropout=0.1), "head": Head(),
            "lora everywhere": LoRA(rank=2, alpha=0.7, targets="attn.*,mlp.*", rank_pattern={"up": 5}, alpha_pattern={"out": 0.3},
@@ -45,7 +48,7 @@ def make(family, task, pooling=None, labels=LABELS, seed=0):
 
 def base_folder(folder, family, pooling):
     """A base model on disk whose own classes are others (BERT: with a pooler, which only a classifier's folder has)."""
-    model = make(family, "classify", "pooler", ("a", "b")) if pooling == "pooler" else make(family, "none" if family == "bert" else "lm")
+    model = make(family, "classify", "pooler", ("a", "b")) if pooling == "pooler" else make(family, {"bert": "none", "t5": "seq2seq"}.get(family, "lm"))
     save_pretrained(model, folder / "base")
     return folder / "base"
 
@@ -64,7 +67,8 @@ def train(model, attachment, steps=3):
 
 
 def logits(model):
-    return model(IDS, attention_mask=MASK).logits.data
+    target = {"decoder_input_ids": IDS[:, :4]} if model.config.encoder_decoder else {}
+    return model(IDS, attention_mask=MASK, **target).logits.data
 
 
 def bits(model):
@@ -83,7 +87,7 @@ CASES = [(family, task, pooling, method)
          for family, task, pooling in [("bert", "classify", "mean"), ("bert", "classify", "pooler"), ("bert", "classify", "cls"),
                                        ("gpt2", "classify", "last"),
                                        ("gpt2", "classify", "mean"), ("llama", "classify", "last"), ("llama", "lm", None),
-                                       ("gpt2 untied", "lm", None)]
+                                       ("gpt2 untied", "lm", None), ("t5", "seq2seq", None)]
          for method in METHODS] + [("gpt2", "lm", None, "lora"), ("gpt2", "lm", None, "lora everywhere")]
 every_case = pytest.mark.parametrize("family,task,pooling,method", CASES)
 
@@ -226,6 +230,15 @@ def test_a_golden_folder_needs_no_note(name, task, labels, pooling, shared):
         inputs["token_type_ids"] = arrays["token_type_ids"]
     got = model(**inputs).logits.data
     assert np.abs(got - expected["logits"]).max() < 5e-6 * np.abs(expected["logits"]).max()
+
+
+def test_an_adapter_of_peft_tells_the_task_of_t5(shared):
+    arrays, folder = np.load(shared / "golden/t5.npz"), shared / "golden/peft/t5_lora_qv"
+    model, attachment = load_with_adapter(shared / "golden/t5", folder)
+    got = model(arrays["input_ids"], arrays["attention_mask"], labels=arrays["labels"]).logits.data
+    expected = np.load(folder / "expected.npz")["logits"]
+    assert np.abs(got - expected).max() < 5e-6 * np.abs(expected).max() and attachment.method.targets == [
+        path for path in attachment.wrappers if path.rpartition(".")[2] in "qv"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT corrects fan_in_fan_out itself, and says so
