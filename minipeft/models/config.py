@@ -118,7 +118,8 @@ class TransformerConfig:
         rotary = Rotary(self.head_dim, self.rope_theta) if self.rotary else None
         attention = Attention(self._linear(rng), self.hidden_size, self.num_attention_heads, self.num_key_value_heads,
                               self.head_dim, self.attention_bias, self.attention_out_bias, causal,
-                              self._norm_before(), self._join(), rotary, self.hidden_dropout, self.attention_dropout, 1.0 if self.encoder_decoder else None)
+                              self._norm_before(), self._join(), rotary, self.hidden_dropout, self.attention_dropout,
+                              scale=1.0 if self.encoder_decoder else None)
         if self.encoder_decoder:
             attention.q.weight.data *= self.head_dim**-0.5  # T5's scores have no 1 / sqrt(K): its initial queries have it
         return attention
