@@ -63,9 +63,10 @@ def next_token_distribution(logits, temperature=1.0, top_k=0, top_p=1.0):
         raise ValueError(f"top_k: expected 0 (all) or a number of tokens, got {top_k}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}")
-    z = logits.astype(np.float64) / temperature
+    z = logits.astype(np.float64)
     order = np.argsort(-z, axis=1, kind="stable")  # (B, V), most probable first
-    p = np.exp(np.take_along_axis(z, order, 1) - z.max(axis=1, keepdims=True))  # (B, V), sorted
+    with np.errstate(over="ignore"):  # at a tiny temperature all but the largest become -inf
+        p = np.exp((np.take_along_axis(z, order, 1) - z.max(axis=1, keepdims=True)) / temperature)  # (B, V), sorted
     if top_k:
         p[:, top_k:] = 0
     p /= p.sum(axis=1, keepdims=True)

@@ -114,7 +114,7 @@ def test_sampling_is_a_function_of_the_seed(make):
     assert draws[0] == draws[1] != draws[2]
 
 
-@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-4}])
+@pytest.mark.parametrize("narrow", [{"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-4}, {"temperature": 5e-324}])
 def test_sampling_from_one_token_is_greedy(narrow, make):
     model = make("llama", "lm")
     assert generate(model, PROMPT, 8, rng=np.random.default_rng(0), **narrow).tolist() == generate(model, PROMPT, 8).tolist()
