@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,23 +20,36 @@ UNFINISHED = ".unfinished"  # the ending of a file that is being written
 def atomic(path):
     """Give a temporary path beside ``path``; on success it takes the place of ``path``, on failure it is removed.
 
+    A link stays and its target is replaced; a device or a pipe, such as /dev/stdout, stays and is written into.
+
     Raises OSError, naming ``path``, when it cannot be written; a file that was there before is as it was.
     """
     path, temporary = Path(path), None
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    special = is_special(path)
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{place.name}.", suffix=UNFINISHED, dir=None if special else place.parent)
         os.close(handle)
         yield Path(temporary)
         with open(temporary, "rb") as written:
+            if special:
+                with open(path, "wb") as target:
+                    shutil.copyfileobj(written, target)
+                return
             os.fsync(written.fileno())
         os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        os.replace(temporary, place)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).replace(str(temporary), str(path))
         raise OSError(f"{path}: cannot be written ({reason})") from None
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def is_special(path):
+    """Whether there is something at ``path`` that is neither a file nor a folder: a device or a pipe."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def remove_unfinished(folder):

@@ -55,6 +55,27 @@ def test_a_failing_disk_leaves_the_old_file_and_no_temporary(tmp_path, step, mon
     assert files.read_json(path, "config") == {"a": 1} and left(tmp_path) == ["config.json"]
 
 
+def test_a_pipe_is_written_into_and_stays(tmp_path):
+    import threading
+
+    path, read = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_text()), daemon=True)
+    reader.start()
+    files.write_json(path, {"a": 1})
+    reader.join(timeout=30)
+    assert read == ['{\n  "a": 1\n}\n'] and path.is_fifo() and left(tmp_path) == ["pipe"]
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    files.write_json(tmp_path / "there" / "a.json", {"a": 1})
+    (tmp_path / "link.json").symlink_to(tmp_path / "there" / "a.json")
+    files.write_json(tmp_path / "link.json", {"a": 2})
+    assert (tmp_path / "link.json").is_symlink() and left(tmp_path / "there") == ["a.json"]
+    assert files.read_json(tmp_path / "there" / "a.json", "config") == {"a": 2}
+
+
 def test_what_cannot_be_serialised_leaves_the_old_file(tmp_path):
     files.write_json(tmp_path / "a.json", {"a": 1})
     files.write_tensors(tmp_path / "a.safetensors", {"a": np.ones(2)})
