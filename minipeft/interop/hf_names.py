@@ -139,7 +139,7 @@ def places(config, kind):
     elif kind == "masked_lm":
         _linear(table, "head.dense", "cls.predictions.transform.dense", True)
         _norm(table, "head.norm", "cls.predictions.transform.LayerNorm")
-        table["head.bias"] = Place("cls.predictions.bias")
+        table["head.output.bias"] = Place("cls.predictions.bias")
     elif kind in ("lm", "seq2seq") and not config.tie_word_embeddings:
         _linear(table, "head.output", "lm_head", config.head_bias)
     return table

@@ -1,66 +1,27 @@
 """Attaching a fine-tuning method to a model: the base is frozen, the method's modules go on the seams, and all can be undone.
 
 A method says where it acts and with what; everything that methods have in common (names, switching, merging, counting)
-stands here once.
+stands here once. Which modules a pattern means stands in ``targets.py``, which array a parameter holds in ``values.py``.
 """
 
 import contextlib
-import difflib
-import fnmatch
 
 import numpy as np
 
+from .. import autograd as F
 from ..nn import Linear, Parameter, Wrapper, unwrap
+from .values import Values, check_order, insert, mergeable, remove
 
 HEAD_PATHS = ("head.classifier", "head.output")  # the task's own output map, where the model has one
 
 
-# ---- where -----------------------------------------------------------------------------------------------------
-
-
-def match(patterns, paths, where="attach"):
-    """The paths that the patterns name, in the paths' order.
-
-    A pattern (with ``*`` and ``?``) matches a whole dotted path or its end: ``q`` and ``attn.q`` both match
-    ``blocks.0.attn.q``. Several patterns come as a sequence or separated by commas.
-
-    Raises ValueError when there is no pattern, or one matches nothing; the message lists what exists.
-    """
-    patterns = [p.strip() for p in patterns.split(",")] if isinstance(patterns, str) else list(patterns)
-    if not patterns:
-        raise ValueError(f"{where}: no pattern is given. Seams: {', '.join(seam_names(paths))}")
-    found = set()
-    for pattern in patterns:
-        hits = [p for p in paths if fnmatch.fnmatchcase(p, pattern) or fnmatch.fnmatchcase(p, f"*.{pattern}")]
-        if not hits:
-            raise ValueError(f"{where}: no module matches {pattern!r}{_suggestion(pattern, paths)} "
-                             f"Seams: {', '.join(seam_names(paths))}")
-        found.update(hits)
-    return [p for p in paths if p in found]
-
-
-def seam_names(paths):
-    """Paths with the number of the block replaced by ``*``, each once."""
-    return list(dict.fromkeys(".".join("*" if part.isdigit() else part for part in p.split(".")) for p in paths))
-
-
-def _suggestion(pattern, paths):
-    names = seam_names(paths)
-    known = {ending: name for name in names for ending in (name, name.split(".", 2)[-1], name.rpartition(".")[2])}
-    close = difflib.get_close_matches(pattern, known, n=1, cutoff=0.5)
-    return f"; did you mean {known[close[0]]!r}?" if close else "."
-
-
-def linear_paths(model):
-    """Paths of the Linear maps inside the blocks."""
-    return [path for path, module in model.named_modules() if isinstance(module, Linear) and "blocks" in path.split(".")]
-
-
-# ---- what ------------------------------------------------------------------------------------------------------
+# ---- what a method is ------------------------------------------------------------------------------------------
 
 
 class OwnCopy(Wrapper):
     """A copy of a module that an attachment trains in the module's place; it starts equal to it."""
+
+    mixes_rows = True
 
     def __init__(self, wrapped):
         super().__init__(wrapped)
@@ -68,18 +29,24 @@ class OwnCopy(Wrapper):
         self.own.requires_grad_(True)
 
     def forward(self, *args):
-        return self.own(*args)
+        if self.rows is None:
+            return self.own(*args)
+        own = self.own(*args)
+        return F.where(self.rows.reshape(-1, *[1] * (own.ndim - 1)), own, self.wrapped(*args))
 
 
 class Method:
     """Base of the methods: what `attach` asks of one.
 
-    ``name`` is its word on the command line; ``default_lr`` a learning rate that works on small pre-trained models.
+    ``name`` is its word on the command line; ``default_lr`` a learning rate that works on small pre-trained models;
+    ``unmergeable`` says why it cannot be merged, where it cannot.
     """
 
     name = "method"
     default_lr = 1e-3
-    trains_head = True  # whether the task's output map is trained along
+    trains_head = True   # whether the task's output map is trained along
+    keeps_base = True    # whether the base's own values are kept where the method trains in place
+    unmergeable = None
 
     def wrappers(self, model, rng):
         """{path: Wrapper} to put on the seams; each Wrapper is made around ``model.get(path)``."""
@@ -93,8 +60,16 @@ class Method:
         """The number of parameters at a seam in closed form, as text."""
         return ""
 
+    def lr_scale(self, path):
+        """What the learning rate of the parameter at ``path`` is multiplied by."""
+        return 1.0
 
-def _own_parameters(wrapper):
+    def hooks(self, attachment):
+        """What acts on the training loop besides the gradients (see `training.hooks`)."""
+        return []
+
+
+def own_parameters(wrapper):
     """[(name, Parameter)] that a wrapper brought along, without those of the module inside."""
     own = [(name, value) for name, value in vars(wrapper).items() if isinstance(value, Parameter)]
     for name, child in wrapper.children():
@@ -103,29 +78,53 @@ def _own_parameters(wrapper):
     return own
 
 
+# ---- what an attachment is -------------------------------------------------------------------------------------
+
+
 class Attachment:
     """A method on a model: what it trains, and how to switch it off, merge it, and take it away.
 
     Attributes: ``model``, ``method``, ``name``, ``wrappers`` ({path: Wrapper}), ``base`` ({path: Parameter} trained in
-    place), ``head`` (the OwnCopy of the task's output map, or None), ``merged``, ``note`` (what a person should know
-    about how it was loaded, or empty).
+    place), ``values`` ({path: array}, what it has put there), ``head`` (the OwnCopy of the task's output map, or None),
+    ``merged``, ``note`` (what a person should know about how it was loaded, or empty).
     """
 
     note = ""
 
     def __init__(self, model, method, name, wrappers, base, head_path):
         self.model, self.method, self.name = model, method, name
-        self.wrappers, self.base = wrappers, base
-        self.head = wrappers.get(head_path)
-        self.merged = False
+        self.wrappers, self.base, self.values = wrappers, base, {}
+        self.head = wrappers.get(head_path) if isinstance(wrappers.get(head_path), OwnCopy) else None
+        self.merged = self.enabled = False
+        for wrapper in wrappers.values():
+            wrapper.attachment = name
 
     def named_parameters(self):
-        """{path: Parameter} of everything this attachment trains."""
-        out = dict(self.base)
+        """{path: Parameter} of everything this attachment trains, each once."""
+        out, seen = dict(self.base), set()
         for path, wrapper in self.wrappers.items():
-            for name, parameter in _own_parameters(wrapper):
-                out[f"{path}.{name.removeprefix('own.')}"] = parameter
+            for name, parameter in own_parameters(wrapper):
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    out[f"{path}.{name.removeprefix('own.')}"] = parameter
         return out
+
+    def arrays(self):
+        """{path: array} of everything this attachment has learned, also while it is not active."""
+        self.model.values.settle()
+        held = {path: self.model.values.holder[path] == self.name for path in self.base}
+        return {path: self.values[path] if path in self.base and not held[path] else parameter.data
+                for path, parameter in self.named_parameters().items()}
+
+    def load_arrays(self, arrays):
+        """Take {path: array}, as `arrays` gives it, in place of what was learned."""
+        self.model.values.settle()
+        for path, parameter in self.named_parameters().items():
+            if path in self.base:
+                np.copyto(self.values[path], arrays[path])
+            else:
+                parameter.data = arrays[path].astype(parameter.dtype)
+        self.model.values.settle()
 
     def _in_head(self, path):
         return path.startswith(HEAD_PATHS)
@@ -142,12 +141,14 @@ class Attachment:
 
     def table(self):
         """[(part, number of parameters, formula)] for each place where something is trained."""
-        rows = []
+        rows, counted = [], set()
         for path, wrapper in self.wrappers.items():
-            count = sum(p.size for _, p in _own_parameters(wrapper))
+            own = [p for _, p in own_parameters(wrapper)]
+            count = sum(p.size for p in own if id(p) not in counted)
+            counted |= set(map(id, own))
             if wrapper is self.head:
-                rows.append((path, count, " + ".join("x".join(map(str, p.shape)) for _, p in _own_parameters(wrapper))))
-            else:
+                rows.append((path, count, " + ".join("x".join(map(str, p.shape)) for p in own)))
+            elif own:
                 rows.append((path, count, self.method.formula(path, wrapper)))
         rows += [(path, p.size, "x".join(map(str, p.shape))) for path, p in self.base.items()]
         return rows
@@ -155,134 +156,134 @@ class Attachment:
     # ---- switching ----
 
     def _enable(self, flag):
+        """Switch on or off; `Values.settle` must follow."""
+        self.enabled = flag
         for wrapper in self.wrappers.values():
             wrapper.enabled = flag
-        for parameter in self.base.values():
-            parameter.requires_grad = flag
 
     @property
     def active(self):
         """Whether the model's output goes through this attachment."""
-        return self.merged or bool(self.base) or any(w.enabled for w in self.wrappers.values())
+        return self.merged or self.enabled
 
     @contextlib.contextmanager
     def disabled(self):
-        """Inside this block the model is the base again, also when the attachment is merged; nests."""
-        if self.base:
-            raise ValueError(f"disable: {self.method.name} trains the base itself; reload the model to have it back")
-        was_merged, states = self.merged, {path: w.enabled for path, w in self.wrappers.items()}
-        if was_merged:
-            self.unmerge()
+        """Inside this block the model is without this attachment, also where it is merged; nests."""
+        if self.base and not self.method.keeps_base:
+            raise ValueError(f"disable: {self.method.name} trains the base itself and keeps no copy of it; reload the model to "
+                             "have it back")
+        before = self._state()
+        self._set_merged(False)
         self._enable(False)
+        self.model.values.settle()
         try:
             yield self.model
         finally:
-            if was_merged:
-                self._enable(True)
-                self.merge()
-            for path, wrapper in self.wrappers.items():
-                wrapper.enabled = states[path]
+            self._restore(before)
+
+    def _state(self):
+        return self.merged, self.enabled, {path: (w.merged, w.enabled) for path, w in self.wrappers.items()}
+
+    def _set_state(self, state):
+        self.merged, self.enabled, wrappers = state
+        for path, wrapper in self.wrappers.items():
+            wrapper.merged, wrapper.enabled = wrappers[path]
+
+    def _restore(self, state):
+        self._set_state(state)
+        self.model.values.settle()
 
     # ---- merging ----
 
     def _mergeable(self):
         return {path: w for path, w in self.wrappers.items() if w is not self.head}
 
+    def _set_merged(self, flag):
+        if flag != self.merged:
+            for wrapper in self._mergeable().values():
+                wrapper.merged, wrapper.enabled = flag, not flag
+            self.merged = flag
+
+    def check_mergeable(self):
+        """Raise ValueError, saying why, where this attachment cannot be merged into the base."""
+        wrappers, name = self._mergeable(), self.method.name
+        if self.method.unmergeable:
+            raise ValueError(f"merge: {name} cannot be merged into a weight: {self.method.unmergeable}")
+        if self.base or not wrappers:
+            raise ValueError(f"merge: {name} has nothing that can be merged into a weight; what it trains stands in the model "
+                             "itself and costs what the base costs")
+        for path, wrapper in wrappers.items():
+            if mergeable(self.model, path):
+                raise ValueError(f"merge: {mergeable(self.model, path)}")
+            for part, parameter in own_parameters(wrapper):
+                if not np.isfinite(parameter.data).all():
+                    raise ValueError(f"merge: {path}.{part} of attachment {self.name!r} holds NaN or infinity; "
+                                     "the base is unchanged")
+
     def merge(self):
         """Put the learned change into the base's weights, so that a forward pass costs what the base costs.
 
-        Returns the largest change of a weight. A second merge changes nothing and returns 0. Raises ValueError when
-        the method cannot be merged, is not active, or holds or makes NaN or infinity (the base is then left as it was).
+        Returns the largest change of a weight or bias. A second merge changes nothing and returns 0. Raises ValueError
+        when the method cannot be merged, is not active, or holds or makes NaN or infinity (the base is then left as it was).
         """
         if self.merged:
             return 0.0
-        wrappers = self._mergeable()
-        stuck = [path for path, w in wrappers.items() if not hasattr(type(w), "merged_weight")]
-        if self.base or not wrappers or stuck:
-            raise ValueError(f"merge: {self.method.name} has nothing that can be merged into a weight"
-                             + (f" (at {stuck[0]})" if stuck else ""))
+        self.check_mergeable()
         if not self.active:
             raise ValueError(f"merge: attachment {self.name!r} is not active; activate it first")
-        for path, wrapper in wrappers.items():
-            for name, parameter in _own_parameters(wrapper):
-                if not np.isfinite(parameter.data).all():
-                    raise ValueError(f"merge: {path}.{name} of attachment {self.name!r} holds NaN or infinity; "
-                                     "the base is unchanged")
-        before = {path: unwrap(w).weight.data for path, w in wrappers.items()}
-        for wrapper in wrappers.values():
-            wrapper.merged, wrapper.enabled = True, False
-        for path in wrappers:
-            _weigh_again(self.model, path)
-        self.merged = True
-        for path, wrapper in wrappers.items():
-            if not np.isfinite(unwrap(wrapper).weight.data).all():
-                self.unmerge()
-                raise ValueError(f"merge: {path}.weight would hold NaN or infinity; the base is unchanged")
-        return max(float(np.abs(unwrap(w).weight.data - before[path]).max(initial=0)) for path, w in wrappers.items())
+        state, wrappers = self._state(), self._mergeable()
+        before = {path: _weights(self.model, path) for path in wrappers}
+        self._set_merged(True)
+        try:
+            check_order(self.model, wrappers)
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # looked for below
+                self.model.values.settle()
+            for path in wrappers:
+                if not all(np.isfinite(array).all() for array in _weights(self.model, path)):
+                    raise ValueError(f"merge: {path}.weight would hold NaN or infinity; the base is unchanged")
+        except ValueError:
+            self._restore(state)
+            raise
+        return max(float(np.abs(new - old).max(initial=0)) for path in wrappers
+                   for new, old in zip(_weights(self.model, path), before[path]))
 
     def unmerge(self):
         """Take the change out of the base's weights again; the base returns bit for bit. Does nothing if not merged."""
         if not self.merged:
             return
-        for wrapper in self._mergeable().values():
-            wrapper.merged, wrapper.enabled = False, True
-        for path in self._mergeable():
-            _weigh_again(self.model, path)
-        self.merged = False
+        state = self._state()
+        self._set_merged(False)
+        try:
+            check_order(self.model, self._mergeable())
+        except ValueError:
+            self._restore(state)
+            raise
+        self.model.values.settle()
 
     def detach(self):
-        """Take the method off the model: no wrapper is left, and the base is as it was (except what was trained in place).
+        """Take the method off the model: no wrapper is left, and the base is as it was (except where its values were not kept).
 
         With the last attachment the base is unfrozen as far as it was before the first. A second call does nothing.
         """
         model = self.model
         if model.attachments.get(self.name) is not self:
             return
-        self.unmerge()
+        self._set_merged(False)
         self._enable(False)
+        model.values.settle()
         for path, wrapper in self.wrappers.items():
-            _remove(model, path, wrapper)
+            remove(model, path, wrapper)
         del model.attachments[self.name]
+        model.values.settle()
         if not model.attachments:
             for parameter in model.trained_before_attaching:
                 parameter.requires_grad = True
 
 
-def _stack(model, path):
-    """The wrappers at a path, innermost first."""
-    out, module = [], model.get(path)
-    while isinstance(module, Wrapper):
-        out.append(module)
-        module = module.wrapped
-    return out[::-1]
-
-
-def _weigh_again(model, path):
-    """Set a weight to the base's with every merged wrapper applied, innermost first.
-
-    The base's own array is kept while anything is merged, so that unmerging restores it exactly and no order of
-    merging and unmerging leaves a rounding error behind.
-    """
+def _weights(model, path):
+    """The arrays of a module's weight and bias."""
     root = unwrap(model.get(path))
-    kept = vars(model).setdefault("unmerged_weights", {})
-    weight = kept.setdefault(path, root.weight.data)
-    merged = [w for w in _stack(model, path) if w.merged]
-    for wrapper in merged:
-        weight = wrapper.merged_weight(weight)
-    if not merged:
-        del kept[path]
-    root.weight.data = weight
-
-
-def _remove(model, path, wrapper):
-    """Take one wrapper out of the chain of wrappers at a path."""
-    outer = model.get(path)
-    if outer is wrapper:
-        model.replace(path, wrapper.wrapped)
-        return
-    while outer.wrapped is not wrapper:
-        outer = outer.wrapped
-    outer.wrapped = wrapper.wrapped
+    return [root.weight.data] + ([] if root.bias is None else [root.bias.data])
 
 
 # ---- attaching -------------------------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ def attach(model, method, name="default", rng=None):
     """Freeze ``model`` and attach ``method`` to it; the new attachment becomes the only active one.
 
     Args:
-        model: an Encoder or Decoder.
+        model: an Encoder, Decoder or Seq2Seq.
         method: a `Method`, such as ``LoRA(rank=8)``.
         name: a name for this attachment; several can sit on one model.
         rng: numpy.random.Generator that draws what the method initialises at random; default: seed 0.
@@ -304,46 +305,116 @@ def attach(model, method, name="default", rng=None):
         ValueError: the name is taken, a pattern matches no module, or the method does not fit; nothing is changed.
     """
     attachments = vars(model).setdefault("attachments", {})
+    if "values" not in vars(model):
+        model.values = Values(model)
     if name in attachments:
         raise ValueError(f"attach: the name {name!r} is taken; attached: {', '.join(attachments)}")
-    wrappers = method.wrappers(model, rng or np.random.default_rng(0))
-    base = method.base_parameters(model)
-    head_path = output_map(model)
-    if method.trains_head and not base and head_path == "head.classifier" or method.name == "head":
-        if head_path is None:
-            raise ValueError("attach: this model has no output map of its own to train (it has no head, or one that is tied to "
-                             "the word vectors)")
-        wrappers[head_path] = OwnCopy(model.get(head_path))
+    with none_active(model):  # so that a method that looks at the base sees the base
+        wrappers = method.wrappers(model, rng or np.random.default_rng(0))
+        base = method.base_parameters(model)
+        head_path = output_map(model)
+        asked = method.trains_head and head_path == "head.classifier" or method.name == "head"
+        if asked and not any(path.startswith(f"{head_path}.") for path in (*base, *(f"{w}." for w in wrappers))):
+            if head_path is None:
+                raise ValueError("attach: this model has no output map of its own to train (it has no head, or one that is tied "
+                                 "to the word vectors)")
+            wrappers[head_path] = OwnCopy(model.get(head_path))
     if not attachments:
         model.trained_before_attaching = [p for p in model.parameters() if p.requires_grad]
-    model.requires_grad_(False)
+        model.requires_grad_(False)
+    attachment = attachments[name] = Attachment(model, method, name, wrappers, base, head_path)
+    model.values.add(attachment)
     for path, wrapper in wrappers.items():
-        model.replace(path, wrapper)
-    attachments[name] = Attachment(model, method, name, wrappers, base, head_path)
-    activate(model, name)
-    return attachments[name]
+        insert(model, path, wrapper)
+    try:
+        activate(model, name)
+    except ValueError:
+        attachment.detach()
+        raise
+    return attachment
 
 
 def output_map(model):
     """The path of the task's own output map, or None: there is no head, or it is tied to the word vectors."""
     for path in HEAD_PATHS:
         with contextlib.suppress(KeyError):
-            model.get(path)
-            return path
+            return path if isinstance(unwrap(model.get(path)), Linear) else None
     return None
+
+
+# ---- several on one model --------------------------------------------------------------------------------------
+
+
+def _known(model, names, where):
+    """{name: Attachment} of a model, once every name is known to be among them."""
+    attachments = vars(model).get("attachments", {})
+    for name in names:
+        if name not in attachments:
+            raise ValueError(f"{where}: no attachment is called {name!r}; attached: {', '.join(attachments) or 'none'}")
+    return attachments
 
 
 def activate(model, *names):
     """Make the named attachments the active ones, and every other inactive (those that are merged stay as they are).
 
-    Raises ValueError, and changes nothing, when a name is unknown.
+    Where several of them have a head, or train the same parameter in place, the last by name counts.
+
+    Raises ValueError, and changes nothing, when a name is unknown, or one would act before another that is merged.
     """
-    attachments = vars(model).get("attachments", {})
-    for name in names:
-        if name not in attachments:
-            raise ValueError(f"activate: no attachment is called {name!r}; attached: {', '.join(attachments) or 'none'}")
-    unmerged = {name: attachment for name, attachment in attachments.items() if not attachment.merged}
-    for attachment in unmerged.values():
-        attachment._enable(False)
-    for name in set(names) & set(unmerged):
-        unmerged[name]._enable(True)
+    attachments = _known(model, names, "activate")
+    states = {name: attachment._state() for name, attachment in attachments.items()}
+    for name, attachment in attachments.items():
+        if not attachment.merged:
+            attachment._enable(name in names)
+    try:
+        check_order(model, {path for attachment in attachments.values() for path in attachment.wrappers})
+        if attachments:
+            model.values.settle()
+    except ValueError:
+        _restore_all(model, states)
+        raise
+
+
+def _restore_all(model, states):
+    for name, state in states.items():
+        model.attachments[name]._set_state(state)
+    model.values.settle()
+
+
+@contextlib.contextmanager
+def none_active(model):
+    """Inside this block no attachment of a model is active, except those that are merged."""
+    states = {name: attachment._state() for name, attachment in model.attachments.items()}
+    activate(model)
+    try:
+        yield
+    finally:
+        _restore_all(model, states)
+
+
+@contextlib.contextmanager
+def mixed(model, names):
+    """Inside this block row i of a batch goes through the attachment ``names[i]`` alone (None: through the base).
+
+    Raises ValueError for a name that is unknown, an attachment that is merged, and a method that cannot tell rows apart.
+    """
+    chosen = list(dict.fromkeys(name for name in names if name is not None))
+    attachments = _known(model, chosen, "mix")
+    for name in chosen:
+        attachment = attachments[name]
+        if attachment.merged:
+            raise ValueError(f"mix: attachment {name!r} is merged, so every row goes through it; unmerge it first")
+        if attachment.base or not all(w.mixes_rows for w in attachment.wrappers.values()):
+            able = "LoRA and its kin and (IA)³ can"
+            raise ValueError(f"mix: {attachment.method.name} (attachment {name!r}) cannot be mixed with others in one batch; {able}")
+    states = {name: attachment._state() for name, attachment in attachments.items()}
+    wrappers = [(name, w) for name in chosen for w in attachments[name].wrappers.values()]
+    try:
+        activate(model, *chosen)
+        for name, wrapper in wrappers:
+            wrapper.rows = np.array([given == name for given in names])  # (B,)
+        yield model
+    finally:
+        for _, wrapper in wrappers:
+            wrapper.rows = None
+        _restore_all(model, states)

@@ -13,7 +13,13 @@ from .attach import Method
 
 @dataclass
 class Full(Method):
-    """Train everything in place."""
+    """Train everything in place.
+
+    Args:
+        keeps_base: keep a copy of the base, so that it can be switched back to; without one it is changed for good.
+    """
+
+    keeps_base: bool = False
 
     name = "full"
     default_lr = 5e-5

@@ -16,11 +16,14 @@ import numpy as np
 
 from .. import autograd as F
 from ..nn import Dropout, Parameter, Wrapper, unwrap
-from .attach import Method, linear_paths, match
+from .attach import Method
+from .targets import linear_paths, match
 
 
 class LoRALinear(Wrapper):
     """A Linear with a low-rank change beside it. U starts Gaussian and V at zero, so that a fresh one changes nothing."""
+
+    additive = mixes_rows = True
 
     def __init__(self, wrapped, rank, scale, dropout, rng):
         super().__init__(wrapped)
@@ -33,15 +36,17 @@ class LoRALinear(Wrapper):
 
     def forward(self, x):
         low = F.linear(self.dropout(x), self.U) * self.scale  # (..., R); U V^T itself is never formed in training
+        if self.rows is not None:
+            low = low * self.rows.reshape(-1, *[1] * (low.ndim - 1))
         return self.wrapped(x) + F.linear(low, F.swap_last(self.V))  # (..., D_out)
 
     def change(self):
         """s U V^T, (D_in, D_out)."""
         return (self.U.data * self.U.dtype.type(self.scale)) @ self.V.data.T
 
-    def merged_weight(self, weight):
-        """W + s U V^T."""
-        return weight + self.change()
+    def merged_arrays(self, weight, bias):
+        """W + s U V^T, and b."""
+        return weight + self.change(), bias
 
 
 @dataclass

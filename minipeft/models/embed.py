@@ -7,18 +7,23 @@ from .config import positions_of
 
 
 class TokenEmbedding(Embedding):
-    """Word vectors, and a place before which a method may put virtual tokens.
+    """Word vectors, and a place before which a method may put virtual tokens."""
 
-    Returns the vectors (B, P + T, D), the padding mask (B, P + T) or None, and P, the number of leading virtual
-    tokens (0 here).
-    """
+    virtual = 0  # how many virtual tokens come before the words
 
-    def forward(self, ids, mask=None):
+    def forward(self, ids, mask=None, past=0):
+        """Vectors of the ids (B, T), which follow ``past`` cached places; mask (B, words so far + T) or None.
+
+        Returns the vectors (B, P + T, D), the mask over all places so far (B, past + P + T) or None, and P, the number
+        of virtual tokens that lead these vectors (0 here, and with a cache at its first call only).
+        """
         return super().forward(ids), mask, 0
 
 
 class Positions(Module):
     """Position ids from the padding mask and the number of cached places (see `positions_of`)."""
+
+    shift = 0  # how far a method moves the words' positions
 
     def forward(self, length, mask=None, past=0):
         return positions_of(length, mask, past)

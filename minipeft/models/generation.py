@@ -32,10 +32,10 @@ class LayerCache:
 
 
 class KVCache:
-    """One `LayerCache` for each layer of a decoder."""
+    """One `LayerCache` for each layer of a decoder; ``virtual`` of the places hold virtual tokens."""
 
     def __init__(self, num_layers):
-        self.layers = [LayerCache() for _ in range(num_layers)]
+        self.layers, self.virtual = [LayerCache() for _ in range(num_layers)], 0
 
     @property
     def length(self):

@@ -63,19 +63,31 @@ class ClassificationHead(Module):
         return F.cross_entropy(logits, check_ids("labels", labels, logits.shape[:1]))
 
 
+class TiedOutput(Module):
+    """y = h E^T + b, with the word vectors E (V, D) themselves: the Parameter's path is theirs. ``bias`` may be None."""
+
+    def __init__(self, embedding_weight, bias=None):
+        self.tied, self.bias = embedding_weight, bias
+
+    def forward(self, h):
+        return F.linear(h, F.swap_last(self.tied), self.bias)  # (..., V)
+
+
 class LMHead(Module):
-    """logits = states E^T (tied to the word vectors E) or states W + b; the loss compares each with the next token."""
+    """logits = states E^T (tied to the word vectors E) or states W + b; the loss compares each with the next token.
+
+    Child: ``output``, the map to the vocabulary.
+    """
 
     def __init__(self, config, embedding_weight, rng):
         if config.tie_word_embeddings:
-            self.tied = embedding_weight  # the Parameter itself; its path is that of the word vectors
+            self.output = TiedOutput(embedding_weight)
         else:
-            self.tied = None
             self.output = Linear(config.hidden_size, config.vocab_size, config.head_bias, rng, config.initializer_range)
 
     def project(self, states):
         """(..., D) -> (..., V)."""
-        return F.linear(states, F.swap_last(self.tied)) if self.tied is not None else self.output(states)
+        return self.output(states)
 
     def forward(self, states, mask, virtual):
         return self.project(states[:, virtual:] if virtual else states)  # (B, T, V)
@@ -97,7 +109,7 @@ class Seq2SeqLMHead(LMHead):
 
     def project(self, states):
         """(..., D) -> (..., V)."""
-        return super().project(states * self.scale if self.tied is not None else states)
+        return super().project(states * self.scale if self.scale != 1.0 else states)
 
     def loss(self, states, logits, labels, virtual):
         """Mean cross-entropy of each label given those before it; labels (B, T), IGNORE (-100) where not counted."""
@@ -105,18 +117,20 @@ class Seq2SeqLMHead(LMHead):
 
 
 class MaskedLMHead(Module):
-    """logits = norm(act(states W + b)) E^T + c, with E the word vectors (Devlin et al., NAACL 2019, section 3.1)."""
+    """logits = norm(act(states W + b)) E^T + c, with E the word vectors (Devlin et al., NAACL 2019, section 3.1).
+
+    Children: ``dense``, ``act``, ``norm``, and ``output``, the map to the vocabulary.
+    """
 
     def __init__(self, config, embedding_weight, rng):
         self.dense = Linear(config.hidden_size, config.hidden_size, True, rng, config.initializer_range)
         self.act = Activation(config.hidden_act)
         self.norm = LayerNorm(config.hidden_size, config.norm_eps)
-        self.tied = embedding_weight
-        self.bias = Parameter(np.zeros(config.vocab_size, np.float32))
+        self.output = TiedOutput(embedding_weight, Parameter(np.zeros(config.vocab_size, np.float32)))
 
     def project(self, states):
         """(..., D) -> (..., V)."""
-        return F.linear(self.norm(self.act(self.dense(states))), F.swap_last(self.tied), self.bias)
+        return self.output(self.norm(self.act(self.dense(states))))
 
     def forward(self, states, mask, virtual):
         return self.project(states[:, virtual:] if virtual else states)  # (B, T, V)

@@ -36,13 +36,15 @@ class Transformer(Module):
 
     def run(self, input_ids, attention_mask, token_type_ids, labels, output_hidden_states, cache=None):
         """The forward pass behind both models' ``forward``."""
-        past = cache.length if cache is not None else 0
-        input_ids, mask = check_input(input_ids, attention_mask, past)
+        past, before = (cache.length, cache.length - cache.virtual) if cache is not None else (0, 0)
+        input_ids, mask = check_input(input_ids, attention_mask, before)
         if token_type_ids is not None:
             token_type_ids = check_ids("token_type_ids", token_type_ids, input_ids.shape)
-        vectors, mask, virtual = self.embed.tokens(input_ids, mask)  # (B, P + T, D)
+        self.check_length(before + input_ids.shape[1])
+        vectors, mask, virtual = self.embed.tokens(input_ids, mask, past)  # (B, P + T, D)
         length = vectors.shape[1]
-        self.check_length(past + length)
+        if cache is not None:
+            cache.virtual += virtual
         position_ids = self.positions(length, mask, past)  # (1 or B, P + T)
         x = self.embed(vectors, position_ids, token_type_ids)  # (B, P + T, D)
         states = [x]
@@ -56,7 +58,9 @@ class Transformer(Module):
         return Output(self.head, x, mask, virtual, labels, states if output_hidden_states else None)
 
     def check_length(self, length):
-        """Refuse more places than there are learned positions."""
-        limit = self.config.max_position_embeddings
-        if self.config.learned_positions and length > limit:
-            raise ValueError(f"the input is {length} tokens long, this model has positions for {limit}; truncate it")
+        """Refuse more words than there are learned positions for, besides those that virtual tokens take."""
+        limit, taken = self.config.max_position_embeddings, self.embed.tokens.virtual + self.positions.shift
+        if self.config.learned_positions and length + taken > limit:
+            virtual = f" and {taken} virtual ones come before it" if taken else ""
+            raise ValueError(f"the input is {length} tokens long{virtual}, this model has positions for {limit}; truncate it"
+                             + (f" to {limit - taken}" if 0 < taken < limit else ""))

@@ -186,10 +186,14 @@ class Wrapper(Module):
     """A module around another, invisible in paths: ``wrapped`` keeps its name, and its parameters keep theirs.
 
     When ``enabled`` is False a call goes straight to ``wrapped``. Attributes that the wrapper does not have are
-    those of ``wrapped``.
+    those of ``wrapped``. Of several wrappers around one module those of a lower ``level`` are nearer to it.
     """
 
-    merged = False  # whether what the wrapper does stands in the wrapped weight instead
+    level = 0
+    additive = False    # whether it adds something to the output that depends on the input alone
+    merged = False      # whether what the wrapper does stands in the wrapped weight instead
+    mixes_rows = False  # whether it can act on some rows of a batch only: those where ``rows`` (B,) is True
+    rows = None
 
     def __init__(self, wrapped):
         self.wrapped = wrapped

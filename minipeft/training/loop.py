@@ -17,7 +17,7 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .optim import OPTIMIZERS, decay_groups, gradient_norm
 from .schedules import SCHEDULES, factor
 
-ORDER, DROPOUT = 0, 1  # what a generator made of (seed, purpose, number) is for
+ORDER, DROPOUT, HOOKS = 0, 1, 2  # what a generator made of (seed, purpose, number) is for
 
 
 class Interrupted(KeyboardInterrupt):
@@ -79,7 +79,7 @@ class Silent:
 # ---- the loop --------------------------------------------------------------------------------------------------
 
 
-def fit(model, parameters, work, settings, checkpoint=None, resume=False, display=None):
+def fit(model, parameters, work, settings, checkpoint=None, resume=False, display=None, hooks=(), lr_scale=None):
     """Train ``parameters`` of ``model`` on ``work``.
 
     Args:
@@ -89,6 +89,8 @@ def fit(model, parameters, work, settings, checkpoint=None, resume=False, displa
         checkpoint: file to write checkpoints to, or None; its folder must exist. resume: go on from that file if it
             exists (with the same settings and work); otherwise it is replaced.
         display: a progress display.
+        hooks: `Hook`s, which may add to the loss and act around each step.
+        lr_scale: function from a parameter's path to what its learning rate is multiplied by; default: 1 for all.
 
     Returns:
         History: ``{"step", "losses", "evaluations", "step_ms", "seconds"}``.
@@ -99,10 +101,10 @@ def fit(model, parameters, work, settings, checkpoint=None, resume=False, displa
         OSError: a checkpoint cannot be written.
         Interrupted: Ctrl-C; the checkpoint is written.
     """
-    display, run = display or Silent(), _Run(model, parameters, work, settings, checkpoint)
+    display, run = display or Silent(), _Run(model, parameters, work, settings, checkpoint, hooks, lr_scale)
     going_on = resume and checkpoint is not None and Path(checkpoint).is_file()
     if going_on:
-        run.history = load_checkpoint(checkpoint, parameters, run.optimizer)
+        run.history = load_checkpoint(checkpoint, parameters, run.optimizer, hooks)
     clock = _Clock(run.history["seconds"], settings.checkpoint_seconds)
     display.start(run.total, run.history["step"])
     try:
@@ -131,9 +133,10 @@ def fit(model, parameters, work, settings, checkpoint=None, resume=False, displa
 class _Run:
     """What `fit` works on, and what it does with it: one step, one evaluation, one checkpoint."""
 
-    def __init__(self, model, parameters, work, settings, checkpoint):
+    def __init__(self, model, parameters, work, settings, checkpoint, hooks, lr_scale):
         self.model, self.parameters, self.work, self.settings, self.checkpoint = model, parameters, work, settings, checkpoint
-        groups = decay_groups(list(parameters.values()), settings.weight_decay)
+        self.hooks = hooks
+        groups = decay_groups(parameters, settings.weight_decay, lr_scale)
         self.optimizer = OPTIMIZERS[settings.optimizer](groups, lr=settings.lr)
         self.history = {"step": 0, "losses": [], "evaluations": [], "durations": [], "seconds": 0.0}
         self.per_epoch = -(-work.number_of_batches() // settings.accumulate)
@@ -165,7 +168,11 @@ class _Run:
         group = [self.work.collate(ids) for ids in self.order[i * settings.accumulate:(i + 1) * settings.accumulate]]
         self.optimizer.lr = settings.lr * factor(settings.schedule, step, self.total, round(settings.warmup * self.total))
         start = time.perf_counter()
-        loss = _step(self.model, self.parameters, self.optimizer, self.work, group, settings, step, self.checkpoint)
+        for number, hook in enumerate(self.hooks):
+            hook.before_step(step, self.total, epoch, np.random.default_rng([settings.seed, HOOKS, step, number]))
+        loss = self._update(group, step)
+        for hook in self.hooks:
+            hook.after_step(step, self.total)
         self.history["durations"].append(time.perf_counter() - start)
         self.history["losses"].append(loss)
         self.history["step"] += 1
@@ -176,30 +183,40 @@ class _Run:
         _check_weights(self.parameters, self.history["step"], self.checkpoint)
         self.history["seconds"] = clock.total()
         if self.checkpoint is not None:
-            save_checkpoint(self.checkpoint, self.parameters, self.optimizer, self.history)
+            save_checkpoint(self.checkpoint, self.parameters, self.optimizer, self.history, self.hooks)
         clock.saved()
 
+    def _update(self, group, step):
+        """Gradients of a group of batches and one step of the optimizer; returns the loss, penalties included."""
+        model, parameters, work, settings = self.model, self.parameters, self.work, self.settings
+        model.train(np.random.default_rng([settings.seed, DROPOUT, step]))
+        self.optimizer.zero_grad()
+        weights = [work.weight(batch) for batch in group]
+        loss = 0.0
+        for batch, weight in zip(group, weights):
+            share = weight / max(sum(weights), 1)
+            part = self._objective(batch)
+            value = part.item()
+            if not math.isfinite(value):
+                where = first_bad_tensor(model, parameters, lambda bad=batch: work.loss(model, bad))
+                _diverged(f"the loss is {value}", where, step + 1, self.checkpoint)
+            part.backward(np.asarray(share, part.dtype))
+            loss += value * share
+        for hook in self.hooks:
+            hook.after_backward(step, self.total)
+        norm = gradient_norm(parameters.values())
+        if not math.isfinite(norm):
+            _diverged(f"the gradient's norm is {norm}", f"the gradient of {_first_bad_gradient(parameters)}", step + 1,
+                      self.checkpoint)
+        self.optimizer.step(min(1.0, settings.clip / norm) if settings.clip and norm > 0 else 1.0)
+        return loss
 
-def _step(model, parameters, optimizer, work, group, settings, step, checkpoint):
-    """Gradients of a group of batches and one step of the optimizer; returns the loss."""
-    model.train(np.random.default_rng([settings.seed, DROPOUT, step]))
-    optimizer.zero_grad()
-    weights = [work.weight(batch) for batch in group]
-    loss = 0.0
-    for batch, weight in zip(group, weights):
-        share = weight / max(sum(weights), 1)
-        part = work.loss(model, batch)
-        value = part.item()
-        if not math.isfinite(value):
-            where = first_bad_tensor(model, parameters, lambda bad=batch: work.loss(model, bad))
-            _diverged(f"the loss is {value}", where, step + 1, checkpoint)
-        part.backward(np.asarray(share, part.dtype))
-        loss += value * share
-    norm = gradient_norm(parameters.values())
-    if not math.isfinite(norm):
-        _diverged(f"the gradient's norm is {norm}", f"the gradient of {_first_bad_gradient(parameters)}", step + 1, checkpoint)
-    optimizer.step(min(1.0, settings.clip / norm) if settings.clip and norm > 0 else 1.0)
-    return loss
+    def _objective(self, batch):
+        """The loss of a batch and the hooks' penalties, a Tensor."""
+        loss = self.work.loss(self.model, batch)
+        for penalty in filter(lambda term: term is not None, (hook.penalty() for hook in self.hooks)):
+            loss = loss + penalty
+        return loss
 
 
 def _diverged(what, where, step, checkpoint):

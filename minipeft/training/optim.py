@@ -112,10 +112,17 @@ class AdamW(Adam):
 OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
-def decay_groups(parameters, weight_decay):
-    """Two groups: matrices with weight decay, vectors (biases, norm gains) without, as is usual for Transformers."""
-    return [{"parameters": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-            {"parameters": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
+def decay_groups(parameters, weight_decay, lr_scale=None):
+    """Groups of {path: Parameter}: matrices with weight decay, vectors (biases, norm gains) without, as is usual for Transformers.
+
+    ``lr_scale`` gives what a path's learning rate is multiplied by; each different value makes groups of its own.
+    """
+    groups = {}
+    for path, parameter in parameters.items():
+        scale, decay = 1.0 if lr_scale is None else lr_scale(path), weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((scale, parameter.ndim > 1), {"parameters": [], "lr_scale": scale, "weight_decay": decay})[
+            "parameters"].append(parameter)
+    return list(groups.values())
 
 
 def gradient_norm(parameters):

@@ -59,7 +59,7 @@ def test_what_was_trained_stays_when_it_is_taken_off():
     learned = model(IDS).logits.data
     attachment.detach()
     assert (model(IDS).logits.data == learned).all() and not model.attachments and [p.requires_grad for p in model.parameters()] == flags
-    with pytest.raises(ValueError, match="disable: full trains the base itself; reload the model to have it back"), attachment.disabled():
+    with pytest.raises(ValueError, match="disable: full trains the base itself and keeps no copy of it; reload the model to have it back"), attachment.disabled():
         pass
     with pytest.raises(ValueError, match="merge: full has nothing that can be merged into a weight"):
         attachment.merge()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minipeft import autograd as F
 from minipeft.autograd import Tensor, gradcheck
-from minipeft.methods import Full, LoRA, activate, attach
+from minipeft.methods import LoRA, activate, attach
 from minipeft.methods.lora import LoRALinear
 from minipeft.models import Decoder, LMHead, TransformerConfig
 from minipeft.nn import Linear
@@ -56,7 +56,7 @@ def test_the_change_beside_equals_the_change_inside(d_in, d_out, rows, rank, sca
     x = rng.standard_normal((2, rows, d_in))
     inside = x @ (base.weight.data + scale * lora.U.data @ lora.V.data.T) + base.bias.data
     np.testing.assert_allclose(lora(Tensor(x)).data, inside, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(lora.merged_weight(base.weight.data), base.weight.data + scale * lora.U.data @ lora.V.data.T,
+    np.testing.assert_allclose(lora.merged_arrays(base.weight.data, None)[0], base.weight.data + scale * lora.U.data @ lora.V.data.T,
                                atol=1e-12)
 
 
@@ -83,7 +83,7 @@ def test_gradients_are_projections_of_the_dense_gradient(d_in, d_out, rows, rank
     lora(tensor).backward(g)
     np.testing.assert_allclose(lora.U.grad, scale * dense @ lora.V.data, atol=1e-10)
     np.testing.assert_allclose(lora.V.grad, scale * dense.T @ lora.U.data, atol=1e-10)
-    np.testing.assert_allclose(tensor.grad, g @ lora.merged_weight(base.weight.data).T, atol=1e-10)
+    np.testing.assert_allclose(tensor.grad, g @ lora.merged_arrays(base.weight.data, None)[0].T, atol=1e-10)
 
 
 @given(rank=st.integers(1, 3), d_in=st.integers(1, 5), d_out=st.integers(1, 5), seed=st.integers(0, 10**6),
@@ -106,7 +106,7 @@ def test_in_a_whole_model_the_gradients_are_projections_of_the_full_ones():
     shake(attachment)
     model(IDS, labels=IDS).loss.backward()
     attachment.merge()  # the same function, written as one dense matrix
-    dense = attach(model, Full(), "full").named_parameters()
+    dense = dict(model.requires_grad_(True).named_parameters())
     model(IDS, labels=IDS).loss.backward()
     for path, wrapper in attachment.wrappers.items():
         gradient, scale = dense[f"{path}.weight"].grad, 7 / wrapper.U.shape[1]
@@ -367,7 +367,7 @@ def test_a_change_that_overflows_refuses_to_merge_and_leaves_the_base():
     with pytest.raises(ValueError, match=message), np.errstate(over="ignore"):
         attachment.merge()
     assert not attachment.merged and {p: v.data.tobytes() for p,
-                                      v in model.named_parameters()} == bits and not model.unmerged_weights
+                                      v in model.named_parameters()} == bits and not model.values.base
     with attachment.disabled():
         assert (model(IDS).logits.data == plain).all()
 

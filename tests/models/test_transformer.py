@@ -150,7 +150,7 @@ def test_a_model_without_a_head_has_no_logits(make):
 def test_tied_output_map_is_the_table_of_word_vectors(make):
     for family in ("gpt2", "llama tied"):
         model = make(family, "lm")
-        assert model.head.tied is model.embed.tokens.weight and not [p for p, _ in model.named_parameters() if p.startswith("head")]
+        assert model.head.output.tied is model.embed.tokens.weight and not [p for p, _ in model.named_parameters() if p.startswith("head")]
         states = model(IDS).last_hidden_state.data
         np.testing.assert_allclose(model(IDS).logits.data, states @ model.embed.tokens.weight.data.T, rtol=1e-5, atol=1e-5)
     assert [p for p, _ in make("llama", "lm").named_parameters() if p.startswith("head")] == ["head.output.weight"]

@@ -389,7 +389,7 @@ def good(path, parameters=None, optimizer="adamw"):
     arrays = files.read_tensors(path)
     assert all(np.isfinite(a).all() for a in arrays.values())
     if parameters is not None:
-        return load_checkpoint(path, parameters, OPTIMIZERS[optimizer](decay_groups(list(parameters.values()), 0.01)))
+        return load_checkpoint(path, parameters, OPTIMIZERS[optimizer](decay_groups(parameters, 0.01)))
 
 
 ADVICE = "Try a smaller --lr, or a longer warm-up"
