@@ -83,6 +83,27 @@ def write_tensors(path, arrays, metadata=None):
         save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, temporary, metadata or {"format": "pt"})
 
 
+def write_folder(folder, contents):
+    """Write {file name: JSON value or tensors} into a folder, all of them or none.
+
+    Each is first written beside its place, so that a full disk leaves the files that were there before.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = {name: folder / f".{name}{UNFINISHED}" for name in contents}
+    try:
+        for name, content in contents.items():
+            write = write_json if name.endswith(".json") else write_tensors
+            write(beside[name], content)
+        for name, path in beside.items():
+            os.replace(path, folder / name)
+    except OSError as error:
+        raise OSError(str(error).replace(str(beside[name]), str(folder / name))) from None
+    finally:
+        for path in beside.values():
+            path.unlink(missing_ok=True)
+
+
 def _bfloat16(path, name):
     """A bfloat16 tensor as float32: its 16 bits are the upper half of a float32's.
 

@@ -1,9 +1,12 @@
 """Saving and loading what an attachment has learned: the tensors in the format of the library people use, and a note beside them.
 
-The note, ``minipeft.json``, says what no PEFT file says: the labels' names, how states are pooled, the task. A head
-that transformers has no class for lies in ``head.safetensors``.
+The note, ``minipeft.json``, says what no other library's file says: the method with its settings, the labels' names, how
+states are pooled, the task. A head that transformers has no class for lies in ``head.safetensors``. What no other library
+has a format for lies in ``attachment.safetensors``, under our own names.
 """
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,47 +16,99 @@ from ..methods import METHODS, attach
 from ..methods.attach import output_map
 from ..models.heads import POOLINGS
 from ..nn import unwrap
+from . import peft_lora
 from .hf import head_kind, load_pretrained
 from .hf_config import config_from_hf
 from .hf_names import FAMILIES
-from .peft import CONFIG, STEM, WEIGHTS, load_lora, lora_files, read_config, read_weights, write_files
+from .peft import COMMON, CONFIG, STEM, WEIGHTS, NotRepresentable, checked, read_raw_config, read_weights
 
-NOTE, HEAD = "minipeft.json", "head.safetensors"
+NOTE, HEAD, OWN = "minipeft.json", "head.safetensors", "attachment.safetensors"
 TASKS = {"classification": "classify", "other": "classify", "lm": "lm", "masked_lm": "mlm", "seq2seq": "seq2seq",
          "none": "none"}
 SAVED = [name for name in METHODS if name != "full"]  # the methods whose result is an adapter and not a model
+WRITERS = {"lora": peft_lora}  # the module that knows the method's format in another library; the others have our own
+PEFT_READERS = {"LORA": peft_lora}
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------
 
 
 def save_adapter(attachment, folder, base=None):
-    """Write an attachment into a folder, so that `load_adapter` and, for LoRA, HF PEFT load it.
+    """Write an attachment into a folder, so that `load_adapter` and, where it has the method, HF PEFT or AdapterHub load it.
 
     Args:
-        attachment: one that trains nothing of the base in place (else save the model).
+        attachment: one whose base is kept (after full fine-tuning save the model).
         folder: created if missing; an adapter that was there before is replaced as a whole.
         base: the base model's folder or name, noted for readers.
 
-    Raises ValueError while merged or where the base was trained, and OSError where the folder cannot be written.
+    Returns the reason why no other library can hold this attachment, or None where one can.
+
+    Raises ValueError while merged or after full fine-tuning, and OSError where the folder cannot be written.
     """
-    folder, model = Path(folder), attachment.model
-    if attachment.base:
-        raise ValueError(f"save: {attachment.method.name} trained the base itself; save the model with save_pretrained")
-    kind, config, contents = head_kind(model), model.config, {}
-    if attachment.method.name == "lora":
-        contents = lora_files(attachment, base)
-    if attachment.head is not None and not (attachment.method.name == "lora" and kind == "classification"):
+    folder, model, method = Path(folder), attachment.model, attachment.method
+    if method.name == "full":
+        raise ValueError("save: full trained the base itself; save the model with save_pretrained")
+    kind, config = head_kind(model), model.config
+    try:
+        contents, reason = exported(attachment, base), None
+    except NotRepresentable as error:
+        contents, reason = {OWN: _own_arrays(attachment)} if _own_arrays(attachment) else {}, str(error)
+    if attachment.head is not None and (reason or kind != "classification"):
         contents[HEAD] = {n: p.data.T for n, p in attachment.head.own.named_parameters()}
     contents[NOTE] = {
-        "method": attachment.method.name, "model_type": config.model_type, "task": TASKS[kind],
+        "method": method.name, "settings": _settings(method), "format": "own" if reason else "library",
+        "model_type": config.model_type, "task": TASKS[kind],
         "labels": list(config.labels) if TASKS[kind] == "classify" else [],
         "pooling": _pooling(model), "head": HEAD if HEAD in contents else None,
         "ranks": {path: w.U.shape[1] for path, w in attachment.wrappers.items() if hasattr(w, "U")},
         "base": str(base) if base else None}
-    write_files(folder, contents)
-    for name in {WEIGHTS, CONFIG, HEAD} - set(contents):
+    files.write_folder(folder, contents)
+    for name in {WEIGHTS, CONFIG, HEAD, OWN} - set(contents):
         (folder / name).unlink(missing_ok=True)
+    return reason
+
+
+def exported(attachment, base=None):
+    """{file name: content} of an attachment in the format of the library that has its method.
+
+    Raises `NotRepresentable`, a ValueError with the reason, where none has; ValueError while merged.
+    """
+    if attachment.merged:
+        raise ValueError("save: this attachment is merged into the base; unmerge it first, or save the whole model")
+    writer = WRITERS.get(attachment.method.name)
+    if writer is None:
+        raise NotRepresentable(f"save: neither PEFT nor AdapterHub has a format for {attachment.method.name}")
+    return writer.files_of(attachment, base)
+
+
+def save_peft(attachment, folder, base=None):
+    """Write a folder that ``peft.PeftModel.from_pretrained`` (or AdapterHub, for adapters) loads, and nothing beside it.
+
+    A head that transformers has no class for (mean pooling) is not in these formats; `save_adapter` writes it beside.
+
+    Raises ValueError while merged or where the library cannot hold it, and OSError where the folder cannot be written.
+    """
+    files.write_folder(folder, exported(attachment, base))
+
+
+def _settings(method):
+    """A method's fields as JSON can hold them, with which `load_adapter` makes it again."""
+    fields = dataclasses.asdict(method) if dataclasses.is_dataclass(method) else {}
+    return json.loads(json.dumps({name: value for name, value in fields.items() if not isinstance(value, np.ndarray)},
+                                 default=lambda value: value.item() if isinstance(value, np.generic) else list(value)))
+
+
+def _own_arrays(attachment):
+    """{name: array} of everything that belongs to an attachment but the head: what is trained, and what is fixed with it."""
+    head = {id(p) for p in attachment.head.own.parameters()} if attachment.head is not None else set()
+    names = [path for path, p in attachment.named_parameters().items() if id(p) not in head]
+    arrays = attachment.arrays()
+    return {name: arrays[name] for name in names} | _fixed_arrays(attachment)
+
+
+def _fixed_arrays(attachment):
+    """{name: array} of what wrappers hold besides their parameters, such as which entries a mask has."""
+    return {f"{path}.{name}": getattr(w, name) for path, w in attachment.wrappers.items() for name in getattr(w, "fixed", ())}
 
 
 def _pooling(model):
@@ -71,13 +126,15 @@ FIELDS = {
     "labels": ([], lambda v: isinstance(v, list) and all(isinstance(label, str) for label in v), "a list of names"),
     "pooling": (None, lambda v: v is None or v in POOLINGS, f"{', '.join(POOLINGS)} or null"),
     "head": (None, lambda v: v in (None, HEAD), f"{HEAD!r} or null"),
+    "settings": ({}, lambda v: isinstance(v, dict), "an object of the method's settings"),
+    "format": ("library", lambda v: v in ("library", "own"), "'library' or 'own'"),
     "ranks": ({}, lambda v: isinstance(v, dict) and all(type(rank) is int and rank > 0 for rank in v.values()),
               "an object of paths and whole numbers from 1 on"),
 }
 
 
 def read_note(folder):
-    """What an adapter folder says of itself: {"method", "model_type", "task", "labels", "pooling", "head", "ranks"}.
+    """What an adapter folder says of itself: the fields of `FIELDS`.
 
     For a folder that PEFT wrote it is worked out; the task is None where the adapter fits whatever the base folder is.
 
@@ -100,8 +157,8 @@ def _note_of_peft(folder):
     """The note that a folder written by PEFT would have; transformers' classifiers read BERT's pooler or the last token."""
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder}: neither {NOTE} nor {CONFIG}; expected an adapter written by minipeft or PEFT")
-    note = {"method": "lora", "model_type": None, "task": None, "labels": [], "pooling": None, "head": None, "ranks": {}}
-    task_type = read_config(folder)["task_type"]
+    note = {field: default for field, (default, _, _) in FIELDS.items()}
+    task_type = checked(folder, read_raw_config(folder), COMMON)["task_type"]
     if task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
         note["task"] = "lm" if task_type == "CAUSAL_LM" else "seq2seq"
     elif task_type == "SEQ_CLS":
@@ -128,13 +185,56 @@ def load_adapter(model, folder, name="default"):
         raise ValueError(f"{folder}: the adapter was trained with the pooling {note['pooling']!r}, "
                          f"and this model has {_pooling(model)!r}")
     head = _read_head(model, folder, note)
-    if note["method"] == "lora":
-        attachment = load_lora(model, folder, name, with_head=head is not None, ranks=note["ranks"])
+    if note["format"] == "own" or note["method"] == "head":
+        attachment = _load_own(model, folder, name, note)
     else:
-        attachment = attach(model, METHODS[note["method"]](), name)
+        attachment = load_peft(model, folder, name, note)
+        if note["method"] is not None:
+            attachment.method = _method_of(folder, note)
     if head is not None:
         for n, parameter in attachment.head.own.named_parameters():
             parameter.data = np.ascontiguousarray(head[n].T).astype(np.float32)
+    return attachment
+
+
+def load_peft(model, folder, name="default", note=None):
+    """Attach the adapter of a folder that PEFT, AdapterHub or `save_peft` wrote to ``model``.
+
+    ``note`` is what the folder says of itself (see `read_note`), where it was written by us.
+
+    Raises ValueError for a type of adapter that is unknown and for anything missing, unexpected or mis-shaped; the model
+    is then unchanged.
+    """
+    kind = read_raw_config(folder).get("peft_type")
+    if kind not in PEFT_READERS:
+        raise ValueError(f"{Path(folder) / CONFIG}: peft_type is {kind!r}; expected one of {', '.join(PEFT_READERS)}")
+    return PEFT_READERS[kind].load(model, folder, name, note)
+
+
+def _method_of(folder, note):
+    """The method that a note tells of, with its settings."""
+    try:
+        method = METHODS[note["method"]](**note["settings"])
+    except TypeError as error:
+        raise ValueError(f"{folder / NOTE}: settings {note['settings']!r} do not fit {note['method']} ({error})") from None
+    method.trains_head = note["head"] is not None or note["format"] == "library" and method.trains_head
+    return method
+
+
+def _load_own(model, folder, name, note):
+    """Attach the method that a note tells of and fill it from our own file."""
+    attachment = attach(model, _method_of(folder, note), name)
+    try:
+        expected = _own_arrays(attachment)
+        stored = files.read_tensors(folder / OWN) if expected else {}
+        files.check_tensors(folder / OWN, {key: array.shape for key, array in expected.items()}, stored)
+    except ValueError:
+        attachment.detach()
+        raise
+    for key in _fixed_arrays(attachment):
+        path, _, attribute = key.rpartition(".")
+        setattr(attachment.wrappers[path], attribute, stored[key])
+    attachment.load_arrays(attachment.arrays() | stored)
     return attachment
 
 

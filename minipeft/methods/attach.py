@@ -405,8 +405,8 @@ def mixed(model, names):
         if attachment.merged:
             raise ValueError(f"mix: attachment {name!r} is merged, so every row goes through it; unmerge it first")
         if attachment.base or not all(w.mixes_rows for w in attachment.wrappers.values()):
-            able = "LoRA and its kin and (IA)³ can"
-            raise ValueError(f"mix: {attachment.method.name} (attachment {name!r}) cannot be mixed with others in one batch; {able}")
+            raise ValueError(f"mix: {attachment.method.name} (attachment {name!r}) cannot be mixed with others in one batch; "
+                             "LoRA and its kin and (IA)³ can")
     states = {name: attachment._state() for name, attachment in attachments.items()}
     wrappers = [(name, w) for name in chosen for w in attachments[name].wrappers.values()]
     try:

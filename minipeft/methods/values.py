@@ -1,4 +1,4 @@
-"""Which array each parameter of the base holds: its own, one that an attachment trains in its place, or one with changes merged in.
+"""Which array each parameter of the base holds: its own, one trained in its place, or one with changes merged in.
 
 Every array is kept while it is not in use, so that switching, unmerging and detaching give the base back bit for bit.
 """
@@ -85,8 +85,8 @@ class Values:
         for name, parameter, array in ((f"{seam}.weight", weight, arrays[0]), (f"{seam}.bias", bias, arrays[1])):
             if parameter is not None and array is not parameter.data:
                 if isinstance(self.holder[name], str):
-                    raise ValueError(f"merge: {name} is trained in place by attachment {self.holder[name]!r}, so that nothing can be "
-                                     "merged into it; deactivate that one, or unmerge")
+                    raise ValueError(f"merge: {name} is trained in place by attachment {self.holder[name]!r}, so that nothing can "
+                                     "be merged into it; deactivate that one, or unmerge")
                 parameter.data, parameter.requires_grad, self.holder[name] = array, False, self.MERGED
 
 
@@ -100,8 +100,8 @@ def check_order(model, paths):
         for wrapper in stack(model, path):
             blocking = next((w for w in inside if not (w.additive and wrapper.additive)), None)
             if wrapper.merged and blocking is not None:
-                raise ValueError(f"merge: at {path} attachment {blocking.attachment!r} acts before {wrapper.attachment!r}, so it must "
-                                 f"be merged first and unmerged last; or deactivate it")
+                raise ValueError(f"merge: at {path} attachment {blocking.attachment!r} acts before {wrapper.attachment!r}, so it "
+                                 "must be merged first and unmerged last; or deactivate it")
             if wrapper.enabled and not wrapper.merged:
                 inside.append(wrapper)
 

@@ -113,7 +113,7 @@ OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
 def decay_groups(parameters, weight_decay, lr_scale=None):
-    """Groups of {path: Parameter}: matrices with weight decay, vectors (biases, norm gains) without, as is usual for Transformers.
+    """Groups of {path: Parameter}: matrices with weight decay, vectors (biases, norm gains) without, as is usual here.
 
     ``lr_scale`` gives what a path's learning rate is multiplied by; each different value makes groups of its own.
     """

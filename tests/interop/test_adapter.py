@@ -1,5 +1,6 @@
 """Saved adapters: what was trained predicts the same after loading, the note beside it is checked, and a failure changes nothing."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -130,7 +131,8 @@ def test_what_lies_in_the_folder(family, task, pooling, method, names, tmp_path)
     save_adapter(attachment, tmp_path / "some" / "where", base)
     assert {path.name for path in (tmp_path / "some" / "where").iterdir()} == names
     note = files.read_json(tmp_path / "some" / "where" / NOTE, "note")
-    assert note == {"method": method, "model_type": family, "task": task, "labels": list(LABELS) if task == "classify" else [], "pooling": pooling,
+    settings = dataclasses.asdict(attachment.method) if method == "lora" else {}
+    assert note == {"method": method, "settings": settings, "format": "library" if method == "lora" else "own", "model_type": family, "task": task, "labels": list(LABELS) if task == "classify" else [], "pooling": pooling,
                     "head": HEAD if HEAD in names else None, "base": str(base),
                     "ranks": {} if method == "head" else {f"blocks.{i}.attn.{seam}": 3 for i in range(2) for seam in "qv"}}
     if HEAD in names:
@@ -220,7 +222,7 @@ def test_what_is_not_an_adapter_is_not_saved(tmp_path):
     ("llama_lora_qkvo", "lm", [], None)])
 def test_a_golden_folder_needs_no_note(name, task, labels, pooling, shared):
     folder, base = shared / "golden/peft" / name, shared / "golden" / name.split("_")[0]
-    assert read_note(folder) == {"method": "lora", "model_type": None, "task": task, "labels": labels, "pooling": pooling,
+    assert read_note(folder) == {"method": None, "settings": {}, "format": "library", "model_type": None, "task": task, "labels": labels, "pooling": pooling,
                                  "head": None, "ranks": {}}
     model = load_with_adapter(base, folder)[0]
     arrays = np.load(f"{base}.npz")

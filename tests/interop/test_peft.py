@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minipeft.data import files
-from minipeft.interop import load_lora, load_pretrained, make_model, save_lora, save_pretrained
-from minipeft.interop.peft import _pattern, _targeted
+from minipeft.interop import load_peft, load_pretrained, make_model, save_peft, save_pretrained
+from minipeft.interop.peft import targeted as _targeted
+from minipeft.interop.peft_lora import _pattern
 from minipeft.methods import LoRA, attach
 from minipeft.models import TransformerConfig
 from minipeft.nn import Wrapper
@@ -185,23 +186,23 @@ def golden_logits(shared, name, model):
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_adapters_give_the_expected_logits_also_when_merged_or_saved_again(name, shared, tmp_path, backend):
     base = shared / "golden" / name.split("_")[0]
-    attachment = load_lora(load_pretrained(base), shared / "golden/peft" / name)
+    attachment = load_peft(load_pretrained(base), shared / "golden/peft" / name)
     assert_close(*golden_logits(shared, name, attachment.model))
     attachment.merge()
     assert_close(*golden_logits(shared, name, attachment.model))
     attachment.unmerge()
-    save_lora(attachment, tmp_path, base)
+    save_peft(attachment, tmp_path, base)
     stored, ours = (files.read_tensors(folder / WEIGHTS) for folder in (shared / "golden/peft" / name, tmp_path))
     assert {n: (a.dtype, a.shape, a.tobytes()) for n, a in ours.items()} == {n: (a.dtype, a.shape, a.tobytes()) for n,
                                                                              a in stored.items()}
-    assert (result(load_lora(load_pretrained(base), tmp_path).model) == result(attachment.model)).all()
+    assert (result(load_peft(load_pretrained(base), tmp_path).model) == result(attachment.model)).all()
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_adapters_saved_again_read_the_same_in_peft(name, shared, peer, tmp_path):
     family = name.split("_")[0]
     case = {"bert": BERT, "gpt2": GPT2, "llama": LLAMA, "t5": T5}[family]
-    save_lora(load_lora(load_pretrained(shared / "golden" / family), shared / "golden/peft" / name), tmp_path / "ours", "base")
+    save_peft(load_peft(load_pretrained(shared / "golden" / family), shared / "golden/peft" / name), tmp_path / "ours", "base")
     (tmp_path / "base").symlink_to(shared / "golden" / family)
     theirs = Theirs(peer, tmp_path)
     first, again = (theirs.layers(theirs.load(case, folder)) for folder in (shared / "golden/peft" / name, tmp_path / "ours"))
@@ -225,7 +226,7 @@ def test_peft_loads_what_we_write_and_we_load_what_it_writes_again(name, theirs,
     model = make(*case)
     save_pretrained(model, tmp_path / "base")
     attachment = shake(attach(model, LoRA(**settings_)))
-    save_lora(attachment, tmp_path / "ours", tmp_path / "base")
+    save_peft(attachment, tmp_path / "ours", tmp_path / "base")
     loaded = theirs.load(case, tmp_path / "ours")
     assert_close(theirs.result(loaded), result(model))
     plain = make(*case)
@@ -233,7 +234,7 @@ def test_peft_loads_what_we_write_and_we_load_what_it_writes_again(name, theirs,
 
     loaded.save_pretrained(tmp_path / "theirs")
     # a head that transformers has no class for is not in PEFT's format: what is compared there are the states
-    back = load_lora(plain, tmp_path / "theirs")
+    back = load_peft(plain, tmp_path / "theirs")
     assert_close(result(plain), result(model))
     assert bits(plain) == bits(model) and set(back.wrappers) >= set(attachment.wrappers) - {"head.classifier"}
 
@@ -250,7 +251,7 @@ def test_any_adapters_on_q_k_and_v_are_one_exact_product_on_c_attn(data, stabili
         for path, wrapper in attachment.wrappers.items():
             wrapper.U.data = attachment.wrappers[path[:-1] + seams[0]].U.data.copy()
     shared = same_u and len(seams) == 3 and len(set(alphas.values())) == 1  # then one A does for all
-    save_lora(attachment, tmp_path)
+    save_peft(attachment, tmp_path)
     tensors, config = files.read_tensors(tmp_path / WEIGHTS), files.read_json(tmp_path / CONFIG, "config")
     for i in range(2):
         a, b = (tensors[f"{STEM}transformer.h.{i}.attn.c_attn.lora_{x}.weight"].astype(np.float64) for x in "AB")
@@ -265,7 +266,7 @@ def test_any_adapters_on_q_k_and_v_are_one_exact_product_on_c_attn(data, stabili
 
 def test_separate_q_and_v_have_the_layout_of_the_plan(tmp_path):
     attachment = shake(attach(make("gpt2", "lm"), LoRA(rank=3, alpha=7)))
-    save_lora(attachment, tmp_path)
+    save_peft(attachment, tmp_path)
     tensors, config = files.read_tensors(tmp_path / WEIGHTS), files.read_json(tmp_path / CONFIG, "config")
     assert (config["r"], config["lora_alpha"], type(config["lora_alpha"]), config["fan_in_fan_out"]) == (6, 14, int, True)
     q, v = attachment.wrappers["blocks.0.attn.q"], attachment.wrappers["blocks.0.attn.v"]
@@ -283,7 +284,7 @@ def test_separate_q_and_v_have_the_layout_of_the_plan(tmp_path):
     (LLAMA_CLASSES, "SEQ_CLS", ["score"]), (T5, "SEQ_2_SEQ_LM", None)])
 def test_what_the_config_says(case, task_type, saved, tmp_path):
     attachment = attach(make(*case), LoRA(rank=2, alpha=3, dropout=0.25, targets="attn.q,attn.k,attn.v,attn.out"))
-    save_lora(attachment, tmp_path, "models/base")
+    save_peft(attachment, tmp_path, "models/base")
     config = files.read_json(tmp_path / CONFIG, "config")
     own = {"bert": ["key", "query", "value"], "gpt2": ["c_attn"], "llama": ["k_proj", "o_proj", "q_proj", "v_proj"],
            "t5": None}[case[0]]
@@ -301,13 +302,13 @@ def test_what_the_config_says(case, task_type, saved, tmp_path):
 
 
 def test_a_name_that_stands_for_other_modules_too_is_written_in_full(tmp_path):
-    save_lora(attach(make("bert", "classify", "pooler"), LoRA(rank=2, targets="attn.out,mlp.up,mlp.down")), tmp_path)
+    save_peft(attach(make("bert", "classify", "pooler"), LoRA(rank=2, targets="attn.out,mlp.up,mlp.down")), tmp_path)
     names = files.read_json(tmp_path / CONFIG, "config")["target_modules"]
     assert len(names) == 6 and "bert.encoder.layer.1.attention.output.dense" in names  # "dense" would be the pooler as well
-    save_lora(attach(make("gpt2", "lm"), LoRA(rank=2, targets="mlp.down")), tmp_path)
+    save_peft(attach(make("gpt2", "lm"), LoRA(rank=2, targets="mlp.down")), tmp_path)
     assert files.read_json(tmp_path / CONFIG, "config")["target_modules"] == ["transformer.h.0.mlp.c_proj",
                                                                               "transformer.h.1.mlp.c_proj"]
-    save_lora(attach(make("gpt2", "lm"), LoRA(rank=2, targets="mlp.down,attn.out")), tmp_path)
+    save_peft(attach(make("gpt2", "lm"), LoRA(rank=2, targets="mlp.down,attn.out")), tmp_path)
     assert files.read_json(tmp_path / CONFIG, "config")["target_modules"] == ["c_proj"]
 
 
@@ -315,10 +316,10 @@ def test_merged_is_not_saved(tmp_path):
     attachment = shake(attach(make("gpt2", "lm"), LoRA(rank=2)))
     attachment.merge()
     with pytest.raises(ValueError, match="save: this attachment is merged into the base; unmerge it first, or save the whole model"):
-        save_lora(attachment, tmp_path / "out")
+        save_peft(attachment, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     attachment.unmerge()
-    save_lora(attachment, tmp_path / "out")
+    save_peft(attachment, tmp_path / "out")
 
 
 # ---- PEFT's in ours --------------------------------------------------------------------------------------------------
@@ -369,12 +370,12 @@ def test_we_load_what_peft_writes(name, theirs, tmp_path):
     before = result(model)
     trained = theirs.make(case, **config)
     trained.save_pretrained(tmp_path / "theirs")
-    attachment = load_lora(model, tmp_path / "theirs")
+    attachment = load_peft(model, tmp_path / "theirs")
     assert_close(result(model), theirs.result(trained))
     assert (attachment.head is not None) == ("SEQ_CLS" in str(config) or "classifier" in str(config))
     with attachment.disabled():
         assert (result(model) == before).all()
-    save_lora(attachment, tmp_path / "again")
+    save_peft(attachment, tmp_path / "again")
     again = theirs.load(case, tmp_path / "again")
     assert_close(theirs.result(again), theirs.result(trained), 1e-6)
     stored, ours = (files.read_tensors(tmp_path / folder / WEIGHTS) for folder in ("theirs", "again"))
@@ -391,13 +392,13 @@ def test_half_precision_adapters(kind, theirs, tmp_path):
         if "lora_" in name or "modules_to_save" in name:
             parameter.data = parameter.data.to(half)
     trained.save_pretrained(tmp_path / "theirs")
-    attachment = load_lora(model, tmp_path / "theirs")
+    attachment = load_peft(model, tmp_path / "theirs")
     assert_close(result(model), theirs.result(trained.float()))
     assert {p.dtype for p in attachment.named_parameters().values()} == {np.dtype(np.float32)}
 
 
 def test_a_fused_module_becomes_three_adapters_that_share_A(shared):
-    attachment = load_lora(load_pretrained(shared / "golden/gpt2"), shared / "golden/peft/gpt2_lora_c_attn")
+    attachment = load_peft(load_pretrained(shared / "golden/gpt2"), shared / "golden/peft/gpt2_lora_c_attn")
     stored = files.read_tensors(shared / "golden/peft/gpt2_lora_c_attn" / WEIGHTS)
     assert list(attachment.wrappers) == [f"blocks.{i}.attn.{seam}" for i in range(3) for seam in "qkv"]
     assert sum(a.size for a in stored.values()) == 3 * 4 * (48 + 144) and attachment.trainable == 9 * 4 * (48 + 48)  # the count grew
@@ -411,11 +412,11 @@ def test_a_fused_module_becomes_three_adapters_that_share_A(shared):
 
 def test_an_import_that_was_trained_on_is_written_in_blocks(shared, tmp_path):
     model = load_pretrained(shared / "golden/gpt2")
-    attachment = shake(load_lora(model, shared / "golden/peft/gpt2_lora_c_attn"))
-    save_lora(attachment, tmp_path)
+    attachment = shake(load_peft(model, shared / "golden/peft/gpt2_lora_c_attn"))
+    save_peft(attachment, tmp_path)
     assert files.read_tensors(tmp_path / WEIGHTS)[f"{STEM}transformer.h.0.attn.c_attn.lora_A.weight"].shape == (12, 48)
     again = load_pretrained(shared / "golden/gpt2")
-    load_lora(again, tmp_path)
+    load_peft(again, tmp_path)
     assert_close(again(IDS).logits.data, model(IDS).logits.data)
 
 
@@ -423,16 +424,16 @@ def test_several_names_on_one_model_and_the_head_of_each(tmp_path):
     expected = {}
     for seed, name in enumerate(["one", "two"]):
         model = make(*BERT)
-        save_lora(shake(attach(model, LoRA(rank=2)), seed), tmp_path / name)
+        save_peft(shake(attach(model, LoRA(rank=2)), seed), tmp_path / name)
         expected[name] = result(model)
     model = make(*BERT)
     plain = result(model)
-    loaded = {name: load_lora(model, tmp_path / name, name) for name in expected}
+    loaded = {name: load_peft(model, tmp_path / name, name) for name in expected}
     assert (result(model) == expected["two"]).all()
     loaded["two"].detach()
     assert (result(model) == plain).all()
     with pytest.raises(ValueError, match="attach: the name 'one' is taken; attached: one"):
-        load_lora(model, tmp_path / "two", "one")
+        load_peft(model, tmp_path / "two", "one")
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------
@@ -441,7 +442,7 @@ def test_several_names_on_one_model_and_the_head_of_each(tmp_path):
 @pytest.fixture
 def stored(tmp_path):
     """The folder of an adapter for a tiny BERT classifier, on query and value with rank 2."""
-    save_lora(shake(attach(make(*BERT), LoRA(rank=2, alpha=3))), tmp_path / "adapter")
+    save_peft(shake(attach(make(*BERT), LoRA(rank=2, alpha=3))), tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
@@ -451,7 +452,7 @@ def edit(folder, **changes):
     (folder / CONFIG).write_text(json.dumps({name: value for name, value in raw.items() if value is not ...}))
 
 
-def refused(folder, message, case=BERT, load=load_lora):
+def refused(folder, message, case=BERT, load=load_peft):
     """Loading gives one line that holds ``message`` and leaves the model, with another attachment on it, as it was."""
     model = make(*case)
     first = shake(attach(model, LoRA(rank=1, targets="attn.out"), "first"))
@@ -483,7 +484,6 @@ def test_a_setting_that_plain_lora_lacks_is_named(field, value, stored):
 
 
 BAD = {
-    "peft_type": ("'LORA'", ["IA3", "ADALORA", None, ...]),
     "task_type": ("SEQ_CLS, CAUSAL_LM, SEQ_2_SEQ_LM, FEATURE_EXTRACTION or null", ["TOKEN_CLS", "QUESTION_ANS", [], 3]),
     "r": ("a whole number from 1 on", [0, -1, 2.0, "2", True, None, [2]]),
     "lora_alpha": ("a positive number", [0, -3, "3", None, True, math.nan, math.inf]),
@@ -499,6 +499,12 @@ BAD = {
     "init_lora_weights": ("true, false, gaussian, eva, orthogonal or mica, which leave the base as it is",
                           ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", ["gaussian"]]),
 }
+
+
+@pytest.mark.parametrize("kind", ["LOKR", None, 3])
+def test_an_unknown_type_is_named(kind, stored):
+    edit(stored, peft_type=kind)
+    refused(stored, f"{stored / CONFIG}: peft_type is {kind!r}; expected one of LORA")
 
 
 @pytest.mark.parametrize("field,value", [(field, value) for field, (_, values) in BAD.items() for value in values])
@@ -526,16 +532,16 @@ def test_a_bad_value_is_named(field, value, stored):
     ids=lambda changes: json.dumps(changes, default=str))
 def test_what_makes_no_difference_makes_none(changes, stored):
     expected = make(*BERT)
-    load_lora(expected, stored)
+    load_peft(expected, stored)
     edit(stored, **changes)
     model = make(*BERT)
-    load_lora(model, stored)
+    load_peft(model, stored)
     assert (result(model) == result(expected)).all()
 
 
 def test_the_first_pattern_that_matches_counts_as_in_peft(stored):
     edit(stored, alpha_pattern={"layer.1.*query": 30, "query": 60, ".*": 90})
-    attachment = load_lora(make(*BERT), stored)
+    attachment = load_peft(make(*BERT), stored)
     assert {path: w.scale for path, w in attachment.wrappers.items() if "attn" in path} == {
         "blocks.0.attn.q": 30, "blocks.0.attn.v": 45, "blocks.1.attn.q": 15, "blocks.1.attn.v": 45}
 
@@ -571,10 +577,10 @@ def test_patterns_match_as_in_peft(keys, name, peer):
 @pytest.mark.parametrize("word", ["all-linear", "All-Linear"])
 def test_all_linear_is_every_linear_map_of_the_blocks(word, tmp_path):
     attachment = shake(attach(make("llama", "lm"), LoRA(rank=2, targets=ALL)))
-    save_lora(attachment, tmp_path)
+    save_peft(attachment, tmp_path)
     edit(tmp_path, target_modules=word)
     model = make("llama", "lm")
-    assert list(load_lora(model, tmp_path).wrappers) == list(attachment.wrappers)
+    assert list(load_peft(model, tmp_path).wrappers) == list(attachment.wrappers)
     assert (result(model) == result(attachment.model)).all()
 
 
@@ -627,7 +633,7 @@ HEAD = f"{STEM}classifier"
     (lambda t: t.update({f"{HEAD}.weight": np.ones((2, 12))}),
      f"tensors of another shape: {HEAD}.weight (expected (3, 12), got (2, 12))"),
     (lambda t: without(t, f"{HEAD}.bias", f"{HEAD}.weight"),
-     f"the trained head is missing; expected {HEAD}.weight beside LoRA's matrices, as modules_to_save ['classifier'] and task_type 'SEQ_CLS' say"),
+     f"the trained head is missing; expected {HEAD}.weight beside the method's own tensors, as modules_to_save ['classifier'] and task_type 'SEQ_CLS' say"),
 ], ids=["missing", "magnitudes", "pooler", "another_family's_head", "transposed", "rank", "no_stem", "adapter's_name",
         "half_a_head", "more_of_a_head",
         "classes", "no_head"])
@@ -640,8 +646,8 @@ def test_fewer_and_more_layers(stored, tmp_path):
     config = TransformerConfig(**SHAPE | FAMILIES["bert"] | {"num_hidden_layers": 3}, labels=("a", "b", "c"), pooling="pooler")
     model = make_model(config, "classify", np.random.default_rng(0))
     with pytest.raises(ValueError, match=re.escape("missing tensors: base_model.model.bert.encoder.layer.2.attention.self.query.lora_A.weight")):
-        load_lora(model, stored)
-    save_lora(attach(model, LoRA(rank=2)), tmp_path / "three")
+        load_peft(model, stored)
+    save_peft(attach(model, LoRA(rank=2)), tmp_path / "three")
     refused(tmp_path / "three", "unexpected tensors: base_model.model.bert.encoder.layer.2.attention.self.query.lora_A.weight")
 
 
@@ -652,17 +658,17 @@ def test_a_head_that_peft_would_expect_is_missed_whoever_names_it(stored):
     edit(stored, modules_to_save=["classifier"], task_type=None)
     refused(stored, "the trained head is missing")
     edit(stored, modules_to_save=None, task_type=None)
-    assert load_lora(make(*BERT), stored).head is None
+    assert load_peft(make(*BERT), stored).head is None
 
 
 @pytest.mark.parametrize("case,name", [(BERT, "pooler"), (BERT, "bert.embeddings"), (BERT, "word_embeddings"), (GPT2, "wte"),
                                        (GPT2, "lm_head"),
                                        (LLAMA, "embed_tokens"), (LLAMA, "lm_head"), (MLM, "cls")])
 def test_another_module_to_save_is_refused(case, name, tmp_path):
-    save_lora(attach(make(*case), LoRA(rank=2)), tmp_path)
+    save_peft(attach(make(*case), LoRA(rank=2)), tmp_path)
     saved = [name] if case != BERT else ["classifier", name]
     edit(tmp_path, modules_to_save=saved)
-    refused(tmp_path, f"{tmp_path / CONFIG}: modules_to_save is {saved!r}; beside LoRA's matrices only the classification head is loaded, not {name!r}", case)
+    refused(tmp_path, f"{tmp_path / CONFIG}: modules_to_save is {saved!r}; beside the method's own only the classification head is loaded, not {name!r}", case)
 
 
 def test_a_rank_above_the_matrix(stored, tmp_path):
@@ -706,6 +712,6 @@ def test_a_flipped_bit_in_either_file_gives_an_adapter_or_one_line(where, bit, s
         content[where % min(len(content), 3000)] ^= 1 << bit  # the header's part of the tensors' file
         (damaged / name).write_bytes(content)
         try:
-            load_lora(make(*BERT), damaged)
+            load_peft(make(*BERT), damaged)
         except ValueError as error:
             assert "\n" not in str(error) and str(error)
