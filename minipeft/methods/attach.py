@@ -5,6 +5,7 @@ stands here once. Which modules a pattern means stands in ``targets.py``, which 
 """
 
 import contextlib
+import warnings
 
 import numpy as np
 
@@ -59,6 +60,10 @@ class Method:
     def formula(self, path, wrapper):
         """The number of parameters at a seam in closed form, as text."""
         return ""
+
+    def count(self, config):
+        """The number of trained parameters without the head, in closed form from a `TransformerConfig` alone."""
+        raise NotImplementedError(f"{type(self).__name__} says nothing of its count")
 
     def lr_scale(self, path):
         """What the learning rate of the parameter at ``path`` is multiplied by."""
@@ -223,10 +228,11 @@ class Attachment:
     def merge(self):
         """Put the learned change into the base's weights, so that a forward pass costs what the base costs.
 
-        Returns the largest change of a weight or bias. A second merge changes nothing and returns 0. Raises ValueError
+        Returns the largest change of a weight or bias. A second merge changes nothing, warns and returns 0. Raises ValueError
         when the method cannot be merged, is not active, or holds or makes NaN or infinity (the base is then left as it was).
         """
         if self.merged:
+            warnings.warn(f"merge: attachment {self.name!r} is merged already; nothing was changed", stacklevel=2)
             return 0.0
         self.check_mergeable()
         if not self.active:

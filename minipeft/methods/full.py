@@ -9,6 +9,7 @@ and nothing need be merged.
 from dataclasses import dataclass
 
 from .attach import Method
+from .shapes import body_size
 
 
 @dataclass
@@ -26,3 +27,6 @@ class Full(Method):
 
     def base_parameters(self, model):
         return dict(model.named_parameters())
+
+    def count(self, config):
+        return body_size(config)

@@ -17,3 +17,6 @@ class Head(Method):
 
     name = "head"
     default_lr = 1e-2
+
+    def count(self, config):
+        return 0  # besides the head

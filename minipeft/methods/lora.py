@@ -17,6 +17,7 @@ import numpy as np
 from .. import autograd as F
 from ..nn import Dropout, Parameter, Wrapper, unwrap
 from .attach import Method
+from .shapes import linear_shapes
 from .targets import linear_paths, match
 
 
@@ -84,13 +85,20 @@ class LoRA(Method):
         """s: alpha / rank, or alpha / sqrt(rank)."""
         return alpha / self.divisor(rank)
 
-    def wrappers(self, model, rng):
-        paths = match(self.targets, linear_paths(model), "lora targets")
+    def places(self, paths):
+        """{path: (rank, alpha)} of the maps to adapt among the ``paths`` of all maps."""
+        paths = match(self.targets, paths, "lora targets")
         ranks = {p: r for pattern, r in self.rank_pattern.items() for p in match(pattern, paths, "lora rank_pattern")}
         alphas = {p: a for pattern, a in self.alpha_pattern.items() for p in match(pattern, paths, "lora alpha_pattern")}
+        return {path: (ranks.get(path, self.rank), alphas.get(path, self.alpha)) for path in paths}
+
+    def count(self, config):
+        shapes = linear_shapes(config)
+        return sum(rank * sum(shapes[path]) for path, (rank, _) in self.places(list(shapes)).items())  # R (D_in + D_out)
+
+    def wrappers(self, model, rng):
         out = {}
-        for path in paths:
-            rank, alpha = ranks.get(path, self.rank), alphas.get(path, self.alpha)
+        for path, (rank, alpha) in self.places(linear_paths(model)).items():
             limit = min(unwrap(model.get(path)).weight.shape)
             if not (isinstance(rank, (int, np.integer)) and 1 <= rank <= limit):
                 raise ValueError(f"lora: the rank at {path} must be a whole number from 1 to {limit}, got {rank}")

@@ -1,0 +1,618 @@
+"""What holds whatever the method: one table of rules, each tried on every registered method and every kind of model.
+
+A method is here by being registered in ``minipeft.methods.METHODS``; `SETTINGS` gives the few that need settings, or a
+model with something, in order to be tried at all. The numbers are those of the plan's list of rules.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from minipeft.data import files
+from minipeft.interop import load_adapter, load_pretrained, make_model, save_adapter, save_pretrained
+from minipeft.methods import METHODS, activate, attach, mixed
+from minipeft.models import TransformerConfig
+from minipeft.nn import Wrapper
+from minipeft.training import SGD
+
+SHAPE = {"vocab_size": 19, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 24,
+         "max_position_embeddings": 48, "initializer_range": 0.3, "pad_token_id": 0}
+NO_BIASES = {"attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False}
+FAMILIES = {
+    "bert": {"model_type": "bert", "type_vocab_size": 2, "norm_eps": 1e-6},
+    "gpt2": {"model_type": "gpt2", "hidden_act": "gelu_new"},
+    "llama": {"model_type": "llama", "hidden_act": "silu", "num_key_value_heads": 2, **NO_BIASES},
+    "t5": {"model_type": "t5", "num_decoder_layers": 3, "head_dim": 5, "hidden_act": "gelu_new", "gated": True, "norm_eps": 1e-6,
+           "relative_attention_num_buckets": 6, "relative_attention_max_distance": 9, "decoder_start_token_id": 0,
+           "initializer_range": 1.0, **NO_BIASES},
+}
+TASKS = {"bert": ("classify", "mean"), "gpt2": ("classify", "last"), "llama": ("lm", None), "t5": ("seq2seq", None)}
+IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3], [5, 8, 9, 7, 9]])
+MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
+
+
+def make(family, seed=0, dtype=np.float32):
+    """A tiny model with a head, its biases and gains off their initial values."""
+    task, pooling = TASKS[family]
+    config = TransformerConfig(**SHAPE | FAMILIES[family], labels=("a", "b", "c") if task == "classify" else (), pooling=pooling)
+    model = make_model(config, task, np.random.default_rng(seed))
+    rng = np.random.default_rng([seed, 1])
+    for path, parameter in model.named_parameters():
+        if path.endswith("bias") or "norm" in path:
+            parameter.data += rng.standard_normal(parameter.shape).astype(np.float32) * np.float32(0.2)
+    return model.eval().astype(dtype)
+
+
+def target(model):
+    """The labels of the three examples."""
+    return np.array([0, 2, 1]) if model.config.labels else np.where(MASK, IDS, -100)
+
+
+def run(model, rows=slice(None), labels=True):
+    """The model's output on some of the examples."""
+    return model(IDS[rows], attention_mask=MASK[rows], labels=target(model)[rows] if labels or model.config.encoder_decoder else None)
+
+
+def logits(model, rows=slice(None)):
+    return run(model, rows).logits.data
+
+
+def bits(model):
+    return {path: p.data.tobytes() for path, p in model.named_parameters()}
+
+
+def shake(attachment, seed=2, size=0.2):
+    """Move everything trained off its initial value."""
+    rng = np.random.default_rng(seed)
+    arrays = {path: a + rng.standard_normal(a.shape).astype(a.dtype) * a.dtype.type(size) for path, a in attachment.arrays().items()}
+    attachment.load_arrays(arrays)
+    return attachment
+
+
+# What a method needs beyond its defaults on a model: a function from the model to its settings.
+SETTINGS = {
+    "full": lambda model: {"keeps_base": True},
+    "bitfit": lambda model: {"add_zero_biases": not model.config.attention_bias},
+    "output": lambda model: {} if model.config.labels else {"words": [3, 5]},
+    "random_mask": lambda model: {"share": 0.05},
+    "fisher_mask": lambda model: {"share": 0.05, "importance": fisher(model)},
+}
+
+
+def fisher(model):
+    """Any importance will do for these rules: the squares of the weights."""
+    return {path: parameter.data.astype(np.float64) ** 2 for path, parameter in model.named_parameters()}
+
+
+def make_method(name, model, **changes):
+    """The method with the settings that it needs on this model, and some of its fields changed."""
+    return METHODS[name](**SETTINGS.get(name, lambda model: {})(model) | changes)
+
+
+def attached(name, family, seed=2, dtype=np.float32, rng=5, **changes):
+    """(model, attachment moved off its initial values); ``seed`` None leaves it fresh."""
+    model = make(family, dtype=dtype)
+    attachment = attach(model, make_method(name, model, **changes), "one", np.random.default_rng(rng))
+    if dtype != np.float32:
+        model.astype(dtype)
+    return model, attachment if seed is None else shake(attachment, seed)
+
+
+def has(name, *fields):
+    """Whether a method has these settings."""
+    return set(fields) <= {f.name for f in dataclasses.fields(METHODS[name])} if dataclasses.is_dataclass(METHODS[name]) else False
+
+
+def cannot_attach(name, family):
+    """Whether a method refuses this kind of model by what it is (a head where there is none of its own, say)."""
+    return name == "head" and TASKS[family][0] != "classify" and make(family).config.tie_word_embeddings
+
+
+def merges(name, family):
+    """Whether a method can be merged on this kind of model."""
+    try:
+        attached(name, family)[1].check_mergeable()
+    except ValueError:
+        return False
+    return True
+
+
+RULES = []
+
+
+def rule(number, words, applies=lambda name, family: True):
+    """Register a rule: ``check(name, family)`` is run for every method and family to which it applies."""
+    def register(check):
+        RULES.append((number, words, applies, check))
+        return check
+    return register
+
+
+# ---- at the start ---------------------------------------------------------------------------------------------------
+
+
+@rule(1, "a fresh attachment gives the base's output", lambda name, family: name not in ("prefix", "prompt"))
+def fresh_is_the_base(name, family):
+    expected = logits(make(family))
+    model, _ = attached(name, family, seed=None)
+    assert (logits(model) == expected).all()
+
+
+@rule(2, "attaching changes no bit of the base")
+def attaching_leaves_the_base(name, family):
+    before = bits(make(family))
+    model, attachment = attached(name, family, seed=None)
+    assert bits(model) == before
+    shake(attachment)
+    activate(model)
+    assert bits(model) == before
+
+
+@rule(3, "a perturbed attachment changes the output")
+def perturbed_differs(name, family):
+    model, _ = attached(name, family)
+    assert np.abs(logits(model) - logits(make(family))).max() > 1e-3
+
+
+def padded(attachment, times):
+    """{path: array} of the trained arrays with ranks ``times`` as high, the added part being zero."""
+    out = {}
+    for path, array in attachment.arrays().items():
+        rank = attachment.method.rank
+        axes = [i for i, size in enumerate(array.shape) if size == rank]
+        assert len(axes) < 2, path
+        if path.startswith("head."):
+            axes = []
+        out[path] = np.pad(array, [(0, size * (times - 1)) if i in axes else (0, 0) for i, size in enumerate(array.shape)])
+    return out
+
+
+def scale_law(name, family, power):
+    """The update is alpha / rank^power times its factors: zeros that pad the rank are made good by a larger alpha."""
+    model, attachment = attached(name, family, rank=2, alpha=7.0)
+    expected, times = logits(model), 4
+    other, wide = attached(name, family, seed=None, rank=2 * times, alpha=7.0 * times**power)
+    wide.load_arrays(padded(attachment, times))
+    np.testing.assert_allclose(logits(other), expected, rtol=1e-4, atol=1e-4)
+    assert {w.scale for w in attachment.wrappers.values() if hasattr(w, "U")} <= {7.0 / 2**power}
+
+
+def is_stabilised(name):
+    return has(name, "rank", "alpha") and METHODS[name]().rank_stabilised if has(name, "rank_stabilised") else False
+
+
+@rule(4, "the scale is alpha / rank", lambda name, family: has(name, "rank", "alpha") and not is_stabilised(name))
+def scale_is_alpha_over_rank(name, family):
+    scale_law(name, family, 1)
+
+
+@rule(5, "rank-stabilised, the scale is alpha / sqrt(rank)", lambda name, family: is_stabilised(name))
+def scale_is_alpha_over_root_of_rank(name, family):
+    scale_law(name, family, 0.5)
+
+
+@rule(6, "initialisation is a function of the seed")
+def the_seed_decides(name, family):
+    one, two, other = (attached(name, family, seed=None, rng=seed)[1].arrays() for seed in (5, 5, 6))
+    assert {p: a.tobytes() for p, a in one.items()} == {p: a.tobytes() for p, a in two.items()}
+    model, again = attached(name, family, seed=3, rng=5), attached(name, family, seed=3, rng=5)
+    assert (logits(model[0]) == logits(again[0])).all() and set(other) == set(one)
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def backward(model):
+    model.zero_grad()
+    loss = run(model).loss
+    loss.backward()
+    return loss
+
+
+@rule(7, "every trainable parameter gets a gradient, and no frozen one")
+def gradients_where_they_belong(name, family):
+    model, attachment = attached(name, family)
+    backward(model)
+    own = attachment.named_parameters()
+    assert own and not [path for path, p in own.items() if p.grad is None or p.grad.shape != p.shape]
+    mine = {id(p) for p in own.values()}
+    assert not [path for path, p in model.named_parameters() if id(p) not in mine and p.grad is not None]
+
+
+@rule(8, "after a step only trainable parameters have changed, bit for bit")
+def only_trainable_move(name, family):
+    model, attachment = attached(name, family)
+    own, before = attachment.named_parameters(), bits(model)
+    mine = {id(p) for p in own.values()}
+    own_before = {path: p.data.copy() for path, p in own.items()}
+    backward(model)
+    SGD(own.values(), lr=0.1).step()
+    assert all(p.data.tobytes() == before[path] for path, p in model.named_parameters() if id(p) not in mine)
+    moved = [path for path, p in own.items() if (p.data != own_before[path]).any()]
+    assert moved and len(moved) >= 0.8 * len(own)  # a key bias, or a word that does not occur, has no gradient
+    activate(model)
+    assert bits(model) == bits(make(family))
+
+
+@rule(9, "gradients match finite differences")
+def gradients_match_finite_differences(name, family):
+    model, attachment = attached(name, family, dtype=np.float64)
+    backward(model)
+    own, rng = attachment.named_parameters(), np.random.default_rng(7)
+    for path, p in list(own.items())[:: max(1, len(own) // 6)]:  # some of every kind, in random directions
+        direction, kept, step = rng.standard_normal(p.shape), p.data, 1e-6
+        slope = 0.0 if p.grad is None else float((p.grad * direction).sum())
+        losses = []
+        for sign in (1, -1):
+            p.data = kept + sign * step * direction
+            losses.append(run(model).loss.item())
+        p.data = kept
+        assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(slope, rel=2e-4, abs=2e-7), path
+
+
+@rule(10, "gradients of a low-rank change are the projections of the dense gradient",
+      lambda name, family: has(name, "rank", "alpha") and name not in ("dora", "adalora"))
+def gradients_are_projections(name, family):
+    model, attachment = attached(name, family, dtype=np.float64)
+    backward(model)
+    kept = {path: (w.U.grad, w.V.grad) for path, w in attachment.wrappers.items() if hasattr(w, "U")}
+    attachment.merge()  # the same function with the change inside the weight, whose gradient is the dense one
+    for path in kept:
+        model.get(path).wrapped.weight.requires_grad = True
+    backward(model)
+    for path, (of_u, of_v) in kept.items():
+        wrapper, dense = attachment.wrappers[path], model.get(path).wrapped.weight.grad
+        np.testing.assert_allclose(of_u, wrapper.scale * dense @ wrapper.V.data, rtol=1e-6, atol=1e-10)
+        np.testing.assert_allclose(of_v, wrapper.scale * dense.T @ wrapper.U.data, rtol=1e-6, atol=1e-10)
+
+
+@rule(11, "dropout is off in evaluation", lambda name, family: has(name, "dropout"))
+def no_dropout_in_evaluation(name, family):
+    model, attachment = attached(name, family, dropout=0.5)
+    plain, same = attached(name, family)
+    assert (logits(model) == logits(plain)).all()
+    trained = [logits(model.train(np.random.default_rng(seed))) for seed in (0, 0, 1)]
+    assert (trained[0] == trained[1]).all() and (trained[0] != trained[2]).any() and (trained[0] != logits(plain)).any()
+    assert (logits(model.eval()) == logits(plain)).all()
+
+
+# ---- disable and merge ----------------------------------------------------------------------------------------------
+
+
+@rule(13, "disabled equals the base")
+def disabled_is_the_base(name, family):
+    model, attachment = attached(name, family)
+    with attachment.disabled():
+        assert (logits(model) == logits(make(family))).all() and not attachment.active
+
+
+@rule(14, "leaving the block restores, nested too")
+def leaving_restores(name, family):
+    model, attachment = attached(name, family)
+    learned, arrays = logits(model), attachment.arrays()
+    with attachment.disabled():
+        with attachment.disabled():
+            base = logits(model)
+        assert (logits(model) == base).all()
+    assert (logits(model) == learned).all() and attachment.active
+    with pytest.raises(KeyError), attachment.disabled():
+        raise KeyError
+    assert (logits(model) == learned).all()
+    assert all((attachment.arrays()[path] == array).all() for path, array in arrays.items())
+
+
+@rule(15, "merged equals unmerged", merges)
+def merged_is_unmerged(name, family):
+    model, attachment = attached(name, family, dtype=np.float64)
+    unmerged = logits(model)
+    assert attachment.merge() > 0 and attachment.merged
+    np.testing.assert_allclose(logits(model), unmerged, rtol=1e-9, atol=1e-9)
+
+
+@rule(16, "unmerging restores the base", merges)
+def unmerging_restores(name, family):
+    model, attachment = attached(name, family)
+    before, learned = bits(model), logits(model)
+    attachment.merge()
+    assert bits(model) != before
+    attachment.unmerge()
+    assert bits(model) == before and (logits(model) == learned).all()
+
+
+@rule(17, "a hundred cycles of merging stay bounded", merges)
+def many_merges(name, family):
+    model, attachment = attached(name, family)
+    before, learned = bits(model), logits(model)
+    for _ in range(100):
+        attachment.merge()
+        attachment.unmerge()
+    assert bits(model) == before and (logits(model) == learned).all()
+
+
+@rule(18, "a second merge does nothing, and says so", merges)
+def merging_twice(name, family):
+    model, attachment = attached(name, family)
+    attachment.merge()
+    merged = bits(model)
+    with pytest.warns(UserWarning, match="merge: attachment 'one' is merged already; nothing was changed"):
+        assert attachment.merge() == 0.0
+    assert bits(model) == merged
+
+
+@rule("18b", "what cannot be merged says why and changes nothing", lambda name, family: not merges(name, family))
+def not_mergeable(name, family):
+    model, attachment = attached(name, family)
+    before, learned = bits(model), logits(model)
+    with pytest.raises(ValueError, match=f"^merge: ({name} (cannot be merged into a weight: |has nothing that can be merged)|head)"):
+        attachment.merge()
+    assert bits(model) == before and (logits(model) == learned).all() and not attachment.merged
+
+
+@rule(19, "a NaN refuses to merge and leaves the base alone", merges)
+def nan_is_refused(name, family):
+    model, attachment = attached(name, family)
+    before = bits(model)
+    path = next(p for p in attachment.named_parameters() if not p.startswith("head.c"))
+    attachment.named_parameters()[path].data.flat[0] = np.nan
+    with pytest.raises(ValueError, match=re.escape(f"merge: {path} of attachment 'one' holds NaN or infinity; the base is unchanged")):
+        attachment.merge()
+    assert bits(model) == before and not attachment.merged
+
+
+@rule(20, "disabling while merged works", merges)
+def disabling_while_merged(name, family):
+    model, attachment = attached(name, family)
+    attachment.merge()
+    merged = logits(model)
+    with attachment.disabled():
+        assert (logits(model) == logits(make(family))).all()
+    assert attachment.merged and (logits(model) == merged).all()
+
+
+@rule(21, "with zeros among what is learned, unmerging restores exactly", merges)
+def zeros_are_no_loss(name, family):
+    model, attachment = attached(name, family)
+    for path, p in attachment.named_parameters().items():
+        if not path.startswith("head.c"):
+            p.data[...] = 0
+    before = bits(model)
+    try:
+        attachment.merge()
+    except ValueError as error:  # a magnitude over a length of zero, say
+        assert "NaN or infinity; the base is unchanged" in str(error)
+    attachment.unmerge()
+    assert bits(model) == before
+
+
+@rule(22, "detaching leaves no wrapper and the same keys")
+def detaching_leaves_nothing(name, family):
+    model, attachment = attached(name, family)
+    attachment.detach()
+    assert not any(isinstance(m, Wrapper) for m in model.modules())
+    assert bits(model) == bits(make(family)) and (logits(model) == logits(make(family))).all()
+    assert all(p.requires_grad for p in model.parameters()) and not model.attachments
+
+
+@rule(23, "saving while merged is refused", merges)
+def saving_while_merged(name, family, folder):
+    model, attachment = attached(name, family)
+    attachment.merge()
+    with pytest.raises(ValueError, match="save: this attachment is merged into the base; unmerge it first"):
+        save_adapter(attachment, folder / "adapter")
+    assert not (folder / "adapter").exists()
+
+
+# ---- several --------------------------------------------------------------------------------------------------------
+
+
+@rule(24, "switching isolates outputs")
+def switching_isolates(name, family):
+    model, _ = attached(name, family)
+    one = logits(model)
+    shake(attach(model, make_method(name, model), "two"), seed=9)
+    two = logits(model)
+    assert (one != two).any()
+    for expected, names in [(one, ["one"]), (two, ["two"]), (logits(make(family)), []), (one, ["one"])]:
+        activate(model, *names)
+        assert (logits(model) == expected).all()
+
+
+@rule(25, "adding one never changes another")
+def adding_changes_nothing_else(name, family):
+    model, attachment = attached(name, family)
+    learned, arrays = logits(model), {path: a.tobytes() for path, a in attachment.arrays().items()}
+    other = attach(model, METHODS["lora"](rank=2, targets="attn.*,mlp.*"), "other")
+    shake(other)
+    backward(model)
+    SGD(other.named_parameters().values(), lr=0.1).step()
+    assert {path: a.tobytes() for path, a in attachment.arrays().items()} == arrays
+    activate(model, "one")
+    assert (logits(model) == learned).all()
+    other.detach()
+    assert (logits(model) == learned).all()
+
+
+@rule(26, "unknown and duplicate names raise and change nothing")
+def names_are_checked(name, family):
+    model, attachment = attached(name, family)
+    learned = logits(model)
+    with pytest.raises(ValueError, match="attach: the name 'one' is taken; attached: one"):
+        attach(model, make_method(name, model), "one")
+    with pytest.raises(ValueError, match="activate: no attachment is called 'onne'; attached: one"):
+        activate(model, "onne")
+    assert (logits(model) == learned).all() and attachment.active and list(model.attachments) == ["one"]
+
+
+def rows_mix(name, family):
+    attachment = attached(name, family)[1]
+    return not attachment.base and all(w.mixes_rows for w in attachment.wrappers.values())
+
+
+@rule(27, "a batch of mixed attachments equals each alone", rows_mix)
+def mixed_rows(name, family):
+    model, _ = attached(name, family)
+    shake(attach(model, make_method(name, model), "two"), seed=9)
+    alone = {}
+    for names in (["one"], ["two"], []):
+        activate(model, *names)
+        alone[names[0] if names else None] = logits(model)
+    for names in (["one", "two", None], [None, "one", "one"], ["two", "two", "two"], [None] * 3):
+        with mixed(model, names):
+            got = logits(model)
+        for i, given in enumerate(names):
+            np.testing.assert_allclose(got[i], alone[given][i], rtol=2e-5, atol=2e-5)
+    assert (logits(model) == alone[None]).all()
+
+
+@rule("27b", "what cannot tell rows apart says so", lambda name, family: not rows_mix(name, family))
+def rows_cannot_mix(name, family):
+    model, _ = attached(name, family)
+    learned = logits(model)
+    with pytest.raises(ValueError, match=f"mix: {name} \\(attachment 'one'\\) cannot be mixed with others in one batch"), mixed(
+            model, ["one", None, "one"]):
+        pass
+    assert (logits(model) == learned).all()
+
+
+# ---- targets and files ----------------------------------------------------------------------------------------------
+
+
+@rule(29, "a pattern that matches nothing raises and lists what exists", lambda name, family: has(name, "targets"))
+def patterns_must_match(name, family):
+    model = make(family)
+    before = bits(model)
+    with pytest.raises(ValueError, match=r"no module matches 'atn.x'.* Seams: .*blocks\.\*\."):
+        attach(model, make_method(name, model, targets="atn.x"))
+    assert bits(model) == before and not model.attachments and not any(isinstance(m, Wrapper) for m in model.modules())
+
+
+@rule(30, "rank and alpha patterns take precedence", lambda name, family: has(name, "rank_pattern", "alpha_pattern"))
+def patterns_take_precedence(name, family):
+    _, attachment = attached(name, family, rank=3, alpha=7.0, rank_pattern={"v": 5}, alpha_pattern={"attn.v": 2.0})
+    for path, wrapper in attachment.wrappers.items():
+        if hasattr(wrapper, "U"):
+            v = path.endswith("attn.v")
+            assert wrapper.U.shape[1] == (5 if path.endswith("v") else 3) and wrapper.scale == attachment.method.scale(
+                wrapper.U.shape[1], 2.0 if v else 7.0), path
+
+
+def saved(name, family, folder):
+    """(base folder, model, attachment) with the adapter saved in ``folder / "adapter"``."""
+    save_pretrained(make(family), folder / "base")
+    task, pooling = TASKS[family]
+    model = load(family, folder)
+    attachment = shake(attach(model, make_method(name, model), "one", np.random.default_rng(5)))
+    save_adapter(attachment, folder / "adapter", folder / "base")
+    return model, attachment
+
+
+def load(family, folder):
+    task, pooling = TASKS[family]
+    labels = ("a", "b", "c") if task == "classify" else None
+    return load_pretrained(folder / "base", task=task, pooling=pooling, labels=labels, rng=np.random.default_rng(3))
+
+
+@rule(31, "saving and loading give equal tensors and logits, with no weights of the base in the files",
+      lambda name, family: name != "full")
+def there_and_back(name, family, folder):
+    model, attachment = saved(name, family, folder)
+    again = load(family, folder)
+    loaded = load_adapter(again, folder / "adapter", "one")
+    assert (logits(again) == logits(model)).all()
+    before, after = attachment.arrays(), loaded.arrays()
+    assert {p: a.tobytes() for p, a in after.items()} == {p: a.tobytes() for p, a in before.items()}
+    own = {a.tobytes() for a in before.values()} | {a.T.tobytes() for a in before.values() if a.ndim == 2}
+    stored = [a for path in (folder / "adapter").glob("*.safetensors") for a in files.read_tensors(path).values()]
+    base = {p.data.tobytes() for p in model.parameters() if p.size > 1 and np.unique(p.data).size > 1} - own
+    assert stored and not [a for a in stored if a.tobytes() in base or a.T.tobytes() in base]
+
+
+@rule(32, "missing, extra and mis-shaped tensors raise and list names", lambda name, family: name != "full")
+def tensors_are_checked(name, family, folder):
+    saved(name, family, folder)
+    path = next(p for p in sorted((folder / "adapter").glob("*.safetensors")) if p.name != "head.safetensors" or name == "head")
+    whole = files.read_tensors(path)
+    victim = sorted(whole)[0]
+    for damage in ({n: a for n, a in whole.items() if n != victim}, whole | {"surplus.weight": np.ones(3, np.float32)},
+                   whole | {victim: np.ones((*whole[victim].shape, 2), np.float32)}):
+        files.write_tensors(path, damage)
+        model = load(family, folder)
+        before = bits(model)
+        with pytest.raises(ValueError, match=re.escape(victim) + "|surplus.weight") as error:
+            load_adapter(model, folder / "adapter")
+        assert "\n" not in str(error.value)
+        assert bits(model) == before and not vars(model).get("attachments") and not any(isinstance(m, Wrapper) for m in model.modules())
+    content = path.read_bytes()
+    for cut in (b"", content[: len(content) // 2], content[:-1]):
+        path.write_bytes(cut)
+        with pytest.raises(ValueError, match=re.escape(str(path))):
+            load_adapter(load(family, folder), folder / "adapter")
+
+
+def trains_a_head(name, family):
+    return attached(name, family)[1].head is not None
+
+
+@rule(33, "the head is saved, and a missing one is missed", lambda name, family: name != "full" and trains_a_head(name, family))
+def head_round_trips(name, family, folder):
+    model, attachment = saved(name, family, folder)
+    again = load(family, folder)
+    head = load_adapter(again, folder / "adapter").head
+    assert (head.own.weight.data == attachment.head.own.weight.data).all()
+    for path in (folder / "adapter").glob("*head.safetensors"):
+        path.unlink()
+    for path in (folder / "adapter").glob("*.safetensors"):
+        files.write_tensors(path, {n: a for n, a in files.read_tensors(path).items() if "classifier" not in n and "score" not in n})
+    with pytest.raises(ValueError, match="the trained head is missing"):
+        load_adapter(load(family, folder), folder / "adapter")
+
+
+@rule("33b", "an adapter for another family, or another shape, is refused", lambda name, family: name != "full")
+def another_base_is_refused(name, family, folder):
+    saved(name, family, folder)
+    other = make("llama" if family != "llama" else "gpt2")
+    with pytest.raises(ValueError, match="the adapter was made for a .* model, and this is a .* model"):
+        load_adapter(other, folder / "adapter")
+    assert not vars(other).get("attachments")
+    wider = FAMILIES[family] | {"hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2}
+    task, pooling = TASKS[family]
+    config = TransformerConfig(**SHAPE | wider, labels=("a", "b", "c") if task == "classify" else (), pooling=pooling)
+    model = make_model(config, task, np.random.default_rng(0))
+    with pytest.raises(ValueError) as error:
+        load_adapter(model, folder / "adapter")
+    assert "\n" not in str(error.value) and not vars(model).get("attachments")
+
+
+@rule(35, "the parameter count equals the closed form and survives loading", lambda name, family: name != "full")
+def counts(name, family, folder):
+    model, attachment = saved(name, family, folder)
+    assert attachment.trainable_without_head == make_method(name, make(family)).count(model.config)
+    head = sum(p.size for p in attachment.head.own.parameters()) if attachment.head else 0
+    assert attachment.trainable == attachment.trainable_without_head + head == sum(row[1] for row in attachment.table())
+    loaded = load_adapter(load(family, folder), folder / "adapter")
+    assert (loaded.trainable, loaded.table()) == (attachment.trainable, attachment.table())
+    assert all(formula for _, _, formula in attachment.table())
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+CASES = [pytest.param(check, name, family, id=f"{number}-{check.__name__}-{name}-{family}")
+         for number, _, applies, check in RULES for name in METHODS for family in FAMILIES
+         if not cannot_attach(name, family) and applies(name, family)]
+
+
+@pytest.mark.parametrize("check,name,family", CASES)
+def test_rule(check, name, family, tmp_path):
+    if "folder" in check.__code__.co_varnames[:check.__code__.co_argcount]:
+        check(name, family, tmp_path)
+    else:
+        check(name, family)
+
+
+def test_every_rule_of_the_plan_has_its_place():
+    elsewhere = {12: "test_unfreezing.py", 28: "test_combine.py", 34: "tests/interop", 36: "test_early_exit.py",
+                 37: "test_early_exit.py", 38: "test_early_exit.py"}
+    numbers = {number for number, *_ in RULES if isinstance(number, int)}
+    assert numbers | set(elsewhere) == set(range(1, 39)) and not numbers & set(elsewhere)
