@@ -5,6 +5,7 @@ model with something, in order to be tried at all. The numbers are those of the 
 """
 
 import dataclasses
+import itertools
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from minipeft.data import files
 from minipeft.interop import load_adapter, load_pretrained, make_model, save_adapter, save_pretrained
 from minipeft.methods import METHODS, activate, attach, mixed
+from minipeft.methods.values import stack
 from minipeft.models import TransformerConfig
 from minipeft.nn import Wrapper
 from minipeft.training import SGD
@@ -594,6 +596,32 @@ def counts(name, family, folder):
     loaded = load_adapter(load(family, folder), folder / "adapter")
     assert (loaded.trainable, loaded.table()) == (attachment.trainable, attachment.table())
     assert all(formula for _, _, formula in attachment.table())
+
+
+# ---- two at once ----------------------------------------------------------------------------------------------------
+
+
+def together(names, family):
+    """{seam: who stands there} and the logits of a model with two methods, attached in this order, both active and moved."""
+    model = make(family)
+    for name in names:
+        attachment = attach(model, make_method(name, model), f"{name} here", np.random.default_rng(5))
+        shake(attachment, seed=len(name))
+    activate(model, *model.attachments)
+    seams = {path: [w.attachment for w in stack(model, path)] for path, _ in model.named_modules() if path}
+    return {path: who for path, who in seams.items() if who}, logits(model), bits(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("one,two", list(itertools.combinations(METHODS, 2)))
+def test_two_methods_in_either_order_match_the_same_seams_and_give_the_same_output(one, two, family):
+    if cannot_attach(one, family) or cannot_attach(two, family):
+        return
+    seams, output, base = together([one, two], family)
+    again, same, base_again = together([two, one], family)
+    assert seams == again and (output == same).all() and base == base_again
+    alone = attached(one, family)[1]
+    assert {path for path, who in seams.items() if f"{one} here" in who} == set(alone.wrappers)
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,138 @@
+"""Every method that PEFT or AdapterHub has: trained here, saved, loaded there, and the logits compared; then the way back.
+
+A method is here by being registered in ``interop.adapter.WRITERS``. It is rule 34 of the list in test_conformance.py.
+"""
+
+import contextlib
+import io
+import warnings
+
+import numpy as np
+import pytest
+
+from minipeft.data import files
+from minipeft.interop import load_peft, load_pretrained, make_model, save_peft, save_pretrained
+from minipeft.interop.adapter import WRITERS
+from minipeft.interop.peft import NotRepresentable
+from minipeft.methods import METHODS, attach
+from minipeft.models import TransformerConfig
+from minipeft.training import AdamW
+
+SHAPE = {"vocab_size": 23, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
+         "max_position_embeddings": 64, "initializer_range": 0.3, "pad_token_id": 0}
+NO_BIASES = {"attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False}
+BASES = {  # the shape, the task, and transformers' class
+    "bert": ({"model_type": "bert", "type_vocab_size": 2, "norm_eps": 1e-6}, "classify", "BertForSequenceClassification"),
+    "gpt2": ({"model_type": "gpt2", "hidden_act": "gelu_new"}, "lm", "GPT2LMHeadModel"),
+    "gpt2 classes": ({"model_type": "gpt2", "hidden_act": "gelu_new"}, "classify", "GPT2ForSequenceClassification"),
+    "llama": ({"model_type": "llama", "hidden_act": "silu", "num_key_value_heads": 2, **NO_BIASES}, "lm", "LlamaForCausalLM"),
+    "t5": ({"model_type": "t5", "num_decoder_layers": 2, "hidden_act": "gelu_new", "gated": True, "norm_eps": 1e-6,
+            "decoder_start_token_id": 0, "initializer_range": 1.0, **NO_BIASES}, "seq2seq", "T5ForConditionalGeneration"),
+}
+IDS = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 0], [9, 7, 9, 3, 0, 0]])  # GPT-2's classifier finds the end by the padding's id
+MASK = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]])
+SETTINGS = {"bitfit": lambda model: {"add_zero_biases": False}}
+# What no other library can hold, on which bases, and a word of the reason.
+NOT_THERE = {("prefix", "t5"): "self-attention"}
+
+
+def make(base, seed=0):
+    shape, task, _ = BASES[base]
+    labels = ("a", "b", "c") if task == "classify" else ()
+    pooling = {"bert": "pooler", "gpt2": "last"}.get(shape["model_type"]) if labels else None
+    model = make_model(TransformerConfig(**SHAPE | shape, labels=labels, pooling=pooling), task, np.random.default_rng(seed))
+    rng = np.random.default_rng([seed, 1])
+    for path, parameter in model.named_parameters():
+        if path.endswith("bias") or "norm" in path:
+            parameter.data += rng.standard_normal(parameter.shape).astype(np.float32) * np.float32(0.2)
+    return model.eval()
+
+
+def outputs(model, labels=False):
+    """The model's output on the three examples."""
+    targets = np.array([0, 2, 1]) if model.config.labels else np.where(MASK, IDS, -100)
+    extra = {"labels": targets} if labels else {"decoder_input_ids": IDS[:, :4]} if model.config.encoder_decoder else {}
+    return model(IDS, attention_mask=MASK, **extra)
+
+
+def trained(base, name):
+    """A model with the method on it, trained for a few steps and then moved off every zero; None where it does not fit."""
+    model = make(base)
+    try:
+        attachment = attach(model, METHODS[name](**SETTINGS.get(name, lambda model: {})(model)), rng=np.random.default_rng(5))
+    except ValueError as error:
+        assert "bias" in str(error)  # BitFit on a model without any
+        return None
+    optimizer = AdamW(attachment.named_parameters().values(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        outputs(model, labels=True).loss.backward()
+        optimizer.step()
+    rng = np.random.default_rng(6)
+    attachment.load_arrays({path: a + rng.standard_normal(a.shape).astype(np.float32) * np.float32(0.1)
+                            for path, a in attachment.arrays().items()})
+    assert all((a != 0).all() for a in attachment.arrays().values())
+    return attachment
+
+
+class Theirs:
+    """The base in transformers with an adapter folder on it, in PEFT or AdapterHub, whichever the folder is for."""
+
+    def __init__(self, peer, base, base_folder, adapter_folder):
+        self.torch, transformers = peer("torch"), peer("transformers")
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            self.model = getattr(transformers, BASES[base][2]).from_pretrained(base_folder).eval()
+            if "peft_type" in files.read_json(adapter_folder / "adapter_config.json", "config"):
+                self.model = peer("peft").PeftModel.from_pretrained(self.model, str(adapter_folder)).eval()
+                self.save = self.model.save_pretrained
+            else:
+                peer("adapters").init(self.model)
+                name = self.model.load_adapter(str(adapter_folder), use_safetensors=True)
+                self.model.set_active_adapters(name)
+                self.model.eval()
+                self.save = lambda folder: self.model.save_adapter(str(folder), name, use_safetensors=True)
+
+    def logits(self):
+        """Of the three examples; a causal model's without those of virtual tokens."""
+        ids, mask = self.torch.tensor(IDS), self.torch.tensor(MASK)
+        extra = {"decoder_input_ids": ids[:, :4]} if self.model.config.is_encoder_decoder else {}
+        with self.torch.no_grad():
+            z = self.model(input_ids=ids, attention_mask=mask, **extra).logits.numpy()
+        return z[:, -IDS.shape[1]:] if z.ndim == 3 else z
+
+
+def assert_close(got, expected, share=5e-6):
+    """Equal within a share of the largest expected entry."""
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= share * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_we_save_the_library_loads_and_what_it_saves_we_load(name, base, peer, tmp_path):
+    attachment = trained(base, name)
+    if attachment is None:
+        return
+    model = attachment.model
+    save_pretrained(make(base), tmp_path / "base")
+    if (name, base) in NOT_THERE:
+        with pytest.raises(NotRepresentable, match=NOT_THERE[name, base]):
+            save_peft(attachment, tmp_path / "ours", tmp_path / "base")
+        assert not (tmp_path / "ours").exists()
+        return
+    save_peft(attachment, tmp_path / "ours", tmp_path / "base")
+    expected = outputs(model).logits.data
+    with attachment.disabled():
+        assert np.abs(outputs(model).logits.data - expected).max() > 0.01 * np.abs(expected).max()
+    theirs = Theirs(peer, base, tmp_path / "base", tmp_path / "ours")
+    real = MASK.astype(bool) if expected.ndim == 3 and expected.shape[1] == IDS.shape[1] else slice(None)
+    assert_close(theirs.logits()[real], expected[real])
+
+    theirs.save(tmp_path / "theirs")
+    task = BASES[base][1]
+    again = load_pretrained(tmp_path / "base", task=task, labels=("a", "b", "c") if task == "classify" else None,
+                            pooling=model.config.pooling, rng=np.random.default_rng(0))
+    loaded = load_peft(again, tmp_path / "theirs")
+    assert_close(outputs(again).logits.data, expected)
+    assert loaded.active and set(loaded.model.attachments) == {"default"}
