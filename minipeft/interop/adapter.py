@@ -49,6 +49,9 @@ def save_adapter(attachment, folder, base=None):
     if method.name == "full":
         raise ValueError("save: full trained the base itself; save the model with save_pretrained")
     kind, config = head_kind(model), model.config
+    if not attachment.merged:
+        method.finish(attachment)
+        method = attachment.method
     try:
         contents, reason = exported(attachment, base), None
     except NotRepresentable as error:

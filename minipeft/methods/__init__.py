@@ -1,11 +1,27 @@
 """Every fine-tuning method, one short file each, and `attach`, which puts one on a model."""
 
+from .adapter import Houlsby, Parallel, Pfeiffer
 from .attach import Attachment, Method, activate, attach, mixed
+from .bitfit import BitFit
+from .dora import DoRA
 from .full import Full
 from .head import Head
+from .ia3 import IA3
+from .layernorm import LayerNormTuning
 from .lora import LoRA
+from .lora_plus import LoRAPlus
+from .output import OutputTuning
+from .pissa import PiSSA
+from .prefix import Prefix
+from .rslora import RsLoRA
+from .soft_prompt import SoftPrompt
 from .targets import match
+from .task_embedding import TaskEmbedding
+from .top_k import TopK
 
-METHODS = {method.name: method for method in (Full, Head, LoRA)}
+METHODS = {method.name: method for method in (
+    Full, Head, TopK, BitFit, LayerNormTuning, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, IA3, Houlsby, Pfeiffer, Parallel, Prefix,
+    SoftPrompt, TaskEmbedding, OutputTuning)}
 
-__all__ = ["Attachment", "Full", "Head", "LoRA", "METHODS", "Method", "activate", "attach", "match", "mixed"]
+__all__ = ["Attachment", "METHODS", "Method", "activate", "attach", "match", "mixed",
+           *(method.__name__ for method in METHODS.values())]

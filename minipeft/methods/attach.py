@@ -69,6 +69,9 @@ class Method:
         """What the learning rate of the parameter at ``path`` is multiplied by."""
         return 1.0
 
+    def finish(self, attachment):
+        """Leave out what served training only, such as a network that made other parameters; called before saving."""
+
     def hooks(self, attachment):
         """What acts on the training loop besides the gradients (see `training.hooks`)."""
         return []
@@ -131,9 +134,6 @@ class Attachment:
                 parameter.data = arrays[path].astype(parameter.dtype)
         self.model.values.settle()
 
-    def _in_head(self, path):
-        return path.startswith(HEAD_PATHS)
-
     @property
     def trainable(self):
         """Number of trained parameters, the head included."""
@@ -142,7 +142,9 @@ class Attachment:
     @property
     def trainable_without_head(self):
         """Number of trained parameters, without the task's output map."""
-        return sum(p.size for path, p in self.named_parameters().items() if not self._in_head(path))
+        head = self.head.own.parameters() if self.head is not None else []
+        in_place = [p for path, p in self.base.items() if path.startswith(HEAD_PATHS)]
+        return self.trainable - sum(p.size for p in [*head, *in_place])
 
     def table(self):
         """[(part, number of parameters, formula)] for each place where something is trained."""

@@ -104,8 +104,12 @@ class LoRA(Method):
                 raise ValueError(f"lora: the rank at {path} must be a whole number from 1 to {limit}, got {rank}")
             if not 0 < alpha < math.inf:
                 raise ValueError(f"lora: alpha at {path} must be a positive number, got {alpha}")
-            out[path] = LoRALinear(model.get(path), rank, self.scale(rank, alpha), self.dropout, rng)
+            out[path] = self.make(model.get(path), rank, self.scale(rank, alpha), rng)
         return out
+
+    def make(self, wrapped, rank, scale, rng):
+        """The wrapper for one map."""
+        return LoRALinear(wrapped, rank, scale, self.dropout, rng)
 
     def formula(self, path, wrapper):
         (d_in, rank), d_out = wrapper.U.shape, wrapper.V.shape[0]

@@ -182,10 +182,15 @@ def scale_law(name, family, power):
 
 
 def is_stabilised(name):
-    return has(name, "rank", "alpha") and METHODS[name]().rank_stabilised if has(name, "rank_stabilised") else False
+    return has(name, "rank_stabilised") and METHODS[name]().rank_stabilised
 
 
-@rule(4, "the scale is alpha / rank", lambda name, family: has(name, "rank", "alpha") and not is_stabilised(name))
+def is_scaled(name):
+    """Whether alpha and the rank set the scale (PiSSA's is 1 whatever they are)."""
+    return has(name, "rank", "alpha") and METHODS[name]().scale(2, 6.0) != METHODS[name]().scale(2, 3.0)
+
+
+@rule(4, "the scale is alpha / rank", lambda name, family: is_scaled(name) and not is_stabilised(name))
 def scale_is_alpha_over_rank(name, family):
     scale_law(name, family, 1)
 
@@ -356,7 +361,8 @@ def not_mergeable(name, family):
 def nan_is_refused(name, family):
     model, attachment = attached(name, family)
     before = bits(model)
-    path = next(p for p in attachment.named_parameters() if not p.startswith("head.c"))
+    head = attachment.head.own.parameters() if attachment.head else []
+    path = next(path for path, p in attachment.named_parameters().items() if not any(p is q for q in head))
     attachment.named_parameters()[path].data.flat[0] = np.nan
     with pytest.raises(ValueError, match=re.escape(f"merge: {path} of attachment 'one' holds NaN or infinity; the base is unchanged")):
         attachment.merge()

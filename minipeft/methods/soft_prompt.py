@@ -1,0 +1,124 @@
+"""Prompt tuning: learned vectors stand before the words' vectors, and nothing else is trained.
+
+    X' = [P ; X],      dP = the first P rows of dX', summed over the batch
+
+Lester, Al-Rfou, Constant, EMNLP 2021, arXiv:2104.08691, section 2 (initialisation: section 2.2).
+
+Shapes: P (P, D), X (B, T, D). Count: P D. The virtual tokens pass through all layers, so that a forward pass costs what P
+more words would; with a cache they enter once, at its first call. They are input and no weight: nothing merges. In an
+encoder-decoder they stand before the source.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import autograd as F
+from ..nn import Parameter, Wrapper
+from .attach import Method
+
+INITIAL = ("vocabulary", "random", "labels")
+
+
+class PromptedTokens(Wrapper):
+    """Word vectors with virtual tokens before them."""
+
+    level = 1
+
+    def __init__(self, wrapped, prompt):
+        super().__init__(wrapped)
+        self.prompt = Parameter(prompt)  # (P, D)
+
+    @property
+    def virtual(self):
+        """How many virtual tokens come before the words, these and those inside."""
+        return self.wrapped.virtual + (len(self.prompt.data) if self.enabled else 0)
+
+    def forward(self, ids, mask=None, past=0):
+        vectors, mask, virtual = self.wrapped(ids, mask, past)  # (B, T, D)
+        tokens, width = self.prompt.shape
+        if mask is not None:
+            mask = np.concatenate([np.ones((len(mask), tokens), bool), mask], axis=1)  # (B, P + S)
+        if past:
+            return vectors, mask, virtual
+        prompt = F.broadcast_to(self.prompt, (len(ids), tokens, width))  # (B, P, D)
+        return F.concatenate([prompt, vectors], axis=1), mask, virtual + tokens  # (B, P + T, D)
+
+
+class KeptPositions(Wrapper):
+    """Position ids that leave the virtual tokens out of account: those are at 0, and the words count from 0."""
+
+    def __init__(self, wrapped, tokens):
+        super().__init__(wrapped)
+        self.tokens = tokens
+
+    @property
+    def shift(self):
+        """Minus the virtual tokens, which take no position away."""
+        return self.wrapped.shift - (self.tokens if self.enabled else 0)
+
+    def forward(self, length, mask=None, past=0):
+        return np.maximum(self.wrapped(length, mask, past) - self.tokens, 0)
+
+
+@dataclass
+class SoftPrompt(Method):
+    """Virtual tokens before the input.
+
+    Args:
+        num_virtual_tokens: P.
+        initial: ``vocabulary``: rows of the word vectors, drawn among ``words`` or among all; ``labels``: the vectors of
+            ``words``, then drawn ones; ``random``: uniform in [-0.5, 0.5].
+        words: token ids. shift_positions: count the virtual tokens in the words' positions, as HF PEFT does.
+    """
+
+    num_virtual_tokens: int = 20
+    initial: str = "vocabulary"
+    words: object = None
+    shift_positions: bool = True
+
+    name = "prompt"
+    default_lr = 1e-2
+    unmergeable = "its virtual tokens are input, and no weight"
+
+    def _check(self, config):
+        n, limit = self.num_virtual_tokens, config.max_position_embeddings
+        if not (isinstance(n, (int, np.integer)) and n >= 1):
+            raise ValueError(f"prompt: num_virtual_tokens must be a whole number of at least 1, got {n}")
+        if config.learned_positions and self.shift_positions and n >= limit:
+            raise ValueError(f"prompt: {n} virtual tokens leave none of this model's {limit} positions to the words; take at most "
+                             f"{limit - 1}, or shift_positions=False")
+        if self.initial not in INITIAL:
+            raise ValueError(f"prompt: initial must be one of {', '.join(INITIAL)}, got {self.initial!r}")
+        if self.initial == "labels" and not self.words:
+            raise ValueError("prompt: initial='labels' needs words, the token ids of the label words")
+        bad = [w for w in self.words or () if not 0 <= w < config.vocab_size]
+        if bad:
+            raise ValueError(f"prompt: words must be token ids below {config.vocab_size}, the size of the vocabulary; got {bad[0]}")
+
+    def start(self, table, rng):
+        """The first values (P, D), from the word vectors ``table`` (V, D)."""
+        n, first = self.num_virtual_tokens, []
+        if self.initial == "random":
+            return rng.uniform(-0.5, 0.5, (n, table.shape[1])).astype(table.dtype)
+        if self.initial == "labels":
+            first, candidates = list(self.words)[:n], np.arange(len(table))
+        else:
+            candidates = np.arange(len(table)) if self.words is None else np.asarray(self.words)
+        missing = n - len(first)
+        drawn = rng.choice(candidates, missing, replace=missing > len(candidates))
+        return table[[*first, *drawn]]
+
+    def wrappers(self, model, rng):
+        self._check(model.config)
+        tokens = model.embed.tokens
+        out = {"embed.tokens": PromptedTokens(tokens, self.start(tokens.weight.data, rng))}
+        if not self.shift_positions:
+            out["positions"] = KeptPositions(model.positions, self.num_virtual_tokens)
+        return out
+
+    def formula(self, path, wrapper):
+        return "P D = {} x {}".format(*wrapper.prompt.shape)
+
+    def count(self, config):
+        return self.num_virtual_tokens * config.hidden_size
