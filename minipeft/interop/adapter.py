@@ -16,7 +16,7 @@ from ..methods import METHODS, attach
 from ..methods.attach import output_map
 from ..models.heads import POOLINGS
 from ..nn import unwrap
-from . import peft_lora
+from . import peft_ia3, peft_lora, peft_prompts, peft_selective
 from .hf import head_kind, load_pretrained
 from .hf_config import config_from_hf
 from .hf_names import FAMILIES
@@ -26,8 +26,11 @@ NOTE, HEAD, OWN = "minipeft.json", "head.safetensors", "attachment.safetensors"
 TASKS = {"classification": "classify", "other": "classify", "lm": "lm", "masked_lm": "mlm", "seq2seq": "seq2seq",
          "none": "none"}
 SAVED = [name for name in METHODS if name != "full"]  # the methods whose result is an adapter and not a model
-WRITERS = {"lora": peft_lora}  # the module that knows the method's format in another library; the others have our own
-PEFT_READERS = {"LORA": peft_lora}
+WRITERS = {name: peft_lora for name in ("lora", "rslora", "lora_plus", "dora", "pissa")} | {
+    name: peft_selective for name in ("bitfit", "top_k", "layernorm")} | {
+    "ia3": peft_ia3, "prefix": peft_prompts, "prompt": peft_prompts}  # the module that knows the method's format in another library; the others have our own
+PEFT_READERS = {"LORA": peft_lora, "LN_TUNING": peft_selective, "IA3": peft_ia3, "PREFIX_TUNING": peft_prompts,
+                "PROMPT_TUNING": peft_prompts}
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------
@@ -63,7 +66,8 @@ def save_adapter(attachment, folder, base=None):
         "model_type": config.model_type, "task": TASKS[kind],
         "labels": list(config.labels) if TASKS[kind] == "classify" else [],
         "pooling": _pooling(model), "head": HEAD if HEAD in contents else None,
-        "ranks": {path: w.U.shape[1] for path, w in attachment.wrappers.items() if hasattr(w, "U")},
+        "ranks": {path: w.U.shape[1] * (2 if hasattr(w, "U0") else 1) for path, w in attachment.wrappers.items()
+                  if hasattr(w, "U")},
         "base": str(base) if base else None}
     files.write_folder(folder, contents)
     for name in {WEIGHTS, CONFIG, HEAD, OWN} - set(contents):
@@ -208,10 +212,12 @@ def load_peft(model, folder, name="default", note=None):
     Raises ValueError for a type of adapter that is unknown and for anything missing, unexpected or mis-shaped; the model
     is then unchanged.
     """
-    kind = read_raw_config(folder).get("peft_type")
+    raw = read_raw_config(folder)
+    kind = raw.get("peft_type")
     if kind not in PEFT_READERS:
         raise ValueError(f"{Path(folder) / CONFIG}: peft_type is {kind!r}; expected one of {', '.join(PEFT_READERS)}")
-    return PEFT_READERS[kind].load(model, folder, name, note)
+    reader = peft_selective if peft_selective.recognises(raw) else PEFT_READERS[kind]
+    return reader.load(model, folder, name, note)
 
 
 def _method_of(folder, note):

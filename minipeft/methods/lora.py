@@ -76,6 +76,7 @@ class LoRA(Method):
 
     name = "lora"
     default_lr = 1e-3
+    limited = True  # whether ranks above the smaller side of a matrix, which gain nothing, are refused
 
     def divisor(self, rank):
         """What alpha is divided by: the rank, or its square root."""
@@ -99,7 +100,7 @@ class LoRA(Method):
     def wrappers(self, model, rng):
         out = {}
         for path, (rank, alpha) in self.places(linear_paths(model)).items():
-            limit = min(unwrap(model.get(path)).weight.shape)
+            limit = min(unwrap(model.get(path)).weight.shape) if self.limited else math.inf
             if not (isinstance(rank, (int, np.integer)) and 1 <= rank <= limit):
                 raise ValueError(f"lora: the rank at {path} must be a whole number from 1 to {limit}, got {rank}")
             if not 0 < alpha < math.inf:

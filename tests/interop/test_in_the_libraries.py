@@ -31,7 +31,7 @@ BASES = {  # the shape, the task, and transformers' class
 }
 IDS = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 0], [9, 7, 9, 3, 0, 0]])  # GPT-2's classifier finds the end by the padding's id
 MASK = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]])
-SETTINGS = {"bitfit": lambda model: {"add_zero_biases": False}}
+SETTINGS = {"bitfit": lambda model: {"add_zero_biases": False}, "top_k": lambda model: {"layers": 1}}
 # What no other library can hold, on which bases, and a word of the reason.
 NOT_THERE = {("prefix", "t5"): "self-attention"}
 
@@ -127,6 +127,8 @@ def test_what_we_save_the_library_loads_and_what_it_saves_we_load(name, base, pe
         assert np.abs(outputs(model).logits.data - expected).max() > 0.01 * np.abs(expected).max()
     theirs = Theirs(peer, base, tmp_path / "base", tmp_path / "ours")
     real = MASK.astype(bool) if expected.ndim == 3 and expected.shape[1] == IDS.shape[1] else slice(None)
+    if (name, base) == ("prompt", "gpt2 classes"):  # given vectors and no ids, transformers reads the last place, padded or not
+        real = slice(0, 1)
     assert_close(theirs.logits()[real], expected[real])
 
     theirs.save(tmp_path / "theirs")
