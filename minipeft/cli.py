@@ -11,6 +11,8 @@ import re
 import sys
 from pathlib import Path
 
+from .arguments import ABOVE_0, FROM_0, METHODS, SHARE, UP_TO_1, add_method_settings, given_settings, whole
+
 EXAMPLES = {
     "finetune": "minipeft finetune --model models/minilm --data data/sst2 --method lora --rank 8 --out runs/sst2-lora",
     "predict": 'minipeft predict --model models/minilm --adapter runs/sst2-lora --text "a gorgeous , witty film"',
@@ -26,8 +28,7 @@ seeds; the step is the median of all. A comparison that was stopped goes on when
 """
 
 # How messages from inside begin, and the option that each is about.
-OPTIONS = {"lora: the rank": "--rank: the rank", "lora: alpha": "--alpha: alpha", "lora targets: ": "--targets: ",
-           "max_length: ": "--max-length: ", "stride: ": "--stride: ", "pooling: ": "--pooling: ", "methods: ": "--methods: ",
+OPTIONS = {"max_length: ": "--max-length: ", "stride: ": "--stride: ", "pooling: ": "--pooling: ", "methods: ": "--methods: ",
            "task lm: ": "--task lm: ", "task: ": "--task: "}
 
 
@@ -54,62 +55,30 @@ def _command(commands, name, summary, note=""):
                                formatter_class=_HelpFormatter, allow_abbrev=False)
 
 
-def _whole(least):
-    """The type of an option that is a whole number."""
-    def read(text):
-        if not re.fullmatch(r"-?[0-9]{1,18}", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
-        return int(text)
-    return read
-
-
-def _number(words, good):
-    """The type of an option that is a real number for which ``good`` holds."""
-    def read(text):
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and good(value)):
-            raise argparse.ArgumentTypeError(f"expected {words}, got {text!r}")
-        return value
-    return read
-
-
-ABOVE_0 = _number("a number above 0", lambda value: value > 0)
-FROM_0 = _number("a number of 0 or more", lambda value: value >= 0)
-SHARE = _number("a share from 0 to 1", lambda value: 0 <= value <= 1)
-BELOW_1 = _number("a number from 0 to below 1", lambda value: 0 <= value < 1)
-UP_TO_1 = _number("a number above 0, up to 1", lambda value: 0 < value <= 1)
-
-
 def _training_arguments(parser):
     """The settings that ``finetune`` and ``compare`` share; the names are the fields of `compare.run.Run`."""
     parser.add_argument("--task", choices=("classify", "lm"), default="classify",
                         help="classify texts, or model language (raw text, perplexity)")
-    parser.add_argument("--rank", type=_whole(1), default=8, help="LoRA: width of the bottleneck")
-    parser.add_argument("--alpha", type=ABOVE_0, default=16.0, help="LoRA: the change is scaled by alpha / rank")
-    parser.add_argument("--targets", default="attn.q,attn.v", help="LoRA: patterns of the maps to adapt")
-    parser.add_argument("--lora-dropout", type=BELOW_1, default=0.0, help="LoRA: dropout on the way to U")
     parser.add_argument("--lr", type=ABOVE_0, help="highest learning rate (default: the method's own)")
-    parser.add_argument("--epochs", type=_whole(1), help="passes over the training data (default: 3; built-in task: 16)")
-    parser.add_argument("--batch-size", type=_whole(1), default=16, help="examples in a batch")
-    parser.add_argument("--accumulate", type=_whole(1), default=1, help="batches in an optimizer step")
+    parser.add_argument("--epochs", type=whole(1), help="passes over the training data (default: 3; built-in task: 16)")
+    parser.add_argument("--batch-size", type=whole(1), default=16, help="examples in a batch")
+    parser.add_argument("--accumulate", type=whole(1), default=1, help="batches in an optimizer step")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="optimizer")
     parser.add_argument("--schedule", choices=("linear", "cosine", "constant"), default="linear", help="learning-rate schedule")
     parser.add_argument("--warmup", type=SHARE, default=0.06, help="share of the steps in which the learning rate rises")
     parser.add_argument("--weight-decay", type=FROM_0, default=0.01, help="weight decay of matrices")
     parser.add_argument("--clip", type=FROM_0, default=1.0, help="largest gradient norm, 0 for none")
-    parser.add_argument("--max-length", type=_whole(2), default=128, help="tokens of a text (longer ones are cut), or of a block")
-    parser.add_argument("--stride", type=_whole(1),
+    parser.add_argument("--max-length", type=whole(2), default=128, help="tokens of a text (longer ones are cut), or of a block")
+    parser.add_argument("--stride", type=whole(1),
                         help="lm: tokens between the starts of two evaluation blocks (default: max-length)")
     parser.add_argument("--pooling", choices=("mean", "cls", "pooler", "last"),
                         help="how a text's states become one (default: the folder's own way)")
     parser.add_argument("--metric", choices=("accuracy", "f1", "matthews"), default="accuracy",
                         help="the score of classification")
-    parser.add_argument("--train-limit", type=_whole(1), help="use only so many training examples (the same for every seed)")
-    parser.add_argument("--max-steps", type=_whole(1), help="stop after so many steps")
+    parser.add_argument("--train-limit", type=whole(1), help="use only so many training examples (the same for every seed)")
+    parser.add_argument("--max-steps", type=whole(1), help="stop after so many steps")
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
+    add_method_settings(parser)
 
 
 def make_parser():
@@ -127,8 +96,9 @@ def make_parser():
     finetune.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
     finetune.add_argument("--data", required=True, metavar="PATH",
                           help="folder with train/dev/test files, or one file (TSV, CSV, JSONL; lm: text)")
-    finetune.add_argument("--method", choices=("full", "head", "lora"), default="lora", help="fine-tuning method")
-    finetune.add_argument("--seed", type=_whole(0), default=0, help="seed of everything random")
+    finetune.add_argument("--method", choices=METHODS, default="lora", metavar="METHOD",
+                          help=f"fine-tuning method: {', '.join(METHODS)}")
+    finetune.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
     finetune.add_argument("--out", required=True, metavar="DIR", help="folder for the adapter (or model) and the result")
     finetune.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
     _training_arguments(finetune)
@@ -141,8 +111,8 @@ def make_parser():
     source.add_argument("--text", metavar="TEXT", help="one text")
     predict.add_argument("--split", choices=("train", "dev", "test"), help="part of a folder (default: test, else dev)")
     predict.add_argument("--text2", metavar="TEXT", help="the second text of a pair, with --text")
-    predict.add_argument("--max-length", type=_whole(2), default=128, help="tokens of a text; longer ones are cut")
-    predict.add_argument("--batch-size", type=_whole(1), default=32, help="examples in a batch")
+    predict.add_argument("--max-length", type=whole(2), default=128, help="tokens of a text; longer ones are cut")
+    predict.add_argument("--batch-size", type=whole(1), default=32, help="examples in a batch")
     predict.add_argument("--json", metavar="FILE", help="also write the predictions to FILE")
 
     compare = _command(commands, "compare", "Fine-tune the same model on the same data with each method, and print one table.",
@@ -151,8 +121,8 @@ def make_parser():
                          help="Hugging Face model folder; without --model and --data a small encoder is pre-trained on "
                               "CPython's documentation")
     compare.add_argument("--data", metavar="PATH", help="folder with train/dev/test files, or one file")
-    compare.add_argument("--methods", default="full,head,lora", help="methods, separated by commas")
-    compare.add_argument("--seeds", type=_whole(1), default=3, help="how many seeds, from 0")
+    compare.add_argument("--methods", default="full,head,lora", help=f"methods, separated by commas, of: {', '.join(METHODS)}")
+    compare.add_argument("--seeds", type=whole(1), default=3, help="how many seeds, from 0")
     compare.add_argument("--out", metavar="DIR", default="runs/compare",
                          help="folder for the runs; finished runs in it are not repeated")
     _training_arguments(compare)
@@ -161,13 +131,13 @@ def make_parser():
     generate.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
     generate.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
     generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
-    generate.add_argument("--max-new-tokens", type=_whole(1), default=100, help="how many tokens to write at most")
+    generate.add_argument("--max-new-tokens", type=whole(1), default=100, help="how many tokens to write at most")
     generate.add_argument("--temperature", type=FROM_0, default=0.0,
                           help="0 takes the most probable token; above 0 samples, the higher the wilder")
-    generate.add_argument("--top-k", type=_whole(0), default=0, help="sample among the k most probable tokens (0: all)")
+    generate.add_argument("--top-k", type=whole(0), default=0, help="sample among the k most probable tokens (0: all)")
     generate.add_argument("--top-p", type=UP_TO_1, default=1.0,
                           help="sample among the most probable tokens that together reach p")
-    generate.add_argument("--seed", type=_whole(0), default=0, help="seed of the sampling")
+    generate.add_argument("--seed", type=whole(0), default=0, help="seed of the sampling")
     generate.add_argument("--json", metavar="FILE", help="also write the text and its token ids to FILE")
 
     doctor = _command(commands, "doctor", "Check the installation and the machine, and say what to do about what is wrong.",
@@ -184,7 +154,7 @@ def _run_fields(args):
 
     from .compare.run import Run
 
-    return {f.name: getattr(args, f.name) for f in fields(Run) if hasattr(args, f.name)}
+    return {f.name: getattr(args, f.name) for f in fields(Run) if hasattr(args, f.name)} | {"options": given_settings(args)}
 
 
 def _write_json(args, value):
@@ -209,7 +179,6 @@ def finetune(args):
     """``minipeft finetune``."""
     from .compare.comparison import size_text
     from .compare.run import CHECKPOINT, RESULT, Run, execute
-    from .interop.adapter import HEAD
 
     run, out = Run(**_run_fields(args)), Path(args.out)
     finished = args.resume and (out / RESULT).is_file()
@@ -233,8 +202,8 @@ def finetune(args):
           else f"{result['metric']:<11} {result['score']:.4f} on {result['split']}")
     print(f"step        {result['step_ms']:.1f} ms, peak memory {result['peak_mb']:.0f} MB, {result['seconds']:.1f} s in all")
     print(f"saved       {args.out} ({size_text(result['size_mb'])})")
-    if run.method == "lora" and (out / HEAD).is_file():
-        print(f"head        in {HEAD}, because PEFT and transformers have none that pools as this one does")
+    if result["format_note"]:
+        print(f"note        {result['format_note']}")
     return 0
 
 
@@ -347,4 +316,8 @@ def _one_line(error):
     for inside, option in OPTIONS.items():
         if text.startswith(inside):
             return option + text.removeprefix(inside)
+    of_method = re.match(r"(\w+)( targets|: the rank|: alpha)\b:?", text)
+    if of_method and of_method[1] in METHODS:
+        word = of_method[2].split()[-1]
+        return f"--{word}: " + text[len(of_method[1]):].removeprefix(" targets").removeprefix(":").strip()
     return text

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import minipeft
 from minipeft import cli
+from minipeft.arguments import ABOVE_0, BELOW_1, FROM_0, SHARE, UP_TO_1, whole
 from minipeft.autograd import no_grad
 from minipeft.compare import run as run_module
 from minipeft.compare.comparison import size_text
@@ -127,7 +128,7 @@ def test_version(command):
         ("", "the following arguments are required: COMMAND (see minipeft --help)"),
         ("tune", "invalid choice: 'tune'"),
         ("finetune --model bert", "the following arguments are required: --data, --out (see minipeft finetune --help)"),
-        ("finetune --model bert --data data --out x --method dora", "--method: invalid choice: 'dora'"),
+        ("finetune --model bert --data data --out x --method doora", "--method: invalid choice: 'doora'"),
         ("predict --model bert", "one of the arguments --data --text is required"),
         ("predict --model bert --data data --text a", "--text: not allowed with argument --data"),
         ("compare --model bert --data data --seed 5", "unrecognized arguments: --seed 5"),  # not taken for --seeds
@@ -143,7 +144,7 @@ NUMERIC = [
     (name, action.option_strings[0])
     for name, parser in subparsers().items()
     for action in parser._actions
-    if action.type is not None
+    if action.type not in (None, str)
 ]
 
 
@@ -152,7 +153,7 @@ NUMERIC = [
 def test_absurd_numbers(name, option, value, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if value == "99999999999999999999" and not subparsers()[name]._option_string_actions[option].type.__qualname__.startswith(
-        "_whole"
+        "whole"
     ):
         return  # a real number, if a large one
     needed = {
@@ -173,12 +174,12 @@ def test_numeric_options_are_those():
         for a in p._actions
         if a.option_strings and a.type is None and a.choices is None and a.nargs is None
     }
-    assert len(found) == 20
+    assert len(found) == 27
     assert free == {
         "--model",
         "--data",
         "--out",
-        "--targets",
+        "--words",
         "--json",
         "--adapter",
         "--text",
@@ -191,20 +192,20 @@ def test_numeric_options_are_those():
 @given(st.integers(-(10**17), 10**17), st.integers(0, 3))
 def test_whole_numbers(value, least):
     if value >= least:
-        assert cli._whole(least)(str(value)) == value
+        assert whole(least)(str(value)) == value
     else:
         with pytest.raises(argparse.ArgumentTypeError, match=f"expected a whole number of at least {least}, got '{value}'"):
-            cli._whole(least)(str(value))
+            whole(least)(str(value))
 
 
 @given(st.floats())
 def test_real_numbers(value):
     for kind, good in (
-        (cli.ABOVE_0, 0 < value),
-        (cli.FROM_0, 0 <= value),
-        (cli.SHARE, 0 <= value <= 1),
-        (cli.BELOW_1, 0 <= value < 1),
-        (cli.UP_TO_1, 0 < value <= 1),
+        (ABOVE_0, 0 < value),
+        (FROM_0, 0 <= value),
+        (SHARE, 0 <= value <= 1),
+        (BELOW_1, 0 <= value < 1),
+        (UP_TO_1, 0 < value <= 1),
     ):
         if good and value < float("inf"):
             assert kind(repr(value)) == value
@@ -267,7 +268,7 @@ def test_classification_end_to_end(family, method, at, command):
         f"accuracy    {result['score']:.4f} on test",
         f"step        {result['step_ms']:.1f} ms, peak memory {result['peak_mb']:.0f} MB, {result['seconds']:.1f} s in all",
         f"saved       runs/a ({size_text(result['size_mb'])})",
-        *(["head        in head.safetensors, because PEFT and transformers have none that pools as this one does"]
+        *(["note        the head is in head.safetensors, because PEFT and transformers have none that pools as this one does"]
           if (family, method) == ("bert", "lora") else []),
     ]
     assert len(err.splitlines()) == 12 and f"{method}: epoch 12  training loss" in err  # progress, and not in the results
@@ -346,7 +347,7 @@ def test_seeds_and_options_reach_the_run(at, command):
         "--rank 3",
         "--alpha 3",
         "--targets mlp.up",
-        "--lora-dropout 0.5",
+        "--dropout 0.5",
         "--lr 0.01",
         "--batch-size 8",
         "--accumulate 2",
@@ -499,7 +500,7 @@ def test_a_finished_run_gives_its_result_again(at, command, refused):
     assert contents(at / "runs/a") == before
     refused(
         TRAIN + " --rank 3 --max-length 9 --resume",
-        "runs/a: holds a run with other settings (--rank was 2, now 3; --max-length was 128, now 9); choose another --out",
+        "runs/a: holds a run with other settings (--max-length was 128, now 9; --rank was 2, now 3); choose another --out",
     )
 
 

@@ -135,8 +135,11 @@ def check_fit(runs):
     """Read the data, which is the same for all, and put each method on the model, so that what does not fit fails here."""
     work = None
     for run in runs:
-        work = work or make_work(replace(run, train_limit=1), Tokenizer.from_folder(run.model), load_config(run.model))
-        attach(load_for(run, getattr(work, "labels", ()), run.seed), run.make_method())
+        tokenizer = Tokenizer.from_folder(run.model)
+        work = work or make_work(replace(run, train_limit=1), tokenizer, load_config(run.model))
+        model, method = load_for(run, getattr(work, "labels", ()), run.seed), run.make_method(tokenizer)
+        method.prepare(model, work, np.random.default_rng(0))
+        attach(model, method)
 
 
 CHILD = """import sys

@@ -48,6 +48,11 @@ def predict(args):
     raise ValueError(f"{args.model}: this model has no classification or language-model head; give the --adapter that brings one")
 
 
+def taken(model):
+    """How many of the learned positions virtual tokens take."""
+    return model.embed.tokens.virtual + model.positions.shift
+
+
 def _chosen(args, parts):
     """The part of the data to predict: the one asked for, else test, else dev, else train."""
     split = args.split or next(name for name in ("test", "dev", "train") if name in parts)
@@ -67,7 +72,7 @@ def _classes(args, model, tokenizer):
         dataset = Dataset({"test": [Example(args.text, args.text2, None)]}, labels)
     else:
         dataset = read_dataset(args.data, labels=labels, need_labels=False, split=False)
-    split, limit = _chosen(args, dataset.splits), longest(args.max_length, model.config)
+    split, limit = _chosen(args, dataset.splits), longest(args.max_length, model.config, taken(model))
     examples = dataset.splits[split]
     work = Classification(tokenizer, Dataset({split: examples}, labels), limit, args.batch_size)
     p = work.predict(model, split)  # (N, C)
@@ -88,7 +93,7 @@ def _perplexity(args, model, tokenizer):
         raise ValueError("--text2: a language model reads one text, not a pair")
     texts = {"test": args.text} if args.text is not None else read_texts(args.data, split=False)
     split = _chosen(args, texts)
-    work = LanguageModelling(tokenizer, {split: texts[split]}, longest(args.max_length, model.config), args.batch_size)
+    work = LanguageModelling(tokenizer, {split: texts[split]}, longest(args.max_length, model.config, taken(model)), args.batch_size)
     scores = work.evaluate(model, split)
     rows = [("perplexity", f"{scores['score']:.4f}"), ("nats a token", f"{scores['loss']:.4f}")]
     return rows, {"lines": [], "json": {"split": split, **scores}}

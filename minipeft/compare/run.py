@@ -8,13 +8,14 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..data import Tokenizer, files, read_dataset, read_texts
 from ..interop import load_pretrained, save_adapter, save_pretrained
+from ..interop.adapter import HEAD
 from ..methods import METHODS, attach
 from ..training import Classification, LanguageModelling, Settings, fit
 from ..training.display import ProgressBar
@@ -22,7 +23,6 @@ from ..training.display import ProgressBar
 RUN, RESULT, CHECKPOINT = "run.json", "result.json", "checkpoint.safetensors"
 EPOCHS = 3
 HEAD_DRAW, METHOD_DRAW = 10, 11  # what a generator made of (seed, purpose) is for
-LORA_ONLY = ("rank", "alpha", "targets", "lora_dropout")
 TASK_ONLY = {"classify": ("pooling", "metric"), "lm": ("stride",)}
 
 
@@ -30,18 +30,17 @@ TASK_ONLY = {"classify": ("pooling", "metric"), "lm": ("stride",)}
 class Run:
     """What to do: everything that ``minipeft finetune --help`` explains.
 
-    ``lr`` and ``epochs`` may be given as None, which becomes the method's own learning rate and `EPOCHS`; None in the
-    others stands for a default that depends on the model or means no limit.
+    ``options`` are settings of the method, {field: value}, and ``words`` a text whose tokens start its virtual tokens. ``lr``
+    and ``epochs`` may be given as None, which becomes the method's own learning rate and `EPOCHS`; None in the others stands
+    for a default that depends on the model or means no limit.
     """
 
     model: str
     data: str
     method: str = "lora"
     task: str = "classify"
-    rank: int = 8
-    alpha: float = 16.0
-    targets: str = "attn.q,attn.v"
-    lora_dropout: float = 0.0
+    options: dict = field(default_factory=dict)
+    words: str | None = None
     lr: float | None = None
     epochs: int | None = None
     batch_size: int = 16
@@ -64,12 +63,14 @@ class Run:
             raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
         if self.task not in ("classify", "lm"):
             raise ValueError(f"task: expected classify or lm, got {self.task!r}")
-        for name in ("max_length", "train_limit", "stride", "rank"):
+        for name in ("max_length", "train_limit", "stride"):
             value = getattr(self, name)
             if value is not None and value < (2 if name == "max_length" else 1):
                 raise ValueError(f"{name}: expected at least {2 if name == 'max_length' else 1}, got {value}")
         self.lr = METHODS[self.method].default_lr if self.lr is None else self.lr
         self.epochs = EPOCHS if self.epochs is None else self.epochs
+        defaults = vars(METHODS[self.method]())  # an option given as it is by default asks for nothing else
+        self.options = {name: v for name, v in self.options.items() if name not in defaults or defaults[name] != v}
 
     def settings(self):
         """The training loop's part of it."""
@@ -80,19 +81,32 @@ class Run:
         """Names of the fields that were set and that this method and task have no use for."""
         defaults = {f.name: f.default for f in fields(self)}
         idle = [name for task, names in TASK_ONLY.items() if task != self.task for name in names]
-        idle += LORA_ONLY if self.method != "lora" else ()
-        return [name for name in idle if getattr(self, name) != defaults[name]]
+        idle = [name for name in idle if getattr(self, name) != defaults[name]]
+        known = settings_of(METHODS[self.method])
+        idle += [name for name in self.options if name not in known]
+        return idle + ["words"] * (self.words is not None and "words" not in known)
 
-    def make_method(self):
-        """The method with its settings."""
-        if self.method == "lora":
-            return METHODS["lora"](self.rank, self.alpha, self.targets, self.lora_dropout)
-        return METHODS[self.method]()
+    def make_method(self, tokenizer=None):
+        """The method with its settings; ``tokenizer`` turns ``words`` into token ids."""
+        known, method = settings_of(METHODS[self.method]), METHODS[self.method]
+        options = {name: value for name, value in self.options.items() if name in known}
+        if self.words is not None and "words" in known and tokenizer is not None:
+            ids = tokenizer.encode(self.words, add_special_tokens=False)
+            if "num_virtual_tokens" in known:
+                options.setdefault("initial", "words" if self.method == "prefix" else "labels")
+                ids = ids[:options.get("num_virtual_tokens", method.num_virtual_tokens)]
+            options["words"] = ids
+        return method(**options)
 
 
-def longest(max_length, config):
-    """Most tokens in one text: ``max_length``, or as many as the model has learned positions for."""
-    return min(max_length, config.max_position_embeddings) if config.learned_positions else max_length
+def settings_of(method):
+    """Names of the fields of a method's class."""
+    return {f.name for f in fields(method)} if is_dataclass(method) else set()
+
+
+def longest(max_length, config, taken=0):
+    """Most tokens in one text: ``max_length``, or as many as the model has learned positions for, less those that are ``taken``."""
+    return min(max_length, config.max_position_embeddings - taken) if config.learned_positions else max_length
 
 
 def option(name):
@@ -116,7 +130,7 @@ def cut_note(count, length):
 
 def make_work(run, tokenizer, config):
     """The `Classification` or `LanguageModelling` that a run trains on."""
-    limit = longest(run.max_length, config)
+    limit = longest(run.max_length, config, run.make_method(tokenizer).positions_taken)
     if run.task == "classify":
         return Classification(tokenizer, read_dataset(run.data), limit, run.batch_size, run.metric, run.train_limit)
     texts = read_texts(run.data)
@@ -164,13 +178,19 @@ def check_out(run, out):
     check_writable(out)
 
 
+def _flat(settings):
+    """A run's fields with those of the method among them."""
+    return {name: value for name, value in settings.items() if name != "options"} | (settings.get("options") or {})
+
+
 def check_resume(run, out, resume):
     """Refuse to mix two runs in one folder; returns the finished result if there is one to give back."""
     asked = asdict(run)
     if (out / RUN).is_file() and ((out / RESULT).is_file() or (out / CHECKPOINT).is_file()):
         before = files.read_json(out / RUN, "run description")
-        changed = [f"{option(name)} was {before.get(name)!r}, now {value!r}"
-                   for name, value in asked.items() if before.get(name) != value]
+        asked, before = _flat(asked), _flat(before)
+        changed = [f"{option(name)} was {before.get(name)!r}, now {asked.get(name)!r}"
+                   for name in asked | before if before.get(name) != asked.get(name)]
         if not resume:
             state = "a finished run" if (out / RESULT).is_file() else "an unfinished run"
             raise ValueError(f"{out}: holds {state}; pass --resume to go on with it, or choose another --out")
@@ -202,9 +222,11 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "c
     config = load_config(run.model)
     work = make_work(run, tokenizer, config)
     model = load_for(run, getattr(work, "labels", ()), run.seed)
-    attachment = attach(model, run.make_method(), rng=np.random.default_rng([run.seed, METHOD_DRAW]))
+    method, rng = run.make_method(tokenizer), np.random.default_rng([run.seed, METHOD_DRAW])
+    method.prepare(model, work, rng)
+    attachment = attach(model, method, rng=rng)
     said = ["unused" in notes and unused_note([run]),
-            "cuts" in notes and work.truncated and cut_note(work.truncated, longest(run.max_length, config)),
+            "cuts" in notes and work.truncated and cut_note(work.truncated, longest(run.max_length, config, method.positions_taken)),
             resume and not (out / CHECKPOINT).is_file()
             and f"note: {out} holds nothing to go on with; starting from the beginning"]
     for line in filter(None, said if not quiet else ()):
@@ -214,7 +236,7 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "c
     try:
         files.write_json(out / RUN, asdict(run))
         history = fit(model, attachment.named_parameters(), work, settings, out / CHECKPOINT, resume,
-                      None if quiet else ProgressBar(title or run.method))
+                      None if quiet else ProgressBar(title or run.method), method.hooks(attachment), method.lr_scale)
     except (ValueError, OSError):
         if not (out / CHECKPOINT).is_file():  # nothing was trained
             (out / RUN).unlink(missing_ok=True)
@@ -225,7 +247,8 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "c
     result = {**describe(run, attachment, settings), **score(model, work, history), "step_ms": history["step_ms"],
               "steps": history["step"], "epochs": settings.epochs, "evaluations": history["evaluations"],
               "losses": history["losses"]}
-    result["size_mb"] = save(run, model, attachment, out) / 1e6
+    size, result["format_note"] = save(run, model, attachment, out)
+    result["size_mb"] = size / 1e6
     result["peak_mb"] = peak_mb()
     result["seconds"] = before + history["seconds"] + time.monotonic() - started  # those before a stop included
     files.write_json(out / RESULT, result)
@@ -268,12 +291,22 @@ def score(model, work, history):
 
 
 def save(run, model, attachment, out):
-    """Write the adapter, or the whole model where the base itself was trained; returns the size of its tensors in bytes."""
-    if attachment.base:
+    """Write the adapter, or the whole model after full fine-tuning.
+
+    Returns the size of its tensors in bytes, and what is to be said of its format: why no other library reads it, or why the
+    head is in a file of its own; None where there is nothing to say.
+    """
+    reason = None
+    if run.method == "full":
         save_pretrained(model, out, tokenizer_from=run.model)
-    else:
+    elif run.method == "head":
         save_adapter(attachment, out, base=run.model)
-    return sum(p.stat().st_size for p in out.iterdir() if p.suffix == ".safetensors" and p.name != CHECKPOINT)
+    else:
+        reason = save_adapter(attachment, out, base=run.model)
+        if reason is None and (out / HEAD).is_file():
+            reason = f"the head is in {HEAD}, because PEFT and transformers have none that pools as this one does"
+    size = sum(p.stat().st_size for p in out.iterdir() if p.suffix == ".safetensors" and p.name != CHECKPOINT)
+    return size, reason and reason.removeprefix("save: ")
 
 
 def peak_mb():

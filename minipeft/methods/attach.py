@@ -45,9 +45,13 @@ class Method:
 
     name = "method"
     default_lr = 1e-3
+    positions_taken = 0  # how many of the learned positions its virtual tokens take from the words
     trains_head = True   # whether the task's output map is trained along
     keeps_base = True    # whether the base's own values are kept where the method trains in place
     unmergeable = None
+
+    def prepare(self, model, work, rng):
+        """Look at the model and the training data before attaching; for a method that chooses by them what it trains."""
 
     def wrappers(self, model, rng):
         """{path: Wrapper} to put on the seams; each Wrapper is made around ``model.get(path)``."""

@@ -130,6 +130,11 @@ class Prefix(Method):
     default_lr = 5e-3
     unmergeable = "it adds keys and values for the queries to choose among"
 
+    @property
+    def positions_taken(self):
+        """How many of the learned positions the virtual tokens take."""
+        return self.num_virtual_tokens if self.shift_positions else 0
+
     def _check(self, config):
         n, limit = self.num_virtual_tokens, config.max_position_embeddings
         if not (isinstance(n, (int, np.integer)) and n >= 1):

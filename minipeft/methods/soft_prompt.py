@@ -81,6 +81,11 @@ class SoftPrompt(Method):
     default_lr = 1e-2
     unmergeable = "its virtual tokens are input, and no weight"
 
+    @property
+    def positions_taken(self):
+        """How many of the learned positions the virtual tokens take."""
+        return self.num_virtual_tokens if self.shift_positions else 0
+
     def _check(self, config):
         n, limit = self.num_virtual_tokens, config.max_position_embeddings
         if not (isinstance(n, (int, np.integer)) and n >= 1):

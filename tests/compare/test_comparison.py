@@ -201,8 +201,8 @@ def test_a_stopped_comparison_goes_on(number, at, started, capfd):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ("--methods full,dora", "--methods: expected some of full, head, lora, got 'dora'"),
-        ("--methods full,", "--methods: expected some of full, head, lora, got ''"),
+        ("--methods full,doora", "--methods: expected some of full, head, top_k, "),
+        ("--methods full,", "--methods: expected some of full, head, top_k, "),
         ("--methods head,lora,head", "--methods: head is named twice"),
         ("--methods full,lora --rank 99", "--rank: the rank at blocks.0.attn.q must be a whole number from 1 to 16, got 99"),
         ("--methods full,lora --targets x", "--targets: no module matches 'x'"),

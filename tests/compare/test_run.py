@@ -33,9 +33,8 @@ def test_the_command_lines_defaults_are_the_runs():
 @pytest.mark.parametrize(
     "name, value, message",
     [
-        ("method", "dora", "method: expected one of full, head, lora, got 'dora'"),
+        ("method", "doora", f"method: expected one of {', '.join(METHODS)}, got 'doora'"),
         ("task", "mlm", "task: expected classify or lm, got 'mlm'"),
-        ("rank", 0, "rank: expected at least 1, got 0"),
         ("max_length", 1, "max_length: expected at least 2, got 1"),
         ("stride", 0, "stride: expected at least 1, got 0"),
         ("train_limit", 0, "train_limit: expected at least 1, got 0"),
@@ -49,18 +48,18 @@ def test_faults_of_settings(name, value, message):
 
 def test_settings_that_do_nothing():
     run = lambda **more: Run("m", "d", **more)
-    assert unused_note([run()]) == unused_note([run(rank=3, metric="f1", pooling="cls")]) == []
-    assert unused_note([run(method="head", rank=3)]) == "note: --rank does nothing with method head and task classify"
+    assert unused_note([run()]) == unused_note([run(options={"rank": 3}, metric="f1", pooling="cls")]) == []
+    assert unused_note([run(method="head", options={"rank": 3})]) == "note: --rank does nothing with method head and task classify"
     assert (
-        unused_note([run(method="full", lora_dropout=0.1, stride=4)])
-        == "note: --stride, --lora-dropout do nothing with method full and task classify"
+        unused_note([run(method="full", options={"dropout": 0.1}, stride=4)])
+        == "note: --stride, --dropout do nothing with method full and task classify"
     )
     assert unused_note([run(task="lm", pooling="cls", stride=4)]) == "note: --pooling does nothing with method lora and task lm"
     assert (
-        unused_note([run(method="full", rank=3), run(method="head", rank=3)])
+        unused_note([run(method="full", options={"rank": 3}), run(method="head", options={"rank": 3})])
         == "note: --rank does nothing with method full or head and task classify"
     )
-    assert unused_note([run(method="full", rank=3), run(rank=3)]) == []
+    assert unused_note([run(method="full", options={"rank": 3}), run(options={"rank": 3})]) == []
 
 
 def test_words_about_cut_texts():
@@ -126,7 +125,7 @@ def test_seconds_count_the_parts_before_a_stop(world, tmp_path, monkeypatch):
 
 
 def test_a_run_may_be_quiet(world, tmp_path, capfd):
-    run = Run(str(world / "bert"), str(world / "data"), method="head", rank=3, max_steps=1, max_length=4)
+    run = Run(str(world / "bert"), str(world / "data"), method="head", options={"rank": 3}, max_steps=1, max_length=4)
     execute(run, tmp_path / "a", resume=True, quiet=True)
     assert capfd.readouterr() == ("", "")
     assert files.read_json(tmp_path / "a" / RUN, "run") == asdict(run)

@@ -539,7 +539,7 @@ def test_a_run_stopped_at_its_very_last_step_still_has_its_score(small, tmp_path
     small.TOKENIZER.save(tmp_path / "model")
     rows = "".join(f"{e.text}\t{e.label}\n" for e in small.examples(30, 1))
     (tmp_path / "data.tsv").write_text("text\tlabel\n" + rows)
-    run = Run(str(tmp_path / "model"), str(tmp_path / "data.tsv"), targets="attn.q", lora_dropout=0.2, max_steps=3)
+    run = Run(str(tmp_path / "model"), str(tmp_path / "data.tsv"), options={"targets": "attn.q", "dropout": 0.2}, max_steps=3)
     monkeypatch.setattr("minipeft.compare.run.ProgressBar", lambda title: Press(3))
     with pytest.raises(Interrupted, match="^stopped after step 3 of 3$"):
         execute(run, tmp_path / "stopped")

@@ -1,0 +1,85 @@
+"""The types of command-line options, and the options that are settings of methods: one option for each setting.
+
+A method's settings are the fields of its dataclass; a test holds the table here against them.
+"""
+
+import argparse
+import math
+import re
+
+
+def whole(least):
+    """The type of an option that is a whole number of at least ``least``."""
+    def read(text):
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return int(text)
+    return read
+
+
+def number(words, good):
+    """The type of an option that is a real number for which ``good`` holds; ``words`` describe it."""
+    def read(text):
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and good(value)):
+            raise argparse.ArgumentTypeError(f"expected {words}, got {text!r}")
+        return value
+    return read
+
+
+ABOVE_0 = number("a number above 0", lambda value: value > 0)
+FROM_0 = number("a number of 0 or more", lambda value: value >= 0)
+SHARE = number("a share from 0 to 1", lambda value: 0 <= value <= 1)
+BELOW_1 = number("a number from 0 to below 1", lambda value: 0 <= value < 1)
+UP_TO_1 = number("a number above 0, up to 1", lambda value: 0 < value <= 1)
+
+METHODS = ("full", "head", "top_k", "bitfit", "layernorm", "lora", "rslora", "lora_plus", "dora", "pissa", "ia3", "houlsby",
+           "pfeiffer", "parallel", "prefix", "prompt", "task_embedding", "output")  # here, so that help needs no NumPy
+LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "pissa"), ("houlsby", "pfeiffer", "parallel")
+PROMPTS = ("prefix", "prompt")
+
+# Settings of methods that the command line offers: {field: (methods that have it, type, what it is)}; no type: a switch.
+SETTINGS = {
+    "rank": (LORAS, whole(1), "rank of the change of a matrix"),
+    "alpha": (LORAS[:-1], ABOVE_0, "the change is scaled by alpha / rank"),
+    "targets": ((*LORAS, "ia3", *ADAPTERS), str, "patterns of the places to act on, separated by commas"),
+    "feedforward": (("ia3",), str, "patterns of the maps whose input is scaled"),
+    "dropout": ((*LORAS, *ADAPTERS), BELOW_1, "dropout on the way to the method's own matrices"),
+    "lr_ratio": (("lora_plus",), ABOVE_0, "how many times U's learning rate is V's"),
+    "detach_norm": (("dora",), None, "treat the lengths of columns as constants in the backward pass"),
+    "layers": (("top_k",), whole(1), "how many of the last layers are trained"),
+    "terms": (("bitfit",), ("all", "two"), "which biases: all, or those of the queries and of the feed-forward's first map"),
+    "add_zero_biases": (("bitfit",), None, "give a model without biases zero ones to train"),
+    "bottleneck": (ADAPTERS, whole(1), "width of the bottleneck"),
+    "activation": (ADAPTERS, ("relu", "gelu", "silu", "tanh"), "activation in the bottleneck"),
+    "scale": (ADAPTERS, ABOVE_0, "what multiplies the adapter's output"),
+    "initial_std": (ADAPTERS, FROM_0, "standard deviation with which the adapter's last matrix starts; 0: at zero"),
+    "train_norms": (ADAPTERS, None, "train the norms as well"),
+    "num_virtual_tokens": (PROMPTS, whole(1), "how many virtual tokens"),
+    "initial": (PROMPTS, ("random", "words", "vocabulary", "labels"), "how the virtual tokens start"),
+    "reparametrise": (("prefix",), None, "make the prefix by a small network while training"),
+    "hidden": (("prefix",), whole(1), "width of that network"),
+    "part": (("output",), ("embedding", "bias"), "what is trained for each label"),
+}
+
+
+def add_method_settings(parser):
+    """Add an option for every setting of a method."""
+    group = parser.add_argument_group("settings of methods (left out, each method has its own default)")
+    for field, (having, kind, words) in SETTINGS.items():
+        text, flag = f"{', '.join(having)}: {words}", "--" + field.replace("_", "-")
+        if kind is None:
+            group.add_argument(flag, action="store_const", const=True, help=text)
+        elif isinstance(kind, tuple):
+            group.add_argument(flag, choices=kind, help=text)
+        else:
+            group.add_argument(flag, type=kind, help=text)
+    group.add_argument("--words", metavar="TEXT", help="prefix, prompt: start the virtual tokens from these words; output: label words")
+
+
+def given_settings(args):
+    """{field: value} of the settings that were given."""
+    return {field: getattr(args, field) for field in SETTINGS if getattr(args, field, None) is not None}
