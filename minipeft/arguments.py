@@ -37,8 +37,8 @@ BELOW_1 = number("a number from 0 to below 1", lambda value: 0 <= value < 1)
 UP_TO_1 = number("a number above 0, up to 1", lambda value: 0 < value <= 1)
 
 METHODS = ("full", "head", "top_k", "bitfit", "layernorm", "lora", "rslora", "lora_plus", "dora", "pissa", "ia3", "houlsby",
-           "pfeiffer", "parallel", "prefix", "prompt", "task_embedding", "output")  # here, so that help needs no NumPy
-LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "pissa"), ("houlsby", "pfeiffer", "parallel")
+           "pfeiffer", "parallel", "compacter", "prefix", "prompt", "task_embedding", "output")  # here, so that help needs no NumPy
+LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "pissa"), ("houlsby", "pfeiffer", "parallel", "compacter")
 PROMPTS = ("prefix", "prompt")
 
 # Settings of methods that the command line offers: {field: (methods that have it, type, what it is)}; no type: a switch.
@@ -57,6 +57,7 @@ SETTINGS = {
     "activation": (ADAPTERS, ("relu", "gelu", "silu", "tanh"), "activation in the bottleneck"),
     "scale": (ADAPTERS, ABOVE_0, "what multiplies the adapter's output"),
     "initial_std": (ADAPTERS, FROM_0, "standard deviation with which the adapter's last matrix starts; 0: at zero"),
+    "num_factors": (("compacter",), whole(1), "number of Kronecker products in a sum; it divides the width and the bottleneck"),
     "train_norms": (ADAPTERS, None, "train the norms as well"),
     "num_virtual_tokens": (PROMPTS, whole(1), "how many virtual tokens"),
     "initial": (PROMPTS, ("random", "words", "vocabulary", "labels"), "how the virtual tokens start"),

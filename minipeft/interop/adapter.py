@@ -16,7 +16,7 @@ from ..methods import METHODS, attach
 from ..methods.attach import output_map
 from ..models.heads import POOLINGS
 from ..nn import unwrap
-from . import peft_ia3, peft_lora, peft_prompts, peft_selective
+from . import adapterhub, peft_ia3, peft_lora, peft_prompts, peft_selective
 from .hf import head_kind, load_pretrained
 from .hf_config import config_from_hf
 from .hf_names import FAMILIES
@@ -28,6 +28,7 @@ TASKS = {"classification": "classify", "other": "classify", "lm": "lm", "masked_
 SAVED = [name for name in METHODS if name != "full"]  # the methods whose result is an adapter and not a model
 WRITERS = {name: peft_lora for name in ("lora", "rslora", "lora_plus", "dora", "pissa")} | {
     name: peft_selective for name in ("bitfit", "top_k", "layernorm")} | {
+    name: adapterhub for name in ("houlsby", "pfeiffer", "parallel", "compacter")} | {
     "ia3": peft_ia3, "prefix": peft_prompts, "prompt": peft_prompts}  # the module that knows the method's format in another library; the others have our own
 PEFT_READERS = {"LORA": peft_lora, "LN_TUNING": peft_selective, "IA3": peft_ia3, "PREFIX_TUNING": peft_prompts,
                 "PROMPT_TUNING": peft_prompts}
@@ -70,7 +71,8 @@ def save_adapter(attachment, folder, base=None):
                   if hasattr(w, "U")},
         "base": str(base) if base else None}
     files.write_folder(folder, contents)
-    for name in {WEIGHTS, CONFIG, HEAD, OWN} - set(contents):
+    theirs = {WEIGHTS, CONFIG, adapterhub.WEIGHTS, adapterhub.HEAD_WEIGHTS, adapterhub.HEAD_CONFIG}
+    for name in {HEAD, OWN, *theirs} - set(contents):
         (folder / name).unlink(missing_ok=True)
     return reason
 
@@ -165,6 +167,8 @@ def _note_of_peft(folder):
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder}: neither {NOTE} nor {CONFIG}; expected an adapter written by minipeft or PEFT")
     note = {field: default for field, (default, _, _) in FIELDS.items()}
+    if adapterhub.recognises(read_raw_config(folder)):
+        return note | adapterhub.note_of(folder)
     task_type = checked(folder, read_raw_config(folder), COMMON)["task_type"]
     if task_type in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
         note["task"] = "lm" if task_type == "CAUSAL_LM" else "seq2seq"
@@ -213,6 +217,8 @@ def load_peft(model, folder, name="default", note=None):
     is then unchanged.
     """
     raw = read_raw_config(folder)
+    if adapterhub.recognises(raw):
+        return adapterhub.load(model, folder, name, note)
     kind = raw.get("peft_type")
     if kind not in PEFT_READERS:
         raise ValueError(f"{Path(folder) / CONFIG}: peft_type is {kind!r}; expected one of {', '.join(PEFT_READERS)}")

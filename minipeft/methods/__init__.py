@@ -3,6 +3,7 @@
 from .adapter import Houlsby, Parallel, Pfeiffer
 from .attach import Attachment, Method, activate, attach, mixed
 from .bitfit import BitFit
+from .compacter import Compacter
 from .dora import DoRA
 from .full import Full
 from .head import Head
@@ -20,8 +21,8 @@ from .task_embedding import TaskEmbedding
 from .top_k import TopK
 
 METHODS = {method.name: method for method in (
-    Full, Head, TopK, BitFit, LayerNormTuning, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, IA3, Houlsby, Pfeiffer, Parallel, Prefix,
-    SoftPrompt, TaskEmbedding, OutputTuning)}
+    Full, Head, TopK, BitFit, LayerNormTuning, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, IA3, Houlsby, Pfeiffer, Parallel, Compacter,
+    Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
 
 __all__ = ["Attachment", "METHODS", "Method", "activate", "attach", "match", "mixed",
            *(method.__name__ for method in METHODS.values())]

@@ -118,10 +118,13 @@ class Houlsby(Method):
         width, inner = wrapper.mlp.down.weight.shape
         return f"2 D R + R + D = 2 x {width} x {inner} + {inner} + {width}"
 
+    def adapter_size(self, width):
+        """Number of parameters of one adapter."""
+        return 2 * width * self.bottleneck + self.bottleneck + width
+
     def count(self, config):
-        width, inner = config.hidden_size, self.bottleneck
         norms = sum(norm_sizes(config).values()) if self.train_norms else 0
-        return len(self._joins(join_paths(config))) * (2 * width * inner + inner + width) + norms
+        return len(self._joins(join_paths(config))) * self.adapter_size(config.hidden_size) + norms
 
 
 @dataclass
