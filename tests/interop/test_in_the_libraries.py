@@ -135,6 +135,10 @@ def test_what_we_save_the_library_loads_and_what_it_saves_we_load(name, base, pe
     task = BASES[base][1]
     again = load_pretrained(tmp_path / "base", task=task, labels=("a", "b", "c") if task == "classify" else None,
                             pooling=model.config.pooling, rng=np.random.default_rng(0))
+    if (name, base) == ("compacter", "t5"):  # AdapterHub 1.3 leaves the shared matrices out when it saves a T5's
+        with pytest.raises(ValueError, match="missing tensors: shared_parameters.default.phm_rule$"):
+            load_peft(again, tmp_path / "theirs")
+        return
     loaded = load_peft(again, tmp_path / "theirs")
     assert_close(outputs(again).logits.data, expected)
     assert loaded.active and set(loaded.model.attachments) == {"default"}
