@@ -36,7 +36,7 @@ SHARE = number("a share from 0 to 1", lambda value: 0 <= value <= 1)
 BELOW_1 = number("a number from 0 to below 1", lambda value: 0 <= value < 1)
 UP_TO_1 = number("a number above 0, up to 1", lambda value: 0 < value <= 1)
 
-METHODS = ("full", "head", "top_k", "bitfit", "layernorm", "lora", "rslora", "lora_plus", "dora", "pissa", "ia3", "houlsby",
+METHODS = ("full", "head", "top_k", "bitfit", "layernorm", "random_mask", "fisher_mask", "lora", "rslora", "lora_plus", "dora", "pissa", "ia3", "houlsby",
            "pfeiffer", "parallel", "compacter", "prefix", "prompt", "task_embedding", "output")  # here, so that help needs no NumPy
 LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "pissa"), ("houlsby", "pfeiffer", "parallel", "compacter")
 PROMPTS = ("prefix", "prompt")
@@ -53,6 +53,8 @@ SETTINGS = {
     "layers": (("top_k",), whole(1), "how many of the last layers are trained"),
     "terms": (("bitfit",), ("all", "two"), "which biases: all, or those of the queries and of the feed-forward's first map"),
     "add_zero_biases": (("bitfit",), None, "give a model without biases zero ones to train"),
+    "share": (("random_mask", "fisher_mask"), UP_TO_1, "share of the entries of the blocks' maps that is trained"),
+    "examples": (("fisher_mask",), whole(1), "training examples over which the Fisher information is averaged"),
     "bottleneck": (ADAPTERS, whole(1), "width of the bottleneck"),
     "activation": (ADAPTERS, ("relu", "gelu", "silu", "tanh"), "activation in the bottleneck"),
     "scale": (ADAPTERS, ABOVE_0, "what multiplies the adapter's output"),

@@ -103,7 +103,7 @@ def save_peft(attachment, folder, base=None):
 def _settings(method):
     """A method's fields as JSON can hold them, with which `load_adapter` makes it again."""
     fields = dataclasses.asdict(method) if dataclasses.is_dataclass(method) else {}
-    return json.loads(json.dumps({name: value for name, value in fields.items() if not isinstance(value, np.ndarray)},
+    return json.loads(json.dumps({name: value for name, value in fields.items() if name not in method.unsaved},
                                  default=lambda value: value.item() if isinstance(value, np.generic) else list(value)))
 
 
@@ -238,10 +238,12 @@ def _method_of(folder, note):
 
 def _load_own(model, folder, name, note):
     """Attach the method that a note tells of and fill it from our own file."""
-    attachment = attach(model, _method_of(folder, note), name)
+    method = _method_of(folder, note)
+    stored = files.read_tensors(folder / OWN) if note["method"] != "head" else {}
+    method.known = stored
+    attachment = attach(model, method, name)
     try:
         expected = _own_arrays(attachment)
-        stored = files.read_tensors(folder / OWN) if expected else {}
         files.check_tensors(folder / OWN, {key: array.shape for key, array in expected.items()}, stored)
     except ValueError:
         attachment.detach()

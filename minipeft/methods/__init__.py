@@ -11,6 +11,7 @@ from .ia3 import IA3
 from .layernorm import LayerNormTuning
 from .lora import LoRA
 from .lora_plus import LoRAPlus
+from .mask import FisherMask, RandomMask, fisher_importance
 from .output import OutputTuning
 from .pissa import PiSSA
 from .prefix import Prefix
@@ -21,8 +22,8 @@ from .task_embedding import TaskEmbedding
 from .top_k import TopK
 
 METHODS = {method.name: method for method in (
-    Full, Head, TopK, BitFit, LayerNormTuning, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, IA3, Houlsby, Pfeiffer, Parallel, Compacter,
+    Full, Head, TopK, BitFit, LayerNormTuning, RandomMask, FisherMask, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, IA3, Houlsby, Pfeiffer, Parallel, Compacter,
     Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
 
-__all__ = ["Attachment", "METHODS", "Method", "activate", "attach", "match", "mixed",
+__all__ = ["Attachment", "METHODS", "Method", "activate", "attach", "fisher_importance", "match", "mixed",
            *(method.__name__ for method in METHODS.values())]

@@ -47,6 +47,8 @@ class Method:
     default_lr = 1e-3
     positions_taken = 0  # how many of the learned positions its virtual tokens take from the words
     trains_head = True   # whether the task's output map is trained along
+    known = None         # {name: array} of a saved attachment that is being loaded, for a method that chooses at random
+    unsaved = ()         # names of settings that are not saved
     keeps_base = True    # whether the base's own values are kept where the method trains in place
     unmergeable = None
 
