@@ -36,9 +36,9 @@ SHARE = number("a share from 0 to 1", lambda value: 0 <= value <= 1)
 BELOW_1 = number("a number from 0 to below 1", lambda value: 0 <= value < 1)
 UP_TO_1 = number("a number above 0, up to 1", lambda value: 0 < value <= 1)
 
-METHODS = ("full", "head", "top_k", "bitfit", "layernorm", "random_mask", "fisher_mask", "lora", "rslora", "lora_plus", "dora", "pissa", "ia3", "houlsby",
+METHODS = ("full", "head", "top_k", "bitfit", "layernorm", "random_mask", "fisher_mask", "lora", "rslora", "lora_plus", "dora", "pissa", "adalora", "ia3", "houlsby",
            "pfeiffer", "parallel", "compacter", "prefix", "prompt", "task_embedding", "output")  # here, so that help needs no NumPy
-LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "pissa"), ("houlsby", "pfeiffer", "parallel", "compacter")
+LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "adalora", "pissa"), ("houlsby", "pfeiffer", "parallel", "compacter")
 PROMPTS = ("prefix", "prompt")
 
 # Settings of methods that the command line offers: {field: (methods that have it, type, what it is)}; no type: a switch.
@@ -50,6 +50,9 @@ SETTINGS = {
     "dropout": ((*LORAS, *ADAPTERS), BELOW_1, "dropout on the way to the method's own matrices"),
     "lr_ratio": (("lora_plus",), ABOVE_0, "how many times U's learning rate is V's"),
     "detach_norm": (("dora",), None, "treat the lengths of columns as constants in the backward pass"),
+    "target_rank": (("adalora",), whole(1), "average rank of a matrix at the end"),
+    "orthogonality": (("adalora",), FROM_0, "weight of the penalty that keeps directions orthogonal"),
+    "interval": (("adalora",), whole(1), "steps between two choices of what stays"),
     "layers": (("top_k",), whole(1), "how many of the last layers are trained"),
     "terms": (("bitfit",), ("all", "two"), "which biases: all, or those of the queries and of the feed-forward's first map"),
     "add_zero_biases": (("bitfit",), None, "give a model without biases zero ones to train"),

@@ -10,7 +10,7 @@ from minipeft.arguments import SETTINGS, add_method_settings, given_settings
 from minipeft.methods import METHODS
 
 # Settings without an option: they are no single value, or come from --words, or are for those who write programs.
-WITHOUT = {"keeps_base", "rank_pattern", "alpha_pattern", "rank_stabilised", "words", "shift_positions", "importance"}
+WITHOUT = {"warmup", "final", "beta1", "beta2", "keeps_base", "rank_pattern", "alpha_pattern", "rank_stabilised", "words", "shift_positions", "importance"}
 
 
 def settings_of(name):

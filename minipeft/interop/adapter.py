@@ -16,7 +16,7 @@ from ..methods import METHODS, attach
 from ..methods.attach import output_map
 from ..models.heads import POOLINGS
 from ..nn import unwrap
-from . import adapterhub, peft_ia3, peft_lora, peft_prompts, peft_selective
+from . import adapterhub, peft_adalora, peft_ia3, peft_lora, peft_prompts, peft_selective
 from .hf import head_kind, load_pretrained
 from .hf_config import config_from_hf
 from .hf_names import FAMILIES
@@ -29,8 +29,8 @@ SAVED = [name for name in METHODS if name != "full"]  # the methods whose result
 WRITERS = {name: peft_lora for name in ("lora", "rslora", "lora_plus", "dora", "pissa")} | {
     name: peft_selective for name in ("bitfit", "top_k", "layernorm")} | {
     name: adapterhub for name in ("houlsby", "pfeiffer", "parallel", "compacter")} | {
-    "ia3": peft_ia3, "prefix": peft_prompts, "prompt": peft_prompts}  # the module that knows the method's format in another library; the others have our own
-PEFT_READERS = {"LORA": peft_lora, "LN_TUNING": peft_selective, "IA3": peft_ia3, "PREFIX_TUNING": peft_prompts,
+    "adalora": peft_adalora, "ia3": peft_ia3, "prefix": peft_prompts, "prompt": peft_prompts}  # the module that knows the method's format in another library; the others have our own
+PEFT_READERS = {"LORA": peft_lora, "LN_TUNING": peft_selective, "ADALORA": peft_adalora, "IA3": peft_ia3, "PREFIX_TUNING": peft_prompts,
                 "PROMPT_TUNING": peft_prompts}
 
 

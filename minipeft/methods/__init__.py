@@ -1,5 +1,6 @@
 """Every fine-tuning method, one short file each, and `attach`, which puts one on a model."""
 
+from .adalora import AdaLoRA
 from .adapter import Houlsby, Parallel, Pfeiffer
 from .attach import Attachment, Method, activate, attach, mixed
 from .bitfit import BitFit
@@ -22,7 +23,7 @@ from .task_embedding import TaskEmbedding
 from .top_k import TopK
 
 METHODS = {method.name: method for method in (
-    Full, Head, TopK, BitFit, LayerNormTuning, RandomMask, FisherMask, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, IA3, Houlsby, Pfeiffer, Parallel, Compacter,
+    Full, Head, TopK, BitFit, LayerNormTuning, RandomMask, FisherMask, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, AdaLoRA, IA3, Houlsby, Pfeiffer, Parallel, Compacter,
     Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
 
 __all__ = ["Attachment", "METHODS", "Method", "activate", "attach", "fisher_importance", "match", "mixed",

@@ -88,9 +88,9 @@ class LoRA(Method):
 
     def places(self, paths):
         """{path: (rank, alpha)} of the maps to adapt among the ``paths`` of all maps."""
-        paths = match(self.targets, paths, "lora targets")
-        ranks = {p: r for pattern, r in self.rank_pattern.items() for p in match(pattern, paths, "lora rank_pattern")}
-        alphas = {p: a for pattern, a in self.alpha_pattern.items() for p in match(pattern, paths, "lora alpha_pattern")}
+        paths = match(self.targets, paths, f"{self.name} targets")
+        ranks = {p: r for pattern, r in self.rank_pattern.items() for p in match(pattern, paths, f"{self.name} rank_pattern")}
+        alphas = {p: a for pattern, a in self.alpha_pattern.items() for p in match(pattern, paths, f"{self.name} alpha_pattern")}
         return {path: (ranks.get(path, self.rank), alphas.get(path, self.alpha)) for path in paths}
 
     def count(self, config):
@@ -102,9 +102,9 @@ class LoRA(Method):
         for path, (rank, alpha) in self.places(linear_paths(model)).items():
             limit = min(unwrap(model.get(path)).weight.shape) if self.limited else math.inf
             if not (isinstance(rank, (int, np.integer)) and 1 <= rank <= limit):
-                raise ValueError(f"lora: the rank at {path} must be a whole number from 1 to {limit}, got {rank}")
+                raise ValueError(f"{self.name}: the rank at {path} must be a whole number from 1 to {limit}, got {rank}")
             if not 0 < alpha < math.inf:
-                raise ValueError(f"lora: alpha at {path} must be a positive number, got {alpha}")
+                raise ValueError(f"{self.name}: alpha at {path} must be a positive number, got {alpha}")
             out[path] = self.make(model.get(path), rank, self.scale(rank, alpha), rng)
         return out
 

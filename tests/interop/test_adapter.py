@@ -329,7 +329,7 @@ def refused(folder, message, model=None):
 
 
 @pytest.mark.parametrize("field,value,expected", [(field, value, expected) for field, expected, values in [
-    ("method", "one of head, top_k, bitfit, layernorm, lora,", ["full", "loraa", None, [], ..., 3]),
+    ("method", "one of head, top_k, bitfit, layernorm,", ["full", "loraa", None, [], ..., 3]),
     ("task", "classify, lm, mlm or none", ["translate", None, ..., {}]),
     ("labels", "a list of names", ["no,yes", {"0": "no"}, [0, 1], None, [["no"]]]),
     ("pooling", "mean, cls, pooler, last or null", ["max", 3, ["mean"], True]),

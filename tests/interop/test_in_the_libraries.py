@@ -31,7 +31,7 @@ BASES = {  # the shape, the task, and transformers' class
 }
 IDS = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 0], [9, 7, 9, 3, 0, 0]])  # GPT-2's classifier finds the end by the padding's id
 MASK = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]])
-SETTINGS = {"bitfit": lambda model: {"add_zero_biases": False}, "top_k": lambda model: {"layers": 1}}
+SETTINGS = {"adalora": lambda model: {"rank": 5, "alpha": 7}, "bitfit": lambda model: {"add_zero_biases": False}, "top_k": lambda model: {"layers": 1}}
 # What no other library can hold, on which bases, and a word of the reason.
 NOT_THERE = {("prefix", "t5"): "self-attention"}
 

@@ -78,6 +78,7 @@ SETTINGS = {
     "full": lambda model: {"keeps_base": True},
     "bitfit": lambda model: {"add_zero_biases": not model.config.attention_bias},
     "output": lambda model: {} if model.config.labels else {"words": [3, 5]},
+    "adalora": lambda model: {"rank": 6},
     "random_mask": lambda model: {"share": 0.05},
     "fisher_mask": lambda model: {"share": 0.05, "importance": fisher(model)},
 }
