@@ -25,7 +25,7 @@ def _factors(wrapper):
     if wrapper is None:
         return None
     if hasattr(wrapper, "U0"):  # PiSSA: U V^T - U_0 V_0^T
-        return np.hstack([wrapper.U.data, wrapper.U0]), np.hstack([wrapper.V.data, -wrapper.V0]), 1.0
+        return *wrapper.factors(), 1.0
     return wrapper.U.data, wrapper.V.data, wrapper.scale
 
 

@@ -2,8 +2,10 @@
 
 from .adalora import AdaLoRA
 from .adapter import Houlsby, Parallel, Pfeiffer
+from .adapter_drop import AdapterDrop, adapter_drop
 from .attach import Attachment, Method, activate, attach, mixed
 from .bitfit import BitFit
+from .combine import combine
 from .compacter import Compacter
 from .dora import DoRA
 from .full import Full
@@ -26,5 +28,5 @@ METHODS = {method.name: method for method in (
     Full, Head, TopK, BitFit, LayerNormTuning, RandomMask, FisherMask, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, AdaLoRA, IA3, Houlsby, Pfeiffer, Parallel, Compacter,
     Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
 
-__all__ = ["Attachment", "METHODS", "Method", "activate", "attach", "fisher_importance", "match", "mixed",
+__all__ = ["AdapterDrop", "Attachment", "METHODS", "Method", "activate", "adapter_drop", "attach", "combine", "fisher_importance", "match", "mixed",
            *(method.__name__ for method in METHODS.values())]

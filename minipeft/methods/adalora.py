@@ -41,9 +41,9 @@ class AdaLoRALinear(LoRALinear):
             low = low * self.rows.reshape(-1, *[1] * (low.ndim - 1))
         return self.wrapped(x) + F.linear(low, F.swap_last(self.V))  # (..., D_out)
 
-    def change(self):
-        """s U diag(lambda) V^T, (D_in, D_out)."""
-        return (self.U.data * (self.lambdas.data * self.U.dtype.type(self.scale))) @ self.V.data.T
+    def factors(self):
+        """s U diag(lambda) (D_in, R) and V (D_out, R), whose product is the change."""
+        return self.U.data * (self.lambdas.data * self.U.dtype.type(self.scale)), self.V.data
 
 
 class Budget(Hook):

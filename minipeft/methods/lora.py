@@ -41,9 +41,14 @@ class LoRALinear(Wrapper):
             low = low * self.rows.reshape(-1, *[1] * (low.ndim - 1))
         return self.wrapped(x) + F.linear(low, F.swap_last(self.V))  # (..., D_out)
 
+    def factors(self):
+        """s U (D_in, R) and V (D_out, R), whose product is the change."""
+        return self.U.data * self.U.dtype.type(self.scale), self.V.data
+
     def change(self):
         """s U V^T, (D_in, D_out)."""
-        return (self.U.data * self.U.dtype.type(self.scale)) @ self.V.data.T
+        u, v = self.factors()
+        return u @ v.T
 
     def merged_arrays(self, weight, bias):
         """W + s U V^T, and b."""

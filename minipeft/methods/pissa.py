@@ -49,9 +49,9 @@ class PiSSALinear(LoRALinear):
             change = change * self.rows.reshape(-1, *[1] * (change.ndim - 1))
         return self.wrapped(x) + change
 
-    def change(self):
-        """U V^T - U_0 V_0^T, (D_in, D_out)."""
-        return self.U.data @ self.V.data.T - self.U0 @ self.V0.T
+    def factors(self):
+        """[U, U_0] (D_in, 2 R) and [V, -V_0] (D_out, 2 R), whose product is U V^T - U_0 V_0^T."""
+        return np.hstack([self.U.data, self.U0]), np.hstack([self.V.data, -self.V0])
 
 
 @dataclass
