@@ -130,7 +130,7 @@ def test_a_step_of_lora_with_numpy_and_numba_alone(run_python):
 
 @pytest.mark.parametrize(
     "module, missing",
-    [("minipeft.data", "safetensors"), ("minipeft.interop", "safetensors"), ("minipeft.training", "safetensors")],
+    [("minipeft.data", "safetensors"), ("minipeft.interop", "safetensors"), ("minipeft.training.loop", "safetensors")],
 )
 def test_the_rooms_at_the_edge_say_what_they_need(module, missing, run_python):
     done = run_python(ALONE + f"\n    import {module}")

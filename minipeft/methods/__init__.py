@@ -15,6 +15,7 @@ from .layernorm import LayerNormTuning
 from .lora import LoRA
 from .lora_plus import LoRAPlus
 from .mask import FisherMask, RandomMask, fisher_importance
+from .nf4 import dequantise, quantise
 from .output import OutputTuning
 from .pissa import PiSSA
 from .prefix import Prefix
@@ -28,5 +29,5 @@ METHODS = {method.name: method for method in (
     Full, Head, TopK, BitFit, LayerNormTuning, RandomMask, FisherMask, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, AdaLoRA, IA3, Houlsby, Pfeiffer, Parallel, Compacter,
     Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
 
-__all__ = ["AdapterDrop", "Attachment", "METHODS", "Method", "activate", "adapter_drop", "attach", "combine", "fisher_importance", "match", "mixed",
+__all__ = ["AdapterDrop", "Attachment", "METHODS", "Method", "activate", "adapter_drop", "attach", "combine", "dequantise", "fisher_importance", "match", "mixed", "quantise",
            *(method.__name__ for method in METHODS.values())]

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import autograd as F
 from ..nn import Linear, Parameter, Wrapper, unwrap
+from .targets import linear_paths
 from .values import Values, check_order, insert, mergeable, remove
 
 HEAD_PATHS = ("head.classifier", "head.output")  # the task's own output map, where the model has one
@@ -49,6 +50,7 @@ class Method:
     trains_head = True   # whether the task's output map is trained along
     known = None         # {name: array} of a saved attachment that is being loaded, for a method that chooses at random
     unsaved = ()         # names of settings that are not saved
+    full_precision = False  # whether it trains weights that must not be stored in 4 bits
     keeps_base = True    # whether the base's own values are kept where the method trains in place
     unmergeable = None
 
@@ -323,6 +325,10 @@ def attach(model, method, name="default", rng=None):
         model.values = Values(model)
     if name in attachments:
         raise ValueError(f"attach: the name {name!r} is taken; attached: {', '.join(attachments)}")
+    stored = next((path for path in linear_paths(model) if not isinstance(unwrap(model.get(path)).weight, Parameter)), None)
+    if method.full_precision and stored is not None:
+        raise ValueError(f"attach: {method.name} trains weights, and {stored} is stored in 4 bits; dequantise the model first, or "
+                         "attach LoRA, which trains beside them")
     with none_active(model):  # so that a method that looks at the base sees the base
         wrappers = method.wrappers(model, rng or np.random.default_rng(0))
         base = method.base_parameters(model)

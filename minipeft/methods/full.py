@@ -23,6 +23,7 @@ class Full(Method):
     keeps_base: bool = False
 
     name = "full"
+    full_precision = True
     default_lr = 5e-5
 
     def base_parameters(self, model):

@@ -70,6 +70,7 @@ class RandomMask(Method):
     share: float = 0.005
 
     name = "random_mask"
+    full_precision = True
     default_lr = 1e-3
 
     def kept(self, total):

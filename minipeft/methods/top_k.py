@@ -34,6 +34,7 @@ class TopK(Method):
     layers: int = 2
 
     name = "top_k"
+    full_precision = True
     default_lr = 1e-4
 
     def blocks(self, config):

@@ -135,4 +135,5 @@ def mergeable(model, path):
     root = unwrap(model.get(path))
     if isinstance(root, Linear) and isinstance(root.weight, Parameter):
         return None
-    return f"{path} is a {type(root).__name__}, which has no full-precision weight of its own to put the change into"
+    return (f"{path} is a {type(root).__name__}, which has no full-precision weight of its own to put the change into"
+            + ("; dequantise the model first" if isinstance(root, Linear) else ""))

@@ -1,11 +1,19 @@
-"""Training: optimizers, schedules, the loop, checkpoints and metrics."""
+"""Training: optimizers, schedules, the loop, checkpoints and metrics.
 
-from .hooks import Hook
-from .loop import Interrupted, Settings, fit
-from .metrics import METRICS, accuracy, f1, matthews
-from .optim import OPTIMIZERS, SGD, Adam, AdamW, decay_groups, gradient_norm
-from .schedules import SCHEDULES, factor
-from .work import Classification, LanguageModelling
+The names below are imported at their first use, so that a method's hook needs NumPy alone.
+"""
 
-__all__ = ["Adam", "AdamW", "Classification", "Hook", "Interrupted", "LanguageModelling", "METRICS", "OPTIMIZERS", "SCHEDULES",
-           "SGD", "Settings", "accuracy", "decay_groups", "f1", "factor", "fit", "gradient_norm", "matthews"]
+import importlib
+
+_HOMES = {"Hook": "hooks", "Interrupted": "loop", "Settings": "loop", "fit": "loop", "METRICS": "metrics", "accuracy": "metrics",
+          "f1": "metrics", "matthews": "metrics", "OPTIMIZERS": "optim", "SGD": "optim", "Adam": "optim", "AdamW": "optim",
+          "decay_groups": "optim", "gradient_norm": "optim", "SCHEDULES": "schedules", "factor": "schedules",
+          "Classification": "work", "LanguageModelling": "work"}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

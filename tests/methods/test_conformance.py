@@ -80,7 +80,7 @@ SETTINGS = {
     "output": lambda model: {} if model.config.labels else {"words": [3, 5]},
     "adalora": lambda model: {"rank": 6},
     "random_mask": lambda model: {"share": 0.05},
-    "fisher_mask": lambda model: {"share": 0.05, "importance": fisher(model)},
+    "fisher_mask": lambda model: {"share": 0.05, "importance": fisher(make(model.config.model_type))},
 }
 
 
