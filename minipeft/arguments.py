@@ -32,6 +32,7 @@ def number(words, good):
 
 ABOVE_0 = number("a number above 0", lambda value: value > 0)
 FROM_0 = number("a number of 0 or more", lambda value: value >= 0)
+FROM_1 = number("a number of 1 or more", lambda value: value >= 1)
 SHARE = number("a share from 0 to 1", lambda value: 0 <= value <= 1)
 BELOW_1 = number("a number from 0 to below 1", lambda value: 0 <= value < 1)
 UP_TO_1 = number("a number above 0, up to 1", lambda value: 0 < value <= 1)

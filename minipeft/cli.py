@@ -11,7 +11,7 @@ import re
 import sys
 from pathlib import Path
 
-from .arguments import ABOVE_0, FROM_0, METHODS, SHARE, UP_TO_1, add_method_settings, given_settings, whole
+from .arguments import ABOVE_0, BELOW_1, FROM_0, FROM_1, METHODS, SHARE, UP_TO_1, add_method_settings, given_settings, whole
 
 EXAMPLES = {
     "finetune": "minipeft finetune --model models/minilm --data data/sst2 --method lora --rank 8 --out runs/sst2-lora",
@@ -64,10 +64,18 @@ def _training_arguments(parser):
     parser.add_argument("--batch-size", type=whole(1), default=16, help="examples in a batch")
     parser.add_argument("--accumulate", type=whole(1), default=1, help="batches in an optimizer step")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="optimizer")
-    parser.add_argument("--schedule", choices=("linear", "cosine", "constant"), default="linear", help="learning-rate schedule")
+    parser.add_argument("--schedule", choices=("linear", "cosine", "constant", "slanted"), default="linear", help="learning-rate schedule")
     parser.add_argument("--warmup", type=SHARE, default=0.06, help="share of the steps in which the learning rate rises")
     parser.add_argument("--weight-decay", type=FROM_0, default=0.01, help="weight decay of matrices")
     parser.add_argument("--clip", type=FROM_0, default=1.0, help="largest gradient norm, 0 for none")
+    parser.add_argument("--l2-sp", type=FROM_0, default=0.0, help="strength of the penalty on the distance from the start (and of the "
+                                                                  "head from zero)")
+    parser.add_argument("--mixout", type=BELOW_1, default=0.0,
+                        help="share of the entries that are what they were at the start, drawn at each training step")
+    parser.add_argument("--label-smoothing", type=BELOW_1, default=0.0, help="share of a target that is spread over all classes")
+    parser.add_argument("--unfreeze", action="store_true", help="train the head alone at first, and one block more in each epoch")
+    parser.add_argument("--layer-decay", type=FROM_1, default=1.0,
+                        help="by what the learning rate is divided from each block to the one below it")
     parser.add_argument("--max-length", type=whole(2), default=128, help="tokens of a text (longer ones are cut), or of a block")
     parser.add_argument("--stride", type=whole(1),
                         help="lm: tokens between the starts of two evaluation blocks (default: max-length)")

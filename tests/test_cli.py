@@ -174,7 +174,7 @@ def test_numeric_options_are_those():
         for a in p._actions
         if a.option_strings and a.type is None and a.choices is None and a.nargs is None
     }
-    assert len(found) == 33
+    assert len(found) == 37
     assert free == {
         "--model",
         "--data",
@@ -477,7 +477,9 @@ KILLED = """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", [
+    "lora", "full", "adalora --interval 1 --target-rank 1",
+    "full --mixout 0.3 --l2-sp 0.1 --unfreeze --layer-decay 2 --label-smoothing 0.1 --schedule slanted", "prefix --reparametrise --hidden 6"])
 def test_killed_at_any_moment(method, at, run_python):
     """Killed with -9 in the middle of each write of a file: what --resume makes is what an uninterrupted run makes."""
     line = f"finetune --model bert --data data --method {method} --rank 2 --max-length 16 --epochs 2"

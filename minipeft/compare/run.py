@@ -4,6 +4,7 @@ A run owns a folder: ``run.json`` (what was asked), ``checkpoint.safetensors`` (
 model, and last ``result.json``. A folder with a result is finished; one with a checkpoint can be resumed.
 """
 
+import contextlib
 import os
 import sys
 import tempfile
@@ -16,14 +17,14 @@ import numpy as np
 from ..data import Tokenizer, files, read_dataset, read_texts
 from ..interop import load_pretrained, save_adapter, save_pretrained
 from ..interop.adapter import HEAD
-from ..methods import METHODS, attach
-from ..training import Classification, LanguageModelling, Settings, fit
+from ..methods import METHODS, GradualUnfreezing, attach, discriminative
+from ..training import L2SP, Classification, LanguageModelling, Settings, fit, mixout
 from ..training.display import ProgressBar
 
 RUN, RESULT, CHECKPOINT = "run.json", "result.json", "checkpoint.safetensors"
 EPOCHS = 3
 HEAD_DRAW, METHOD_DRAW = 10, 11  # what a generator made of (seed, purpose) is for
-TASK_ONLY = {"classify": ("pooling", "metric"), "lm": ("stride",)}
+TASK_ONLY = {"classify": ("pooling", "metric", "label_smoothing"), "lm": ("stride",)}
 
 
 @dataclass
@@ -50,6 +51,11 @@ class Run:
     warmup: float = 0.06
     weight_decay: float = 0.01
     clip: float = 1.0
+    l2_sp: float = 0.0
+    mixout: float = 0.0
+    label_smoothing: float = 0.0
+    unfreeze: bool = False
+    layer_decay: float = 1.0
     max_length: int = 128
     stride: int | None = None
     pooling: str | None = None
@@ -85,6 +91,18 @@ class Run:
         known = settings_of(METHODS[self.method])
         idle += [name for name in self.options if name not in known]
         return idle + ["words"] * (self.words is not None and "words" not in known)
+
+    def hooks(self, attachment):
+        """What acts on training besides the gradients: the method's own hooks, the regulariser, the unfreezing."""
+        out = list(attachment.method.hooks(attachment))
+        if self.l2_sp:
+            out.append(L2SP(attachment.named_parameters(), self.l2_sp, self.l2_sp))
+        return out + [GradualUnfreezing(attachment)] * self.unfreeze
+
+    def lr_scale(self, attachment):
+        """What a path's learning rate is multiplied by: the method's own factor times that of the layer."""
+        by_layer = discriminative(attachment.model.config, self.layer_decay)
+        return lambda path: attachment.method.lr_scale(path) * by_layer(path)
 
     def make_method(self, tokenizer=None):
         """The method with its settings; ``tokenizer`` turns ``words`` into token ids."""
@@ -132,7 +150,8 @@ def make_work(run, tokenizer, config):
     """The `Classification` or `LanguageModelling` that a run trains on."""
     limit = longest(run.max_length, config, run.make_method(tokenizer).positions_taken)
     if run.task == "classify":
-        return Classification(tokenizer, read_dataset(run.data), limit, run.batch_size, run.metric, run.train_limit)
+        return Classification(tokenizer, read_dataset(run.data), limit, run.batch_size, run.metric, run.train_limit,
+                              label_smoothing=run.label_smoothing)
     texts = read_texts(run.data)
     if "train" not in texts:
         raise ValueError(f"{run.data}: no train file; there are: {', '.join(texts)}")
@@ -235,8 +254,9 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "c
     before = time.monotonic() - started
     try:
         files.write_json(out / RUN, asdict(run))
-        history = fit(model, attachment.named_parameters(), work, settings, out / CHECKPOINT, resume,
-                      None if quiet else ProgressBar(title or run.method), method.hooks(attachment), method.lr_scale)
+        with mixout(model, run.mixout) if run.mixout else contextlib.nullcontext():
+            history = fit(model, attachment.named_parameters(), work, settings, out / CHECKPOINT, resume,
+                          None if quiet else ProgressBar(title or run.method), run.hooks(attachment), run.lr_scale(attachment))
     except (ValueError, OSError):
         if not (out / CHECKPOINT).is_file():  # nothing was trained
             (out / RUN).unlink(missing_ok=True)

@@ -24,10 +24,12 @@ from .soft_prompt import SoftPrompt
 from .targets import match
 from .task_embedding import TaskEmbedding
 from .top_k import TopK
+from .unfreezing import GradualUnfreezing, discriminative
 
 METHODS = {method.name: method for method in (
     Full, Head, TopK, BitFit, LayerNormTuning, RandomMask, FisherMask, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, AdaLoRA, IA3, Houlsby, Pfeiffer, Parallel, Compacter,
     Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
 
-__all__ = ["AdapterDrop", "Attachment", "METHODS", "Method", "activate", "adapter_drop", "attach", "combine", "dequantise", "fisher_importance", "match", "mixed", "quantise",
+__all__ = ["AdapterDrop", "Attachment", "METHODS", "Method", "activate", "adapter_drop", "attach", "combine", "discriminative",
+           "GradualUnfreezing", "dequantise", "fisher_importance", "match", "mixed", "quantise",
            *(method.__name__ for method in METHODS.values())]

@@ -8,6 +8,7 @@ from ..autograd import no_grad
 from ..data import Batch, block_mask, blocks_of, collate, make_batches
 from ..kernels import IGNORE
 from .metrics import METRICS
+from .regularise import smoothed_cross_entropy
 
 
 class Classification:
@@ -18,16 +19,18 @@ class Classification:
         max_length: longest input in tokens; longer ones are cut, and ``truncated`` counts them.
         batch_size: examples in a batch. metric: ``accuracy``, ``f1`` or ``matthews``.
         train_limit: use only so many training examples, drawn by ``seed``.
+        label_smoothing: share of a target that is spread over all classes, in training.
     """
 
     task = "classify"
     higher_is_better = True
 
-    def __init__(self, tokenizer, dataset, max_length, batch_size, metric="accuracy", train_limit=None, seed=0):
+    def __init__(self, tokenizer, dataset, max_length, batch_size, metric="accuracy", train_limit=None, seed=0,
+                 label_smoothing=0.0):
         if metric not in METRICS:
             raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
         self.labels, self.metric, self.batch_size, self.pad_id = dataset.labels, metric, batch_size, tokenizer.pad_id
-        self.encodings, self.targets, self.truncated = {}, {}, 0
+        self.encodings, self.targets, self.truncated, self.label_smoothing = {}, {}, 0, label_smoothing
         for split, examples in dataset.splits.items():
             if split == "train" and train_limit is not None and train_limit < len(examples):
                 chosen = np.sort(np.random.default_rng(seed).choice(len(examples), train_limit, replace=False))
@@ -56,6 +59,9 @@ class Classification:
 
     def loss(self, model, batch):
         """Mean cross-entropy of a batch, a Tensor."""
+        if self.label_smoothing:
+            logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits  # (B, C)
+            return smoothed_cross_entropy(logits, batch.labels, self.label_smoothing)
         return model(batch.input_ids, batch.attention_mask, batch.token_type_ids, labels=batch.labels).loss
 
     def predict(self, model, split):

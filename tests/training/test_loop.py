@@ -45,7 +45,7 @@ def bits(parameters):
     ({"warmup": 1.5}, "warmup: expected a share from 0 to 1, got 1.5"), ({"clip": -1.0}, "clip: expected 0 or more, got -1.0"),
     ({"weight_decay": math.nan}, "weight_decay: expected 0 or more, got nan"), ({"seed": -1}, "seed: expected 0 or more, got -1"),
     ({"optimizer": "lion"}, "optimizer: expected sgd or adam or adamw, got 'lion'"),
-    ({"schedule": "step"}, "schedule: expected linear or cosine or constant, got 'step'"),
+    ({"schedule": "step"}, "schedule: expected linear or cosine or constant or slanted, got 'step'"),
     ({"max_steps": 0}, "max_steps: expected at least 1, got 0"),
     ({"checkpoint_seconds": -1}, "checkpoint_seconds: expected 0 or more, got -1")])
 def test_settings_that_make_no_sense(changes, message):

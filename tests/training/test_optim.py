@@ -123,7 +123,7 @@ def test_schedules_at_known_points():
     assert [factor("linear", t, 4) for t in range(4)] == [1, 0.75, 0.5, 0.25]
     assert factor("cosine", 5, 10) == pytest.approx(0.5)
     assert factor("constant", 9, 10, 3) == 1
-    with pytest.raises(ValueError, match="schedule: expected one of linear, cosine, constant, got 'step'"):
+    with pytest.raises(ValueError, match="schedule: expected one of linear, cosine, constant, slanted, got 'step'"):
         factor("step", 0, 1)
 
 
