@@ -135,7 +135,7 @@ def make_parser():
                          help="folder for the runs; finished runs in it are not repeated")
     _training_arguments(compare)
 
-    generate = _command(commands, "generate", "Continue a text with a decoder.")
+    generate = _command(commands, "generate", "Continue a text with a decoder, or write one for it with T5.")
     generate.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
     generate.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
     generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
@@ -249,7 +249,8 @@ def generate(args):
     """``minipeft generate``."""
     import numpy as np
 
-    from .compare.predict import load
+    from .compare.predict import load, taken
+    from .compare.run import load_config
     from .data import Tokenizer
     from .models import generate as run
 
@@ -257,11 +258,11 @@ def generate(args):
         raise ValueError("--top-k and --top-p choose among samples; set a --temperature above 0")
     _check_json(args)
     tokenizer = Tokenizer.from_folder(args.model)
-    model = load(args.model, args.adapter, task="lm")
+    model = load(args.model, args.adapter, task="seq2seq" if load_config(args.model).encoder_decoder else "lm")
     ids = np.array([tokenizer.encode(args.prompt)], np.int64)  # (1, T)
     if ids.size == 0:
         raise ValueError("--prompt: there is no token in this text; give at least one word")
-    room = model.config.max_position_embeddings - ids.size if model.config.learned_positions else math.inf
+    room = model.config.max_position_embeddings - taken(model) - ids.size if model.config.learned_positions else math.inf
     if args.max_new_tokens > room:
         raise ValueError(f"--max-new-tokens: this model has {model.config.max_position_embeddings} positions "
                          f"and the prompt takes {ids.size}; "

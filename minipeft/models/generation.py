@@ -5,11 +5,24 @@ import numpy as np
 from ..autograd import Tensor, no_grad
 
 
-class LayerCache:
-    """Keys and values of one layer, (B, H, S, K) each, in buffers that double when they are full."""
+class SourceCache:
+    """Keys and values that a decoder's layer has of its source, which stays the same: made once and then remembered."""
 
     def __init__(self):
-        self.length, self.keys, self.values = 0, None, None
+        self.made = None
+
+    def once(self, make):
+        """The keys and values (B, H, S, K) that ``make`` gives, from its first call."""
+        if self.made is None:
+            self.made = make()
+        return self.made
+
+
+class LayerCache:
+    """Keys and values of one layer, (B, H, S, K) each, in buffers that double when they are full; ``source`` has the source's."""
+
+    def __init__(self):
+        self.length, self.keys, self.values, self.source = 0, None, None, SourceCache()
 
     def _grown(self, buffer, new, needed):
         if buffer is not None and buffer.shape[2] >= needed:
@@ -79,11 +92,12 @@ def next_token_distribution(logits, temperature=1.0, top_k=0, top_p=1.0):
 
 def generate(model, input_ids, max_new_tokens=50, attention_mask=None, rng=None, temperature=1.0, top_k=0, top_p=1.0,
              eos_token_id=None, on_token=None):
-    """Continue each row of ``input_ids``.
+    """Continue each row of ``input_ids``, or, with an encoder-decoder, write a target for it.
 
     Args:
-        model: a Decoder with a language-model head.
-        input_ids: (B, T) ints; rows of different lengths are padded on the left, with ``attention_mask`` (B, T).
+        model: a Decoder, or a Seq2Seq, with a language-model head.
+        input_ids: (B, T) ints; rows of different lengths are padded, with ``attention_mask`` (B, T): on the left for a
+            Decoder, on either side for an encoder-decoder's source.
         max_new_tokens: how many tokens to add at most.
         rng: numpy.random.Generator to sample with; None takes the most probable token each time (greedy).
         temperature, top_k, top_p: see `next_token_distribution`; used when sampling.
@@ -91,25 +105,31 @@ def generate(model, input_ids, max_new_tokens=50, attention_mask=None, rng=None,
         on_token: called with each new column (B,) of ids as it is written.
 
     Returns:
-        (B, T + up to max_new_tokens) int64: the prompt and what was written.
+        (B, T + up to max_new_tokens) int64: the prompt and what was written; of an encoder-decoder what was written alone.
 
     Raises:
         ValueError: a model that cannot write, an empty prompt, or a length beyond the model's learned positions.
     """
-    if not model.config.causal or not hasattr(model.head, "project"):
-        raise ValueError("generate: this model has no language-model head; load a decoder with task 'lm'")
+    seq2seq = model.config.encoder_decoder
+    if not (model.config.causal or seq2seq) or not hasattr(model.head, "project"):
+        raise ValueError("generate: this model has no language-model head; load a decoder with task 'lm', T5 with task 'seq2seq'")
     ids = np.asarray(input_ids, np.int64)
     if ids.ndim != 2 or ids.shape[1] == 0:
         raise ValueError(f"generate: expected at least one token of prompt, as (batch, time), got shape {ids.shape}")
-    model.check_length(ids.shape[1] + max_new_tokens)
     ends = model.config.eos_token_id if eos_token_id is None else eos_token_id
     ends = [] if ends is None else list(np.atleast_1d(ends))
     mask = None if attention_mask is None else np.asarray(attention_mask).astype(bool)
-    cache = KVCache(model.config.num_hidden_layers)
+    cache = KVCache(model.config.num_decoder_layers if seq2seq else model.config.num_hidden_layers)
     finished, new, pieces = np.zeros(len(ids), bool), ids, [ids]
     with no_grad():
+        if seq2seq:
+            encoded, mask = model.encode(ids, mask), None
+            new, pieces = model.start_ids(len(ids)), [np.zeros((len(ids), 0), np.int64)]  # (B, 1), (B, 0)
+        else:
+            model.check_length(ids.shape[1] + max_new_tokens)
         for _ in range(max_new_tokens):
-            states = model(new, attention_mask=mask, cache=cache).last_hidden_state
+            states = (model.decode(new, *encoded, cache=cache)[0] if seq2seq else
+                      model(new, attention_mask=mask, cache=cache).last_hidden_state)
             logits = model.head.project(states[:, -1]).data  # (B, V): only the last place is projected
             if rng is None:
                 chosen = logits.argmax(axis=1)

@@ -26,20 +26,23 @@ class Stack(Module):
         self.final_norm = config.make_norm()
         self.dropout = Dropout(config.hidden_dropout)
 
-    def forward(self, x, mask, position_ids, source=None, source_mask=None):
+    def forward(self, x, mask, position_ids, source=None, source_mask=None, cache=None):
         """States and all that were on the way to them.
 
         Args:
             x: (B, T, D). mask: (B, T) booleans or None. position_ids: (1 or B, T).
             source: the encoder's states (B, S, D), for the decoder. source_mask: (B, S) booleans or None.
+            cache: a KVCache of the places before these, or None.
 
         Returns:
             (B, T, D), and the list of the states that enter each block, with the returned ones last.
         """
-        bias = self.relative(position_ids, position_ids)  # (1 or B, H, T, T)
+        keys = position_ids if cache is None else np.arange(cache.length + x.shape[1])[None]  # (1 or B, S)
+        bias = self.relative(position_ids, keys)  # (1 or B, H, T, S)
         states = [x]
-        for block in self.blocks:
-            x = block(x, mask, position_ids, bias=bias, source=source, source_mask=source_mask)
+        for i, block in enumerate(self.blocks):
+            layer = None if cache is None else cache.layers[i]
+            x = block(x, mask, position_ids, layer, bias, source, source_mask)
             states.append(x)
         states[-1] = self.dropout(self.final_norm(x))
         return states[-1], states
@@ -82,13 +85,32 @@ class Seq2Seq(Module):
                 raise ValueError("decoder_input_ids: an encoder-decoder needs them, or labels to make them from")
             decoder_input_ids = self.shift_right(labels)
         source, mask = self.encode(input_ids, attention_mask)
-        ids, own_mask = check_input(decoder_input_ids, decoder_attention_mask, name="decoder_input_ids")
+        x, states, own_mask, virtual = self.decode(decoder_input_ids, source, mask, decoder_attention_mask)  # (B, T, D)
+        return Output(self.head, x, own_mask, virtual, labels, states if output_hidden_states else None)
+
+    def decode(self, decoder_input_ids, source, source_mask, attention_mask=None, cache=None):
+        """The decoder's states, given the encoder's.
+
+        Args:
+            decoder_input_ids: (B, T) ints; with a cache, which goes without a mask, only the new ones.
+            source, source_mask: what `encode` gave. attention_mask: (B, T) or None. cache: a KVCache or None.
+
+        Returns:
+            (states (B, T, D), the list of those that enter each block, the mask, the number of leading virtual tokens).
+        """
+        ids, mask = check_input(decoder_input_ids, attention_mask, name="decoder_input_ids")
         if len(ids) != len(source.data):
             raise ValueError(f"decoder_input_ids: expected {len(source.data)} rows, as in input_ids, got {len(ids)}")
-        vectors, own_mask, virtual = self.decoder_embed.tokens(ids, own_mask)  # (B, T, D)
-        position_ids = self.positions(vectors.shape[1], own_mask)  # (1 or B, T)
-        x, states = self.decoder(self.decoder_embed(vectors, position_ids), own_mask, position_ids, source, mask)  # (B, T, D)
-        return Output(self.head, x, own_mask, virtual, labels, states if output_hidden_states else None)
+        past = 0 if cache is None else cache.length
+        vectors, mask, virtual = self.decoder_embed.tokens(ids, mask, past)  # (B, T, D)
+        position_ids = self.positions(vectors.shape[1], mask, past)  # (1 or B, T)
+        x, states = self.decoder(self.decoder_embed(vectors, position_ids), mask, position_ids, source, source_mask, cache)
+        return x, states, mask, virtual
+
+    def start_ids(self, rows):
+        """What a decoder reads before it writes: (rows, 1)."""
+        start = self.config.decoder_start_token_id
+        return np.full((rows, 1), (self.config.pad_token_id or 0) if start is None else start, np.int64)
 
     def encode(self, input_ids, attention_mask=None):
         """The encoder's states (B, P + S, D) of a source, and their mask (B, P + S) or None."""
@@ -101,7 +123,5 @@ class Seq2Seq(Module):
     def shift_right(self, labels):
         """What the decoder reads while it is to write ``labels`` (B, T): the start token, then all but their last."""
         labels, _ = check_input(labels, name="labels")
-        pad, start = self.config.pad_token_id or 0, self.config.decoder_start_token_id
-        ids = np.full_like(labels, pad if start is None else start)
-        ids[:, 1:] = labels[:, :-1]
-        return np.where(ids == IGNORE, pad, ids)
+        ids = np.concatenate([self.start_ids(len(labels)), labels[:, :-1]], axis=1)  # (B, T)
+        return np.where(ids == IGNORE, self.config.pad_token_id or 0, ids)

@@ -127,25 +127,30 @@ class Attention(Module):
         batch, length, _ = x.shape
         return x.reshape(batch, length, heads, self.head_width).swapaxes(1, 2)
 
+    def keys_values(self, h):
+        """k and v of states (B, S, D), (B, H', S, K) each."""
+        return self.split(self.k(h), self.key_heads), self.split(self.v(h), self.key_heads)
+
     def forward(self, x, mask=None, position_ids=None, cache=None, bias=None, source=None):
         """One call.
 
         Args:
             x: (B, T, D). mask: (B, S) booleans or None. position_ids: (B or 1, T).
-            cache: this layer's LayerCache or None.
+            cache: this layer's LayerCache or None; in cross-attention what remembers the source's k and v, or None.
             bias: Tensor (1 or B, H, T, S) to add to the scores, or None.
             source: states (B, S, D) that k and v are made from, in cross-attention; None means x's own.
         """
         batch, length, _ = x.shape
         h = x if self.norm is None else self.norm(x)
         q = self.split(self.q(h), self.heads)  # (B, H, T, K)
-        source = h if source is None else source
-        k = self.split(self.k(source), self.key_heads)  # (B, H', T or S, K)
-        v = self.split(self.v(source), self.key_heads)  # (B, H', T or S, K)
-        if self.rotary is not None:
-            q, k = self.rotary(q, position_ids), self.rotary(k, position_ids)
-        if cache is not None:
-            k, v = cache.append(k, v)  # (B, H', S, K)
+        if source is not None:
+            k, v = self.keys_values(source) if cache is None else cache.once(lambda: self.keys_values(source))  # (B, H', S, K)
+        else:
+            k, v = self.keys_values(h)  # (B, H', T, K)
+            if self.rotary is not None:
+                q, k = self.rotary(q, position_ids), self.rotary(k, position_ids)
+            if cache is not None:
+                k, v = cache.append(k, v)  # (B, H', S, K)
         a = self.core(q, k, v, mask, bias, self.scale)  # (B, H, T, K)
         a = a.swapaxes(1, 2).reshape(batch, length, self.heads * self.head_width)  # (B, T, H K)
         return self.join(x, self.dropout(self.out(a)))  # (B, T, D)

@@ -47,5 +47,5 @@ class Block(Module):
         """x (B, T, D) -> (B, T, D); ``cross`` reads ``source`` (B, S, D); the others are those of `Attention.forward`."""
         x = self.attn(x, mask, position_ids, cache, bias)
         if self.cross is not None:
-            x = self.cross(x, source_mask, source=source)
+            x = self.cross(x, source_mask, source=source, cache=None if cache is None else cache.source)
         return self.mlp(x)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minipeft import use_backend
+from minipeft.interop import load_pretrained
 from minipeft.models import generate
 from minipeft.nn import Wrapper
 
@@ -142,8 +143,72 @@ def test_both_backends_agree(family, make):
      "decoder_attention_mask: expected shape (2, 3), got (2, 5)"),
     (lambda m: m(SOURCE, decoder_input_ids=TARGET, labels=TARGET[:, :2]), "labels: expected integers of shape (2, 3), got int64 of shape (2, 2)"),
     (lambda m: m(SOURCE, labels=TARGET[0]), "labels: expected integers of shape (batch, time), got int64 of shape (3,)"),
-    (lambda m: generate(m, SOURCE), "generate: this model has no language-model head; load a decoder with task 'lm'"),
+    (lambda m: generate((setattr(m, "head", None), m)[1], SOURCE),
+     "generate: this model has no language-model head; load a decoder with task 'lm', T5 with task 'seq2seq'"),
 ])
 def test_messages(call, message, make):
     with pytest.raises(ValueError, match=re.escape(message)):
         call(make("t5", "seq2seq"))
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["t5", "t5 tied"])
+@pytest.mark.parametrize("seed", range(4))
+def test_with_a_cache_the_same_is_written_as_without(family, seed, make):
+    model = make(family, "seq2seq", seed=seed, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    ids, mask = rng.integers(1, 13, (3, 6)), np.ones((3, 6), bool)
+    mask[1, 4:], mask[2, :3] = False, False
+    got = generate(model, ids, 7, attention_mask=mask, eos_token_id=99)
+    written = model.start_ids(3)
+    for _ in range(7):
+        z = model(ids, attention_mask=mask, decoder_input_ids=written).logits.data[:, -1]
+        written = np.concatenate([written, z.argmax(axis=1)[:, None]], axis=1)
+    assert (got == written[:, 1:]).all()
+    for row in range(3):
+        alone = generate(model, ids[row:row + 1, mask[row]], 7, eos_token_id=99)
+        assert (alone == got[row:row + 1]).all()
+
+
+def test_a_row_ends_with_its_end_token_and_samples_come_from_the_generator(make):
+    model = make("t5", "seq2seq")
+    ids = np.array([[3, 4, 5], [6, 7, 8]])
+    greedy = generate(model, ids, 6, eos_token_id=99)
+    end = int(greedy[0, 2])
+    short = generate(model, ids, 6, eos_token_id=end)
+    stop = int(np.argmax(greedy[0] == end))
+    assert (short[0, :stop + 1] == greedy[0, :stop + 1]).all() and (short[0, stop:] == end).all()
+    samples = [generate(model, ids, 6, rng=np.random.default_rng(seed), eos_token_id=99) for seed in (0, 0, 1)]
+    assert (samples[0] == samples[1]).all() and (samples[0] != samples[2]).any()
+
+
+def test_greedy_text_is_transformers(shared, peer):
+    torch, transformers = peer("torch"), peer("transformers")
+    arrays = np.load(shared / "golden/t5.npz")
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(shared / "golden/t5").eval()
+    model = load_pretrained(shared / "golden/t5", task="seq2seq")
+    expected = theirs.generate(torch.tensor(arrays["input_ids"]), attention_mask=torch.tensor(arrays["attention_mask"]).long(), max_new_tokens=12,
+                               do_sample=False, num_beams=1).numpy()[:, 1:]
+    got = generate(model, arrays["input_ids"], 12, attention_mask=arrays["attention_mask"])
+    for row, want in zip(got, expected):
+        stop = np.flatnonzero(want == model.config.eos_token_id)
+        length = stop[0] + 1 if len(stop) else len(want)
+        assert row[:length].tolist() == want[:length].tolist()
+
+
+@pytest.mark.parametrize("name", ["prefix", "prompt", "lora", "houlsby", "ia3"])
+def test_with_a_method_on_it_the_cache_changes_nothing(name, make):
+    from minipeft.methods import METHODS, attach
+
+    model = make("t5", "seq2seq", dtype=np.float64)
+    attachment = attach(model, METHODS[name](**({"rank": 2} if name == "lora" else {})))
+    rng = np.random.default_rng(3)
+    attachment.load_arrays({path: a + rng.standard_normal(a.shape) for path, a in attachment.arrays().items()})
+    ids = rng.integers(1, 13, (2, 5))
+    got, written = generate(model, ids, 6, eos_token_id=99), model.start_ids(2)
+    for _ in range(6):
+        z = model(ids, decoder_input_ids=written).logits.data[:, -1]
+        written = np.concatenate([written, z.argmax(axis=1)[:, None]], axis=1)
+    assert (got == written[:, 1:]).all()
