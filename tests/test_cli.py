@@ -676,7 +676,6 @@ def lie_about_sizes(path, change):
         ("finetune --data raw.txt --task lm --method lora --out runs", "task lm: T5 is an encoder-decoder"),
         ("compare --data data --out runs", "task classify: T5 is an encoder-decoder"),
         ("predict --text good", "t5: T5 is an encoder-decoder, and predict gives the classes of a text or its perplexity"),
-        ("generate --prompt good", "task lm: T5 is an encoder-decoder"),
     ],
 )
 def test_what_the_commands_do_not_do_with_t5(line, message, at, capfd):
@@ -945,3 +944,12 @@ def test_an_empty_prompt_where_the_tokenizer_adds_nothing(at, refused):
     tokenizer = json.loads(Path("gpt2/tokenizer.json").read_text())
     Path("gpt2/tokenizer.json").write_text(json.dumps(tokenizer | {"post_processor": None}))
     refused("generate --model gpt2 --prompt", "--prompt: there is no token in this text", "")
+
+
+def test_t5_writes_a_text_for_another(at, command):
+    config = TransformerConfig(
+        "t5", 200, 16, 1, 2, 8, 512, num_decoder_layers=1, attention_bias=False, attention_out_bias=False, mlp_bias=False
+    )
+    save_pretrained(make_model(config, "seq2seq", np.random.default_rng(0)), "t5", tokenizer_from="bert")
+    code, out, err = command("generate --model t5 --prompt good --max-new-tokens 4 --json t5.json")
+    assert (code, err) == (0, "") and len(json.loads(Path("t5.json").read_text())["ids"]) <= 4
