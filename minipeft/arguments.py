@@ -37,8 +37,9 @@ SHARE = number("a share from 0 to 1", lambda value: 0 <= value <= 1)
 BELOW_1 = number("a number from 0 to below 1", lambda value: 0 <= value < 1)
 UP_TO_1 = number("a number above 0, up to 1", lambda value: 0 < value <= 1)
 
-METHODS = ("full", "head", "top_k", "bitfit", "layernorm", "random_mask", "fisher_mask", "lora", "rslora", "lora_plus", "dora", "pissa", "adalora", "ia3", "houlsby",
-           "pfeiffer", "parallel", "compacter", "prefix", "prompt", "task_embedding", "output")  # here, so that help needs no NumPy
+METHODS = (  # here, so that help needs no NumPy
+    "full", "head", "top_k", "bitfit", "layernorm", "random_mask", "fisher_mask", "lora", "rslora", "lora_plus", "dora", "pissa",
+    "adalora", "ia3", "houlsby", "pfeiffer", "parallel", "compacter", "prefix", "prompt", "task_embedding", "output")
 LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "adalora", "pissa"), ("houlsby", "pfeiffer", "parallel", "compacter")
 PROMPTS = ("prefix", "prompt")
 
@@ -84,7 +85,8 @@ def add_method_settings(parser):
             group.add_argument(flag, choices=kind, help=text)
         else:
             group.add_argument(flag, type=kind, help=text)
-    group.add_argument("--words", metavar="TEXT", help="prefix, prompt: start the virtual tokens from these words; output: label words")
+    group.add_argument("--words", metavar="TEXT", help="prefix, prompt: start the virtual tokens from these words; output: "
+                                                       "label words")
 
 
 def given_settings(args):

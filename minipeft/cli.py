@@ -64,11 +64,13 @@ def _training_arguments(parser):
     parser.add_argument("--batch-size", type=whole(1), default=16, help="examples in a batch")
     parser.add_argument("--accumulate", type=whole(1), default=1, help="batches in an optimizer step")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="optimizer")
-    parser.add_argument("--schedule", choices=("linear", "cosine", "constant", "slanted"), default="linear", help="learning-rate schedule")
+    parser.add_argument("--schedule", choices=("linear", "cosine", "constant", "slanted"), default="linear",
+                        help="learning-rate schedule")
     parser.add_argument("--warmup", type=SHARE, default=0.06, help="share of the steps in which the learning rate rises")
     parser.add_argument("--weight-decay", type=FROM_0, default=0.01, help="weight decay of matrices")
     parser.add_argument("--clip", type=FROM_0, default=1.0, help="largest gradient norm, 0 for none")
-    parser.add_argument("--l2-sp", type=FROM_0, default=0.0, help="strength of the penalty on the distance from the start (and of the "
+    parser.add_argument("--l2-sp", type=FROM_0, default=0.0, help="strength of the penalty on the distance from the start (and "
+                                                                  "of the "
                                                                   "head from zero)")
     parser.add_argument("--mixout", type=BELOW_1, default=0.0,
                         help="share of the entries that are what they were at the start, drawn at each training step")

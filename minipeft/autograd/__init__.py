@@ -2,7 +2,8 @@
 
 from .fused import activation, attend, attention_weights, cross_entropy, dropout, embedding, layer_norm, rms_norm
 from .gradcheck import gradcheck
-from .ops import (broadcast_to, concatenate, exp, linear, log, matmul, mean, put, reshape, rotate, sum, swap_last, tanh, use, where)
+from .ops import (broadcast_to, concatenate, exp, linear, log, matmul, mean, put, reshape, rotate, sum, swap_last, tanh, use,
+                  where)
 from .tensor import Tensor, grad, no_grad
 
 __all__ = [

@@ -93,7 +93,8 @@ def _perplexity(args, model, tokenizer):
         raise ValueError("--text2: a language model reads one text, not a pair")
     texts = {"test": args.text} if args.text is not None else read_texts(args.data, split=False)
     split = _chosen(args, texts)
-    work = LanguageModelling(tokenizer, {split: texts[split]}, longest(args.max_length, model.config, taken(model)), args.batch_size)
+    limit = longest(args.max_length, model.config, taken(model))
+    work = LanguageModelling(tokenizer, {split: texts[split]}, limit, args.batch_size)
     scores = work.evaluate(model, split)
     rows = [("perplexity", f"{scores['score']:.4f}"), ("nats a token", f"{scores['loss']:.4f}")]
     return rows, {"lines": [], "json": {"split": split, **scores}}

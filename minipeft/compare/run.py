@@ -123,7 +123,8 @@ def settings_of(method):
 
 
 def longest(max_length, config, taken=0):
-    """Most tokens in one text: ``max_length``, or as many as the model has learned positions for, less those that are ``taken``."""
+    """Most tokens in one text: ``max_length``, or as many as the model has learned positions for, less those that are "
+      "``taken``."""
     return min(max_length, config.max_position_embeddings - taken) if config.learned_positions else max_length
 
 
@@ -245,7 +246,8 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "c
     method.prepare(model, work, rng)
     attachment = attach(model, method, rng=rng)
     said = ["unused" in notes and unused_note([run]),
-            "cuts" in notes and work.truncated and cut_note(work.truncated, longest(run.max_length, config, method.positions_taken)),
+            "cuts" in notes and work.truncated
+            and cut_note(work.truncated, longest(run.max_length, config, method.positions_taken)),
             resume and not (out / CHECKPOINT).is_file()
             and f"note: {out} holds nothing to go on with; starting from the beginning"]
     for line in filter(None, said if not quiet else ()):

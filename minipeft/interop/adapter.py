@@ -26,12 +26,13 @@ NOTE, HEAD, OWN = "minipeft.json", "head.safetensors", "attachment.safetensors"
 TASKS = {"classification": "classify", "other": "classify", "lm": "lm", "masked_lm": "mlm", "seq2seq": "seq2seq",
          "none": "none"}
 SAVED = [name for name in METHODS if name != "full"]  # the methods whose result is an adapter and not a model
-WRITERS = {name: peft_lora for name in ("lora", "rslora", "lora_plus", "dora", "pissa")} | {
-    name: peft_selective for name in ("bitfit", "top_k", "layernorm")} | {
-    name: adapterhub for name in ("houlsby", "pfeiffer", "parallel", "compacter")} | {
-    "adalora": peft_adalora, "ia3": peft_ia3, "prefix": peft_prompts, "prompt": peft_prompts}  # the module that knows the method's format in another library; the others have our own
-PEFT_READERS = {"LORA": peft_lora, "LN_TUNING": peft_selective, "ADALORA": peft_adalora, "IA3": peft_ia3, "PREFIX_TUNING": peft_prompts,
-                "PROMPT_TUNING": peft_prompts}
+# The module that knows a method's format in another library; the methods that are not here have our own.
+WRITERS = ({name: peft_lora for name in ("lora", "rslora", "lora_plus", "dora", "pissa")}
+           | {name: peft_selective for name in ("bitfit", "top_k", "layernorm")}
+           | {name: adapterhub for name in ("houlsby", "pfeiffer", "parallel", "compacter")}
+           | {"adalora": peft_adalora, "ia3": peft_ia3, "prefix": peft_prompts, "prompt": peft_prompts})
+PEFT_READERS = {"LORA": peft_lora, "LN_TUNING": peft_selective, "ADALORA": peft_adalora, "IA3": peft_ia3,
+                "PREFIX_TUNING": peft_prompts, "PROMPT_TUNING": peft_prompts}
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------

@@ -30,12 +30,12 @@ COMMON = {"adapter_residual_before_ln": False, "cross_adapter": False, "dropout"
           "phm_bias": True, "phm_c_init": "normal", "phm_dim": 4, "phm_init_range": 0.0001, "phm_layer": False, "phm_rank": 1,
           "reduction_factor": 16, "residual_before_ln": True, "scaling": 1.0, "shared_W_phm": False, "shared_phm_rule": True,
           "stochastic_depth": 0.0, "use_gating": False}
-KINDS = {"houlsby": {}, "pfeiffer": {"original_ln_before": True}, "parallel": {"is_parallel": True, "init_weights": "mam_adapter"},
-         "compacter": {"phm_layer": True}}
+KINDS = {"houlsby": {}, "pfeiffer": {"original_ln_before": True},
+         "parallel": {"is_parallel": True, "init_weights": "mam_adapter"}, "compacter": {"phm_layer": True}}
 # Fields that hold sizes and places, and those that make no difference to a trained adapter's arithmetic.
 FREE = {"cross_adapter", "leave_out", "mh_adapter", "output_adapter", "non_linearity", "reduction_factor", "scaling", "phm_dim"}
-INDIFFERENT = {"dropout", "init_weights", "init_weights_seed", "phm_c_init", "phm_init_range", "hypercomplex_nonlinearity", "learn_phm",
-               "inv_adapter_reduction_factor", "stochastic_depth"}
+INDIFFERENT = {"dropout", "init_weights", "init_weights_seed", "phm_c_init", "phm_init_range", "hypercomplex_nonlinearity",
+               "learn_phm", "inv_adapter_reduction_factor", "stochastic_depth"}
 SWITCHES = {"attn": "mh_adapter", "cross": "cross_adapter", "mlp": "output_adapter"}
 
 
@@ -119,7 +119,8 @@ def _config(model, method, wrappers):
     left = {part: everywhere[part] - layers[part] for part in layers}
     leave_out = set().union(*left.values())
     if any(left[part] != leave_out & everywhere[part] for part in layers):
-        raise NotRepresentable("save: AdapterHub leaves out whole layers; here attention and feed-forward have adapters in different "
+        raise NotRepresentable("save: AdapterHub leaves out whole layers; here attention and feed-forward have adapters in "
+                               "different "
                                "ones")
     width, inner = model.config.hidden_size, method.bottleneck
     factor = width / inner
@@ -174,12 +175,13 @@ def _method(model, raw, path):
     joins = [join for join in join_paths(model.config)
              if config[SWITCHES[join.split(".")[-2]]] and _layer(model, join) not in config["leave_out"]]
     if not joins:
-        raise ValueError(f"{path}: no place has an adapter (mh_adapter, cross_adapter and output_adapter are false, or leave_out names "
+        raise ValueError(f"{path}: no place has an adapter (mh_adapter, cross_adapter and output_adapter are false, or "
+                         "leave_out names "
                          "every layer)")
     inner = max(1, int(model.config.hidden_size // config["reduction_factor"]))
     more = {"num_factors": config["phm_dim"]} if kind == "compacter" else {}
-    return METHODS[kind](bottleneck=inner, activation=names[config["non_linearity"]], targets=joins, scale=float(config["scaling"]),
-                         **more)
+    return METHODS[kind](bottleneck=inner, activation=names[config["non_linearity"]], targets=joins,
+                         scale=float(config["scaling"]), **more)
 
 
 def load(model, folder, name="default", note=None):
@@ -192,7 +194,8 @@ def load(model, folder, name="default", note=None):
     raw = files.read_json(path, "adapter config")
     for field, ours in (("model_type", model.config.model_type), ("hidden_size", model.config.hidden_size)):
         if raw.get(field) not in (None, ours):
-            raise ValueError(f"{path}: {field} is {raw[field]!r}, and this model's is {ours!r}; the adapter was made for another base")
+            raise ValueError(f"{path}: {field} is {raw[field]!r}, and this model's is {ours!r}; the adapter was made for "
+                             "another base")
     if not (folder / WEIGHTS).is_file():
         pickled = (folder / "pytorch_adapter.bin").is_file()
         reason = " (pytorch_adapter.bin is a pickle and is not opened: it can run any program)" if pickled else ""
@@ -235,10 +238,12 @@ def _head(model, folder):
     if kind in ("lm", "seq2seq") and set(stored) <= {"lm_head.weight", "lm_head.bias"}:
         own = model.embed.tokens.weight.data if output_map(model) is None else unwrap(model.get("head.output")).weight.data.T
         if not np.array_equal(stored.get("lm_head.weight"), own):
-            raise ValueError(f"{folder / HEAD_WEIGHTS}: lm_head.weight is not this model's; the adapter was trained with another head")
+            raise ValueError(f"{folder / HEAD_WEIGHTS}: lm_head.weight is not this model's; the adapter was trained with "
+                             "another head")
         return None
     if kind != "classification":
-        raise ValueError(f"{folder}: the adapter holds a classification head and this model has none of that kind; load the model with "
+        raise ValueError(f"{folder}: the adapter holds a classification head and this model has none of that kind; load the "
+                         "model with "
                          "task 'classify' and the pooling that the adapter was trained with")
     prefix = f"{FAMILIES[model.config.model_type][2]}."
     own = dict(unwrap(model.get("head.classifier")).named_parameters())

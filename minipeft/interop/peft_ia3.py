@@ -78,8 +78,8 @@ def load(model, folder, name="default", note=None):
     method.trains_head = head is not None or note.get("head") is not None
     attachment = attach(model, method, name)
     try:
-        files.check_tensors(folder / CONFIG, {path: w.l.shape for path, w in attachment.wrappers.items() if w is not attachment.head},
-                            scales)
+        own = {path: w.l.shape for path, w in attachment.wrappers.items() if w is not attachment.head}
+        files.check_tensors(folder / CONFIG, own, scales)
     except ValueError:
         attachment.detach()
         raise

@@ -25,7 +25,8 @@ def files_of(attachment, base=None):
     if not method.shift_positions:
         raise NotRepresentable("save: PEFT counts the virtual tokens in the words' positions, and this attachment does not")
     if method.name == "prefix" and config.encoder_decoder:
-        raise NotRepresentable("save: in an encoder-decoder PEFT's prefix acts on the decoder's self-attention only; this one acts "
+        raise NotRepresentable("save: in an encoder-decoder PEFT's prefix acts on the decoder's self-attention only; this one "
+                               "acts "
                                "on the encoder and on cross-attention too")
     fields, tensors = config_fields(attachment, "PREFIX_TUNING" if method.name == "prefix" else "PROMPT_TUNING", base, STEM)
     fields |= {"num_virtual_tokens": method.num_virtual_tokens, "num_layers": config.num_hidden_layers,
@@ -62,12 +63,14 @@ def load(model, folder, name="default", note=None):
     fields = read_config(folder, kind, FOLLOWED, INDIFFERENT, f"a {TYPES[kind]}")
     tensors, tokens = read_weights(folder), fields["num_virtual_tokens"]
     if kind == "PREFIX_TUNING" and config.encoder_decoder:
-        raise ValueError(f"{folder / CONFIG}: in an encoder-decoder PEFT's prefix acts on the decoder's self-attention only; ours acts "
+        raise ValueError(f"{folder / CONFIG}: in an encoder-decoder PEFT's prefix acts on the decoder's self-attention only; "
+                         "ours acts "
                          "on every attention, and cannot hold this one")
     width = config.num_key_value_heads * config.head_dim if kind == "PREFIX_TUNING" else config.hidden_size
     for field, ours in (("num_layers", config.num_hidden_layers), ("token_dim", width)):  # else another shape might fit by chance
         if fields[field] not in (None, ours):
-            raise ValueError(f"{folder / CONFIG}: {field} is {fields[field]}, and this model's is {ours}; the adapter was made for "
+            raise ValueError(f"{folder / CONFIG}: {field} is {fields[field]}, and this model's is {ours}; the adapter was made "
+                             "for "
                              "another base")
     head = take_head(model, tensors, fields, folder, STEM)
     widths = core_widths(config)
@@ -78,7 +81,8 @@ def load(model, folder, name="default", note=None):
     known = METHODS[note["method"]](**note["settings"]) if note.get("method") else None
     method = known or {"PREFIX_TUNING": Prefix, "PROMPT_TUNING": SoftPrompt}[kind](tokens)
     if method.num_virtual_tokens != tokens:
-        raise ValueError(f"{folder / CONFIG}: num_virtual_tokens is {tokens}, and the note beside it says {method.num_virtual_tokens}")
+        raise ValueError(f"{folder / CONFIG}: num_virtual_tokens is {tokens}, and the note beside it says "
+                         f"{method.num_virtual_tokens}")
     method.trains_head = head is not None or note.get("head") is not None
     attachment = attach(model, method, name)
     if kind == "PREFIX_TUNING":

@@ -13,8 +13,8 @@ from ..data import files
 from ..methods import METHODS, attach
 from .hf import head_kind
 from .hf_names import places, shapes_on_disk, to_ours, to_theirs
-from .peft import (CONFIG, STEM, TARGETS, WEIGHTS, NotRepresentable, config_fields, fill_head, is_whole, linear_modules, read_config,
-                   read_raw_config, read_weights, take_head, targeted)
+from .peft import (CONFIG, STEM, TARGETS, WEIGHTS, NotRepresentable, config_fields, fill_head, is_whole, linear_modules,
+                   read_config, read_raw_config, read_weights, take_head, targeted)
 from .peft_lora import INDIFFERENT as LORA_INDIFFERENT
 
 BLOCK = re.compile(r"(.*?\b(?:layer|layers|h|block)\.\d+)\.")  # the name of a block, before what is inside it
@@ -24,7 +24,8 @@ HEADS = ("classifier", "score")
 
 def _table(model):
     """{our path: Place} of everything but the classification head, which every format has a place of its own for."""
-    return {path: place for path, place in places(model.config, head_kind(model)).items() if not path.startswith("head.classifier")}
+    table = places(model.config, head_kind(model))
+    return {path: place for path, place in table.items() if not path.startswith("head.classifier")}
 
 
 def _block_of(key):
@@ -183,7 +184,8 @@ def _check_zero(tensors, folder):
     for name in [n for n in tensors if n.endswith(".lora_A.weight")]:
         other = name.replace(".lora_A.", ".lora_B.")
         if other in tensors and tensors[name].any() and tensors[other].any():
-            raise ValueError(f"{folder / WEIGHTS}: {name} and its lora_B are not zero; a LoRA together with trained biases or layers "
+            raise ValueError(f"{folder / WEIGHTS}: {name} and its lora_B are not zero; a LoRA together with trained biases or "
+                             "layers "
                              "are two methods, which are attached one after the other here")
 
 
@@ -197,8 +199,10 @@ def _check_selection(attachment, arrays, folder):
     """Refuse a file that changes what the method does not train, or lacks what it does."""
     base, lacking = _base_arrays(attachment.model), [path for path in attachment.base if path not in arrays]
     if lacking:
-        raise ValueError(f"{folder / WEIGHTS}: missing tensors for {files.listed(lacking)}, which {attachment.method.name} trains")
+        raise ValueError(f"{folder / WEIGHTS}: missing tensors for {files.listed(lacking)}, which {attachment.method.name} "
+                         "trains")
     changed = [path for path, a in arrays.items() if path not in attachment.base and not np.array_equal(a, base[path])]
     if changed:
-        raise ValueError(f"{folder / WEIGHTS}: holds changed values of {files.listed(changed)}, which {attachment.method.name} does "
+        raise ValueError(f"{folder / WEIGHTS}: holds changed values of {files.listed(changed)}, which {attachment.method.name} "
+                         "does "
                          "not train (of layers only the last ones can be loaded)")

@@ -27,8 +27,8 @@ from .top_k import TopK
 from .unfreezing import GradualUnfreezing, discriminative
 
 METHODS = {method.name: method for method in (
-    Full, Head, TopK, BitFit, LayerNormTuning, RandomMask, FisherMask, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, AdaLoRA, IA3, Houlsby, Pfeiffer, Parallel, Compacter,
-    Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
+    Full, Head, TopK, BitFit, LayerNormTuning, RandomMask, FisherMask, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, AdaLoRA, IA3, Houlsby,
+    Pfeiffer, Parallel, Compacter, Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
 
 __all__ = ["AdapterDrop", "Attachment", "METHODS", "Method", "activate", "adapter_drop", "attach", "combine", "discriminative",
            "GradualUnfreezing", "dequantise", "fisher_importance", "match", "mixed", "quantise",

@@ -32,7 +32,8 @@ class AdaLoRALinear(LoRALinear):
     def __init__(self, wrapped, rank, scale, dropout, rng):
         super().__init__(wrapped, rank, scale, dropout, rng)
         kind = self.U.dtype.type
-        self.V = Parameter(rng.standard_normal(self.V.shape).astype(kind) * kind(self.V.shape[0] ** -0.5))  # columns of length near 1
+        columns = rng.standard_normal(self.V.shape).astype(kind)
+        self.V = Parameter(columns * kind(self.V.shape[0] ** -0.5))  # (D_out, R), columns of length near 1
         self.lambdas = Parameter(np.zeros(rank, kind))  # (R,)
 
     def forward(self, x):

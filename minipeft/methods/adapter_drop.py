@@ -11,7 +11,6 @@ what is dropped is not used, (L - n) of L shares are left.
 
 import contextlib
 
-from ..nn import unwrap
 from ..training.hooks import Hook
 
 
@@ -27,8 +26,7 @@ def set_dropped(attachment, blocks):
     Raises ValueError for a number outside 0 ... L, and for an attachment that is merged or acts in no block.
     """
     model, inside = attachment.model, {p: n for p in attachment.wrappers if (n := _block_number(p)) is not None}
-    stacks = [unwrap(model.get(name)).blocks for name in ("encoder", "decoder")] if model.config.encoder_decoder else [model.blocks]
-    limit = max(map(len, stacks))
+    limit = max(model.config.num_hidden_layers, model.config.num_decoder_layers)
     if not 0 <= blocks <= limit:
         raise ValueError(f"adapter drop: blocks must be a whole number from 0 to {limit}, got {blocks}")
     if not inside or attachment.merged:

@@ -327,7 +327,8 @@ def attach(model, method, name="default", rng=None):
         raise ValueError(f"attach: the name {name!r} is taken; attached: {', '.join(attachments)}")
     stored = next((path for path in linear_paths(model) if not isinstance(unwrap(model.get(path)).weight, Parameter)), None)
     if method.full_precision and stored is not None:
-        raise ValueError(f"attach: {method.name} trains weights, and {stored} is stored in 4 bits; dequantise the model first, or "
+        raise ValueError(f"attach: {method.name} trains weights, and {stored} is stored in 4 bits; dequantise the model first, "
+                         "or "
                          "attach LoRA, which trains beside them")
     with none_active(model):  # so that a method that looks at the base sees the base
         wrappers = method.wrappers(model, rng or np.random.default_rng(0))

@@ -80,7 +80,8 @@ class BitFit(Method):
                   if path.endswith(".bias") and not path.startswith(task_map)}
         chosen = {f"{path}.bias": biases[path] for path in self._chosen(biases)}
         if not chosen and not self.add_zero_biases:
-            raise ValueError(f"bitfit: this {model.config.model_type} model has no bias to train; BitFit(add_zero_biases=True) adds "
+            raise ValueError(f"bitfit: this {model.config.model_type} model has no bias to train; BitFit(add_zero_biases=True) "
+                             "adds "
                              "biases of zeros to the maps of its blocks and trains those (PEFT has no place for them)")
         return chosen
 
@@ -88,6 +89,9 @@ class BitFit(Method):
         return f"D_out = {wrapper.b.size}"
 
     def count(self, config):
-        biases = {path: d_out for path, (_, d_out) in linear_shapes(config).items()} if self.add_zero_biases else bias_sizes(config)
-        norms = norm_sizes(config) if config.model_type in ("bert", "gpt2") else {}
-        return sum({**biases, **{path: size // 2 for path, size in norms.items()}}[path] for path in self._chosen([*biases, *norms]))
+        sizes = bias_sizes(config)
+        if self.add_zero_biases:
+            sizes = {path: d_out for path, (_, d_out) in linear_shapes(config).items()}
+        if config.model_type in ("bert", "gpt2"):  # whose norms have biases
+            sizes = sizes | {path: size // 2 for path, size in norm_sizes(config).items()}
+        return sum(sizes[path] for path in self._chosen(sizes))

@@ -39,9 +39,11 @@ def combine(model, weights, name, rank=None):
         kind = attachments[given].method.name
         own = [w for w in attachments[given].wrappers.values() if w is not attachments[given].head]
         if not own or not all(isinstance(w, LoRALinear) and w.additive for w in own):
-            raise ValueError(f"combine: {given!r} is {kind}, whose change is not a product that can be added; LoRA's kin but DoRA can")
+            raise ValueError(f"combine: {given!r} is {kind}, whose change is not a product that can be added; LoRA's kin but "
+                             "DoRA can")
     if not weights or rank is not None and rank < 1:
-        raise ValueError(f"combine: expected at least one attachment, and a rank of at least 1 or None; got {len(weights)} and {rank}")
+        raise ValueError(f"combine: expected at least one attachment, and a rank of at least 1 or None; got {len(weights)} and "
+                         f"{rank}")
     factors, far = {}, {}
     for path in dict.fromkeys(path for given in weights for path in attachments[given].wrappers):
         parts = [(weight, attachments[given].wrappers[path]) for given, weight in weights.items()
@@ -56,7 +58,8 @@ def combine(model, weights, name, rank=None):
         attachment.wrappers[path].U.data, attachment.wrappers[path].V.data = u, v
     if rank is not None:
         worst = max(far, key=far.get)
-        attachment.note = (f"re-factored to rank {rank}: off the exact sum by {np.mean(list(far.values())):.2g} of its size on average, "
+        attachment.note = (f"re-factored to rank {rank}: off the exact sum by {np.mean(list(far.values())):.2g} of its size on "
+                           "average, "
                            f"{far[worst]:.2g} at most (at {worst})")
     activate(model, name)
     return attachment

@@ -20,7 +20,6 @@ import numpy as np
 from .. import autograd as F
 from ..nn import Activation, Dropout, Module, Parameter, initial
 from .adapter import Houlsby
-from .shapes import join_paths
 
 
 class KroneckerLinear(Module):

@@ -6,8 +6,8 @@
 Random entries are the control: what a method of the same size reaches that chooses nothing. Fisher information measures how
 much the prediction depends on an entry.
 
-Sung, Nair, Raffel, NeurIPS 2021, arXiv:2111.09839, sections 2.1 and 2.2 (FISH mask); random: Ben Zaken, Ravfogel, Goldberg, ACL 2022,
-arXiv:2106.10199, table 3.
+Sung, Nair, Raffel, NeurIPS 2021, arXiv:2111.09839, sections 2.1 and 2.2 (FISH mask); random: Ben Zaken, Ravfogel, Goldberg,
+ACL 2022, arXiv:2106.10199, table 3.
 
 Shapes: delta (K,), the kept entries of one map's weight and bias. Count: round(share N) of the N entries of all Linear maps
 in the blocks. Merges: theta takes theta_0's place.
@@ -134,7 +134,8 @@ class FisherMask(RandomMask):
 
     def choose(self, model, sizes, rng):
         if self.importance is None:
-            raise ValueError("fisher_mask: needs the importance of each parameter; give FisherMask(importance=fisher_importance(model, "
+            raise ValueError("fisher_mask: needs the importance of each parameter; give "
+                             "FisherMask(importance=fisher_importance(model, "
                              "batches)), or let prepare() compute it from training data")
         parts = [self.importance[f"{path}.{name}"].reshape(-1) for path in sizes
                  for name, _ in unwrap(model.get(path)).named_parameters()]

@@ -93,7 +93,8 @@ def quantise(model, targets=None, double=True):
         if isinstance(linear, Linear4bit):
             raise ValueError(f"quantise: {path} is in 4 bits already; dequantise the model first")
         if isinstance(linear, Wrapper) or not np.isfinite(linear.weight.data).all():
-            raise ValueError(f"quantise: {path}.weight " + ("is wrapped" if isinstance(linear, Wrapper) else "holds NaN or infinity"))
+            raise ValueError(f"quantise: {path}.weight " + ("is wrapped" if isinstance(linear, Wrapper) else "holds NaN or "
+                                                                                                             "infinity"))
     report = []
     for path in paths:
         weight = model.get(path).weight.data

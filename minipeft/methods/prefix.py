@@ -24,6 +24,7 @@ from ..nn import AttentionCore, Linear, Module, Parameter, Wrapper, initial
 from .attach import Method
 from .shapes import core_widths
 from .targets import block_paths
+from .virtual import MovedPositions, check_tokens
 
 
 class Network(Module):
@@ -68,22 +69,6 @@ class PrefixCore(Wrapper):
             none = F.Tensor(np.zeros((*bias.shape[:3], tokens), bias.dtype))
             bias = F.concatenate([none, bias], axis=3)  # (1 or B, H, T, P + S)
         return self.wrapped(q, k, v, mask, bias, scale)
-
-
-class ShiftedPositions(Wrapper):
-    """Position ids of the words, moved up by the number of virtual tokens."""
-
-    def __init__(self, wrapped, by):
-        super().__init__(wrapped)
-        self.by = by
-
-    @property
-    def shift(self):
-        """How far positions are moved, by this and by what is inside."""
-        return self.wrapped.shift + (self.by if self.enabled else 0)
-
-    def forward(self, length, mask=None, past=0):
-        return self.wrapped(length, mask, past) + self.by
 
 
 class Recorder(Wrapper):
@@ -136,12 +121,8 @@ class Prefix(Method):
         return self.num_virtual_tokens if self.shift_positions else 0
 
     def _check(self, config):
-        n, limit = self.num_virtual_tokens, config.max_position_embeddings
-        if not (isinstance(n, (int, np.integer)) and n >= 1):
-            raise ValueError(f"prefix: num_virtual_tokens must be a whole number of at least 1, got {n}")
-        if config.learned_positions and self.shift_positions and n >= limit:
-            raise ValueError(f"prefix: {n} virtual tokens leave none of this model's {limit} positions to the words; take at most "
-                             f"{limit - 1}, or shift_positions=False")
+        n = self.num_virtual_tokens
+        check_tokens("prefix", n, self.shift_positions, config)
         if self.initial not in ("random", "words"):
             raise ValueError(f"prefix: initial must be random or words, got {self.initial!r}")
         if self.initial == "words" and (self.words is None or len(self.words) != n):
@@ -162,7 +143,7 @@ class Prefix(Method):
             keys, values = known[path] if known else (draw(width), draw(width))
             out[path] = PrefixCore(model.get(path), keys, values, network, rng)
         if self.shift_positions and not config.encoder_decoder:  # whose positions are relative
-            out["positions"] = ShiftedPositions(model.positions, n)
+            out["positions"] = MovedPositions(model.positions, n)
         return out
 
     def finish(self, attachment):
@@ -174,7 +155,8 @@ class Prefix(Method):
 
     def formula(self, path, wrapper):
         if wrapper.network is not None:
-            return " + ".join("x".join(map(str, p.shape)) for m in (wrapper.network, wrapper.out) for p in m.parameters())
+            parts = [*wrapper.network.parameters(), *wrapper.out.parameters()]
+            return " + ".join("x".join(map(str, p.shape)) for p in parts)
         return f"2 P H' K = 2 x {wrapper.keys.shape[0]} x {wrapper.keys.shape[1]}"
 
     def count(self, config):

@@ -2,7 +2,8 @@
 
 
 def block_names(config):
-    """[(path of a block, the names of its attentions)] of every block: ``attn``, and ``cross`` in a decoder that reads an encoder."""
+    """[(path of a block, the names of its attentions)] of every block: ``attn``, and ``cross`` in a decoder that reads an "
+      "encoder."""
     if not config.encoder_decoder:
         return [(f"blocks.{i}", ["attn"]) for i in range(config.num_hidden_layers)]
     return ([(f"encoder.blocks.{i}", ["attn"]) for i in range(config.num_hidden_layers)]
@@ -61,9 +62,9 @@ def norm_sizes(config):
 
 def block_size(config, block):
     """Number of parameters of the block at a path: 4 D^2 + 2 D F + 9 D + F for BERT and GPT-2."""
-    inside = f"{block}."
-    return (sum(d_in * d_out for path, (d_in, d_out) in linear_shapes(config).items() if path.startswith(inside))
-            + sum(size for sizes in (bias_sizes(config), norm_sizes(config)) for path, size in sizes.items() if path.startswith(inside)))
+    sizes = {path: d_in * d_out for path, (d_in, d_out) in linear_shapes(config).items()}
+    parts = (sizes, bias_sizes(config), norm_sizes(config))
+    return sum(size for part in parts for path, size in part.items() if path.startswith(f"{block}."))
 
 
 def embedding_size(config):

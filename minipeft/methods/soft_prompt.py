@@ -16,6 +16,7 @@ import numpy as np
 from .. import autograd as F
 from ..nn import Parameter, Wrapper
 from .attach import Method
+from .virtual import MovedPositions, check_tokens
 
 INITIAL = ("vocabulary", "random", "labels")
 
@@ -45,22 +46,6 @@ class PromptedTokens(Wrapper):
         return F.concatenate([prompt, vectors], axis=1), mask, virtual + tokens  # (B, P + T, D)
 
 
-class KeptPositions(Wrapper):
-    """Position ids that leave the virtual tokens out of account: those are at 0, and the words count from 0."""
-
-    def __init__(self, wrapped, tokens):
-        super().__init__(wrapped)
-        self.tokens = tokens
-
-    @property
-    def shift(self):
-        """Minus the virtual tokens, which take no position away."""
-        return self.wrapped.shift - (self.tokens if self.enabled else 0)
-
-    def forward(self, length, mask=None, past=0):
-        return np.maximum(self.wrapped(length, mask, past) - self.tokens, 0)
-
-
 @dataclass
 class SoftPrompt(Method):
     """Virtual tokens before the input.
@@ -87,19 +72,15 @@ class SoftPrompt(Method):
         return self.num_virtual_tokens if self.shift_positions else 0
 
     def _check(self, config):
-        n, limit = self.num_virtual_tokens, config.max_position_embeddings
-        if not (isinstance(n, (int, np.integer)) and n >= 1):
-            raise ValueError(f"prompt: num_virtual_tokens must be a whole number of at least 1, got {n}")
-        if config.learned_positions and self.shift_positions and n >= limit:
-            raise ValueError(f"prompt: {n} virtual tokens leave none of this model's {limit} positions to the words; take at most "
-                             f"{limit - 1}, or shift_positions=False")
+        check_tokens("prompt", self.num_virtual_tokens, self.shift_positions, config)
         if self.initial not in INITIAL:
             raise ValueError(f"prompt: initial must be one of {', '.join(INITIAL)}, got {self.initial!r}")
         if self.initial == "labels" and not self.words:
             raise ValueError("prompt: initial='labels' needs words, the token ids of the label words")
         bad = [w for w in self.words or () if not 0 <= w < config.vocab_size]
         if bad:
-            raise ValueError(f"prompt: words must be token ids below {config.vocab_size}, the size of the vocabulary; got {bad[0]}")
+            raise ValueError(f"prompt: words must be token ids below {config.vocab_size}, the size of the vocabulary; got "
+                             f"{bad[0]}")
 
     def start(self, table, rng):
         """The first values (P, D), from the word vectors ``table`` (V, D)."""
@@ -119,7 +100,7 @@ class SoftPrompt(Method):
         tokens = model.embed.tokens
         out = {"embed.tokens": PromptedTokens(tokens, self.start(tokens.weight.data, rng))}
         if not self.shift_positions:
-            out["positions"] = KeptPositions(model.positions, self.num_virtual_tokens)
+            out["positions"] = MovedPositions(model.positions, -self.num_virtual_tokens)
         return out
 
     def formula(self, path, wrapper):

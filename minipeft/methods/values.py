@@ -85,7 +85,8 @@ class Values:
         for name, parameter, array in ((f"{seam}.weight", weight, arrays[0]), (f"{seam}.bias", bias, arrays[1])):
             if parameter is not None and array is not parameter.data:
                 if isinstance(self.holder[name], str):
-                    raise ValueError(f"merge: {name} is trained in place by attachment {self.holder[name]!r}, so that nothing can "
+                    raise ValueError(f"merge: {name} is trained in place by attachment {self.holder[name]!r}, so that nothing "
+                                     "can "
                                      "be merged into it; deactivate that one, or unmerge")
                 parameter.data, parameter.requires_grad, self.holder[name] = array, False, self.MERGED
 

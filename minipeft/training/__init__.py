@@ -8,7 +8,8 @@ import importlib
 _HOMES = {"Hook": "hooks", "Interrupted": "loop", "Settings": "loop", "fit": "loop", "METRICS": "metrics", "accuracy": "metrics",
           "f1": "metrics", "matthews": "metrics", "OPTIMIZERS": "optim", "SGD": "optim", "Adam": "optim", "AdamW": "optim",
           "decay_groups": "optim", "gradient_norm": "optim", "SCHEDULES": "schedules", "factor": "schedules",
-          "L2SP": "regularise", "mixout": "regularise", "smoothed_cross_entropy": "regularise", "Classification": "work", "LanguageModelling": "work"}
+          "L2SP": "regularise", "mixout": "regularise", "smoothed_cross_entropy": "regularise",
+          "Classification": "work", "LanguageModelling": "work"}
 
 __all__ = list(_HOMES)
 

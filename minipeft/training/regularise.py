@@ -1,7 +1,8 @@
 """Regularisers of fine-tuning, each a small piece that can be put together with the others.
 
     L2-SP             + a/2 |theta - theta_0|^2 + b/2 |head|^2              gradient a (theta - theta_0), b head
-    mixout            theta~ = (M theta_0 + (1 - M) theta - p theta_0) / (1 - p),   M ~ Bernoulli(p) for each entry;  E theta~ = theta
+    mixout            theta~ = (M theta_0 + (1 - M) theta - p theta_0) / (1 - p),   M ~ Bernoulli(p) for each entry
+                      on average theta itself
     label smoothing   target (1 - e) onehot(y) + e / C,                      dlogits = softmax(logits) - target
 
 Weight decay stands in the optimizer (``optim.py``) and dropout in the layers (``nn/layers.py``).
@@ -80,7 +81,8 @@ def mixout(model, probability):
     wrapped = [path for path in paths if isinstance(model.get(path), Wrapper)]
     if not paths or wrapped:
         raise ValueError("mixout: " + (f"{wrapped[0]} has an attachment on it; mixout goes with training in place" if wrapped else
-                                       "no weight of the blocks is trained in place (it goes with methods such as full and top_k)"))
+                                       "no weight of the blocks is trained in place (it goes with methods such as full and "
+                                       "top_k)"))
     try:
         for path in paths:
             model.replace(path, MixoutLinear(model.get(path), probability))

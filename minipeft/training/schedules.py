@@ -6,8 +6,8 @@ With w warm-up steps of T in all, at step t = 0 ... T - 1:
     linear     (T - t) / (T - w)                        then
     cosine     (1 + cos(pi (t - w) / (T - w))) / 2      then (Loshchilov and Hutter, ICLR 2017, arXiv:1608.03983, equation 5)
     constant   1                                        then
-    slanted    (1 + p (32 - 1)) / 32                    with p = t / c for t < c, then 1 - (t - c) / (c (1 / 0.1 - 1)), c = floor(0.1 T);
-                                                        it has its own warm-up (Howard and Ruder, ACL 2018, arXiv:1801.06146, section 3.2)
+    slanted    (1 + 31 p) / 32, with p = t / c for t < c = floor(T / 10), then 1 - (t - c) / (9 c); it has its own warm-up
+               (Howard and Ruder, ACL 2018, arXiv:1801.06146, section 3.2)
 """
 
 import math
