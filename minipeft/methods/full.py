@@ -1,6 +1,6 @@
 """Full fine-tuning: every parameter of the model is trained, the reference that all other methods are measured against.
 
-    min over theta of the loss,  starting from the pre-trained theta_0
+    theta <- theta - eta dL/dtheta,   starting from the pre-trained theta_0
 
 Devlin, Chang, Lee, Toutanova, NAACL 2019, arXiv:1810.04805, section 3.2. Count: all N parameters. Nothing is attached
 and nothing need be merged.

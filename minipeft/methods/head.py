@@ -2,7 +2,8 @@
 
     logits = pool(states) W + b,   states from the frozen model
 
-Also called feature-based transfer or a linear probe. Count: D C + C for C classes (D V for a language model whose
+Also called feature-based transfer or a linear probe: Devlin, Chang, Lee, Toutanova, NAACL 2019, arXiv:1810.04805, section
+5.3. Count: D C + C for C classes (D V for a language model whose
 output map is not tied). Nothing need be merged.
 """
 

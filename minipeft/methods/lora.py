@@ -6,7 +6,8 @@
 Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang, Chen, ICLR 2022, arXiv:2106.09685, section 4.1; the second scale is
 Kalajdzievski, 2023, arXiv:2312.03732. In the paper's letters A = U^T and B = V.
 
-Shapes: x (..., D_in), W (D_in, D_out), U (D_in, R), V (D_out, R).
+Shapes: x (..., D_in), W (D_in, D_out), U (D_in, R), V (D_out, R). Count: R (D_in + D_out) for each map. Merges: W' takes
+W's place.
 """
 
 import math
