@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minipeft.methods import Full, Head, LoRA, activate, attach, match
+from minipeft.autograd import Tensor
+from minipeft.methods import METHODS, Full, Head, LoRA, activate, attach, match
 from minipeft.methods.attach import OwnCopy, output_map
 from minipeft.models import ClassificationHead, Decoder, Encoder, LMHead, MaskedLMHead, TransformerConfig
 from minipeft.nn import Wrapper
@@ -344,3 +345,108 @@ def test_where_the_output_map_is_and_who_trains_it(kind):
         owned = list(head.named_parameters().values())
         assert not any(np.may_share_memory(p.data, q.data) for p in owned for q in model.parameters())
         assert all(name.startswith(path) and ".own" not in name for name in head.named_parameters())
+
+
+# ---- several that act at one place ----------------------------------------------------------------------------------
+
+
+def shaken(model, method, name, seed):
+    """An attachment moved off its initial values."""
+    attachment, rng = attach(model, method, name), np.random.default_rng(seed)
+    attachment.load_arrays({path: a + rng.standard_normal(a.shape).astype(a.dtype) * np.float32(0.3)
+                            for path, a in attachment.arrays().items()})
+    return attachment
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_what_multiplies_stands_outside_what_adds_whatever_the_names(names):
+    model = encoder()
+    added = shaken(model, LoRA(rank=2, alpha=5, targets="k"), names[0], 0)
+    scaled = shaken(model, METHODS["ia3"](targets="k", feedforward=None), names[1], 1)
+    activate(model, *names)
+    x, path = np.random.default_rng(0).standard_normal((3, 12)).astype(np.float32), "blocks.0.attn.k"
+    base = dict(model.named_modules())[path]
+    inside = x @ base.weight.data + x @ added.wrappers[path].change() + base.bias.data
+    np.testing.assert_allclose(model.get(path)(Tensor(x)).data, inside * scaled.wrappers[path].l.data, rtol=1e-5, atol=1e-5)
+
+
+def test_what_acts_first_is_merged_first_and_unmerged_last():
+    model = encoder()
+    added, scaled = shaken(model, LoRA(rank=2, alpha=5, targets="k,v"), "add", 0), shaken(model, METHODS["ia3"](), "scale", 1)
+    activate(model, "add", "scale")
+    unmerged, before = model(IDS).logits.data, {p: v.data.tobytes() for p, v in model.named_parameters()}
+    with pytest.raises(ValueError, match="merge: at blocks.0.attn.k attachment 'add' acts before 'scale', so it must be merged first and "
+                                         "unmerged last; or deactivate it"):
+        scaled.merge()
+    assert (model(IDS).logits.data == unmerged).all() and not scaled.merged
+    added.merge(), scaled.merge()
+    np.testing.assert_allclose(model(IDS).logits.data, unmerged, rtol=1e-3, atol=1e-4)
+    merged = model(IDS).logits.data
+    with pytest.raises(ValueError, match="attachment 'add' acts before 'scale'"):
+        added.unmerge()
+    assert (model(IDS).logits.data == merged).all() and added.merged
+    scaled.unmerge(), added.unmerge()
+    assert {p: v.data.tobytes() for p, v in model.named_parameters()} == before and (model(IDS).logits.data == unmerged).all()
+    activate(model, "scale")
+    scaled.merge()
+    with pytest.raises(ValueError, match="attachment 'add' acts before 'scale'"):
+        activate(model, "add")
+    assert scaled.merged and not added.active
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_of_two_that_train_one_parameter_in_place_the_last_by_name_counts(order):
+    model = encoder()
+    base = {p: v.data.copy() for p, v in model.named_parameters()}
+    for name in order:
+        shaken(model, METHODS["bitfit"]() if name == "a" else METHODS["layernorm"](), name, len(name))
+    both = model.attachments
+    activate(model, "a", "b")
+    now = dict(model.named_parameters())
+    shared = set(both["a"].base) & set(both["b"].base)
+    assert shared and all((now[p].data == both["b"].arrays()[p]).all() for p in shared)
+    assert all((now[p].data == both["a"].arrays()[p]).all() for p in set(both["a"].base) - shared)
+    activate(model, "a")
+    assert all((now[p].data == both["a"].arrays()[p]).all() for p in both["a"].base)
+    both["a"].detach(), both["b"].detach()
+    assert all((v.data == base[p]).all() for p, v in model.named_parameters())
+
+
+def test_nothing_is_merged_into_what_is_trained_in_place():
+    model = encoder()
+    scaled = shaken(model, METHODS["ia3"](), "scale", 0)
+    shaken(model, METHODS["bitfit"](), "biases", 1)
+    activate(model, "scale", "biases")
+    before = model(IDS).logits.data
+    message = "merge: blocks.0.attn.k.bias is trained in place by attachment 'biases', so that nothing can be merged into it; deactivate that one, or unmerge"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        scaled.merge()
+    assert (model(IDS).logits.data == before).all() and not scaled.merged
+    activate(model, "scale")
+    scaled.merge()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        activate(model, "biases")
+    with pytest.raises(ValueError, match="is trained in place by attachment 'more'"):
+        attach(model, METHODS["bitfit"](), "more")
+    assert set(model.attachments) == {"scale", "biases"} and scaled.merged
+
+
+def test_values_learned_in_place_stay_with_their_attachment():
+    model = encoder()
+    plain = model(IDS).logits.data
+    outputs = {}
+    for name in ("one", "two"):
+        attachment = attach(model, METHODS["bitfit"](), name)
+        assert (model(IDS).logits.data == plain).all()  # it starts from the base, not from the other
+        train(model, attachment)
+        outputs[name] = model(IDS).logits.data
+    assert (outputs["one"] != plain).any() and not (model(IDS).logits.data == plain).all()
+    for name in ("one", "two", "one"):
+        activate(model, name)
+        assert (model(IDS).logits.data == outputs[name]).all()
+        with model.attachments[name].disabled():
+            assert (model(IDS).logits.data == plain).all()
+    model.attachments["one"].detach()
+    assert (model(IDS).logits.data == plain).all()
+    activate(model, "two")
+    assert (model(IDS).logits.data == outputs["two"]).all()
