@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import files
-from ..methods import METHODS, Prefix, SoftPrompt, attach
+from ..methods import METHODS, attach
 from ..methods.shapes import core_widths
 from .peft import (CONFIG, WEIGHTS, NotRepresentable, config_fields, fill_head, is_whole, read_config, read_raw_config,
                    read_weights, take_head)
@@ -22,12 +22,11 @@ def files_of(attachment, base=None):
     """{file name: content} of a prefix or a soft prompt; ``base`` is noted as the base model's folder or name."""
     model, method = attachment.model, attachment.method
     config = model.config
-    if not method.shift_positions:
+    if not method.shift_positions and not config.encoder_decoder:
         raise NotRepresentable("save: PEFT counts the virtual tokens in the words' positions, and this attachment does not")
     if method.name == "prefix" and config.encoder_decoder:
         raise NotRepresentable("save: in an encoder-decoder PEFT's prefix acts on the decoder's self-attention only; this one "
-                               "acts "
-                               "on the encoder and on cross-attention too")
+                               "acts on the encoder and on cross-attention too")
     fields, tensors = config_fields(attachment, "PREFIX_TUNING" if method.name == "prefix" else "PROMPT_TUNING", base, STEM)
     fields |= {"num_virtual_tokens": method.num_virtual_tokens, "num_layers": config.num_hidden_layers,
                "num_transformer_submodules": 2 if config.encoder_decoder else 1}
@@ -64,22 +63,19 @@ def load(model, folder, name="default", note=None):
     tensors, tokens = read_weights(folder), fields["num_virtual_tokens"]
     if kind == "PREFIX_TUNING" and config.encoder_decoder:
         raise ValueError(f"{folder / CONFIG}: in an encoder-decoder PEFT's prefix acts on the decoder's self-attention only; "
-                         "ours acts "
-                         "on every attention, and cannot hold this one")
+                         "ours acts on every attention, and cannot hold this one")
     width = config.num_key_value_heads * config.head_dim if kind == "PREFIX_TUNING" else config.hidden_size
     for field, ours in (("num_layers", config.num_hidden_layers), ("token_dim", width)):  # else another shape might fit by chance
         if fields[field] not in (None, ours):
             raise ValueError(f"{folder / CONFIG}: {field} is {fields[field]}, and this model's is {ours}; the adapter was made "
-                             "for "
-                             "another base")
+                             "for another base")
     head = take_head(model, tensors, fields, folder, STEM)
     widths = core_widths(config)
     shape = (tokens, 2 * sum(widths.values())) if kind == "PREFIX_TUNING" else (tokens * (2 if config.encoder_decoder else 1),
                                                                                 config.hidden_size)
     files.check_tensors(folder / WEIGHTS, {TENSOR: shape}, tensors)
     values = tensors[TENSOR].astype(np.float32)
-    known = METHODS[note["method"]](**note["settings"]) if note.get("method") else None
-    method = known or {"PREFIX_TUNING": Prefix, "PROMPT_TUNING": SoftPrompt}[kind](tokens)
+    method = _method(folder, note, kind, tokens)
     if method.num_virtual_tokens != tokens:
         raise ValueError(f"{folder / CONFIG}: num_virtual_tokens is {tokens}, and the note beside it says "
                          f"{method.num_virtual_tokens}")
@@ -94,3 +90,14 @@ def load(model, folder, name="default", note=None):
         attachment.wrappers["embed.tokens"].prompt.data = values[:tokens].copy()
     fill_head(attachment, head)
     return attachment
+
+
+def _method(folder, note, kind, tokens):
+    """The method of a folder: with the settings of the note beside it, where there is one."""
+    name = TYPES[kind]
+    if note.get("method") not in (None, name):
+        raise ValueError(f"{folder / CONFIG}: peft_type is {kind!r}, and the note beside it says {note['method']}")
+    try:
+        return METHODS[name](**note["settings"]) if note.get("method") else METHODS[name](tokens)
+    except TypeError as error:
+        raise ValueError(f"{folder}: the note's settings {note['settings']!r} do not fit {name} ({error})") from None

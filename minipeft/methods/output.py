@@ -20,6 +20,7 @@ import numpy as np
 from .. import autograd as F
 from ..nn import Parameter, Wrapper
 from .attach import HEAD_PATHS, Method
+from .virtual import token_ids
 
 
 class LabelOutput(Wrapper):
@@ -51,7 +52,8 @@ class OutputTuning(Method):
     """Tune the labels' vectors, or biases, at the output.
 
     Args:
-        part: ``embedding`` or ``bias``. words: token ids of the label words, with a language model.
+        part: ``embedding`` or ``bias``.
+        words: token ids of the label words, with a language model; the labels of a classification head are its classes.
     """
 
     part: str = "embedding"
@@ -60,6 +62,9 @@ class OutputTuning(Method):
     name = "output"
     default_lr = 1e-2
     trains_head = False
+
+    def __post_init__(self):
+        self.words = token_ids(self.words)
 
     def wrappers(self, model, rng):
         path = next((path for path in HEAD_PATHS if _exists(model, path)), None)
@@ -71,8 +76,8 @@ class OutputTuning(Method):
         outputs = model.get(path).weight.shape[1] if classes else config.vocab_size
         columns = range(outputs) if classes else self.words
         if not columns or not all(0 <= c < outputs for c in columns) or len(set(columns)) < len(columns):
-            raise ValueError(f"output: words must be different token ids below {outputs}, those of the label words; got "
-                             f"{columns}")
+            raise ValueError(f"output: words must be different token ids below {outputs}, those of the label words; "
+                             f"got {columns}")
         return {path: LabelOutput(model.get(path), self.part, list(columns), outputs, config.hidden_size,
                                   model.embed.tokens.weight.dtype)}
 
@@ -80,7 +85,7 @@ class OutputTuning(Method):
         return f"C = {wrapper.b.size}" if wrapper.d is None else "C D = {} x {}".format(*wrapper.d.shape)
 
     def count(self, config):
-        labels = len(self.words) if self.words else len(config.labels)
+        labels = len(config.labels) or len(self.words or ())
         return labels * (config.hidden_size if self.part == "embedding" else 1)
 
 

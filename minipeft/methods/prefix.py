@@ -24,7 +24,7 @@ from ..nn import AttentionCore, Linear, Module, Parameter, Wrapper, initial
 from .attach import Method
 from .shapes import core_widths
 from .targets import block_paths
-from .virtual import MovedPositions, check_tokens
+from .virtual import MovedPositions, check_tokens, check_words, token_ids
 
 
 class Network(Module):
@@ -46,7 +46,7 @@ class PrefixCore(Wrapper):
         self.keys, self.values, self.network = Parameter(keys), Parameter(values), network  # (P, H' K) each
         if network is not None:
             hidden = network.map.weight.shape[1]
-            self.out = Linear(hidden, 2 * keys.shape[1], True, rng, hidden**-0.5)
+            self.out = Linear(hidden, 2 * keys.shape[1], True, rng, hidden**-0.5).astype(keys.dtype)
             self.keys = self.values = None
 
     def prefix(self):
@@ -82,6 +82,7 @@ class Recorder(Wrapper):
 def activations(model, words):
     """{path of a core: (keys, values), (P, H' K) each} that the model has for token ids ``words`` (P,)."""
     cores, ids = {path: Recorder(model.get(path)) for path in block_paths(model, AttentionCore)}, np.asarray([words])
+    training, rng = model.training, getattr(model, "rng", None)
     for path, core in cores.items():
         model.replace(path, core)
     try:
@@ -90,6 +91,8 @@ def activations(model, words):
     finally:
         for path, core in cores.items():
             model.replace(path, core.wrapped)
+        if training:
+            model.train(rng)
     flat = lambda x: np.ascontiguousarray(x[0].swapaxes(0, 1)).reshape(len(words), -1)  # (1, H', P, K) -> (P, H' K)
     return {path: tuple(map(flat, core.seen)) for path, core in cores.items()}
 
@@ -115,6 +118,9 @@ class Prefix(Method):
     default_lr = 5e-3
     unmergeable = "it adds keys and values for the queries to choose among"
 
+    def __post_init__(self):
+        self.words = token_ids(self.words)
+
     @property
     def positions_taken(self):
         """How many of the learned positions the virtual tokens take."""
@@ -128,8 +134,11 @@ class Prefix(Method):
         if self.initial == "words" and (self.words is None or len(self.words) != n):
             raise ValueError(f"prefix: initial='words' needs words, {n} token ids (one for each virtual token); got "
                              f"{'none' if self.words is None else len(self.words)}")
+        check_words("prefix", self.words, config)
         if self.initial == "words" and self.reparametrise:
             raise ValueError("prefix: initial='words' sets the prefix itself; it goes without reparametrise")
+        if self.reparametrise and not (isinstance(self.hidden, (int, np.integer)) and self.hidden >= 1):
+            raise ValueError(f"prefix: hidden must be a whole number of at least 1, got {self.hidden}")
 
     def wrappers(self, model, rng):
         config, n = model.config, self.num_virtual_tokens
@@ -137,7 +146,7 @@ class Prefix(Method):
         kind = model.embed.tokens.weight.dtype.type
         draw = lambda width: rng.standard_normal((n, width)).astype(kind) * kind(0.5)
         known = activations(model, self.words) if self.initial == "words" else {}
-        network = Network(n, config.hidden_size, self.hidden, rng) if self.reparametrise else None
+        network = Network(n, config.hidden_size, self.hidden, rng).astype(kind) if self.reparametrise else None
         out = {}
         for path, width in core_widths(config).items():
             keys, values = known[path] if known else (draw(width), draw(width))
@@ -147,6 +156,7 @@ class Prefix(Method):
         return out
 
     def finish(self, attachment):
+        """Drop the network: the keys and values that it makes stay, as parameters of their own."""
         for wrapper in attachment.wrappers.values():
             if isinstance(wrapper, PrefixCore) and wrapper.network is not None:
                 wrapper.keys, wrapper.values = (Parameter(np.ascontiguousarray(part.data)) for part in wrapper.prefix())

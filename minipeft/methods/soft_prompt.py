@@ -16,7 +16,7 @@ import numpy as np
 from .. import autograd as F
 from ..nn import Parameter, Wrapper
 from .attach import Method
-from .virtual import MovedPositions, check_tokens
+from .virtual import MovedPositions, check_tokens, check_words, token_ids
 
 INITIAL = ("vocabulary", "random", "labels")
 
@@ -54,7 +54,9 @@ class SoftPrompt(Method):
         num_virtual_tokens: P.
         initial: ``vocabulary``: rows of the word vectors, drawn among ``words`` or among all; ``labels``: the vectors of
             ``words``, then drawn ones; ``random``: uniform in [-0.5, 0.5].
-        words: token ids. shift_positions: count the virtual tokens in the words' positions, as HF PEFT does.
+        words: token ids.
+        shift_positions: count the virtual tokens in the words' positions, as HF PEFT does. An encoder-decoder's positions
+            are relative, and the words' distances the same either way.
     """
 
     num_virtual_tokens: int = 20
@@ -65,6 +67,9 @@ class SoftPrompt(Method):
     name = "prompt"
     default_lr = 1e-2
     unmergeable = "its virtual tokens are input, and no weight"
+
+    def __post_init__(self):
+        self.words = token_ids(self.words)
 
     @property
     def positions_taken(self):
@@ -77,10 +82,7 @@ class SoftPrompt(Method):
             raise ValueError(f"prompt: initial must be one of {', '.join(INITIAL)}, got {self.initial!r}")
         if self.initial == "labels" and not self.words:
             raise ValueError("prompt: initial='labels' needs words, the token ids of the label words")
-        bad = [w for w in self.words or () if not 0 <= w < config.vocab_size]
-        if bad:
-            raise ValueError(f"prompt: words must be token ids below {config.vocab_size}, the size of the vocabulary; got "
-                             f"{bad[0]}")
+        check_words("prompt", self.words, config)
 
     def start(self, table, rng):
         """The first values (P, D), from the word vectors ``table`` (V, D)."""
@@ -88,9 +90,9 @@ class SoftPrompt(Method):
         if self.initial == "random":
             return rng.uniform(-0.5, 0.5, (n, table.shape[1])).astype(table.dtype)
         if self.initial == "labels":
-            first, candidates = list(self.words)[:n], np.arange(len(table))
+            first, candidates = self.words[:n], np.arange(len(table))
         else:
-            candidates = np.arange(len(table)) if self.words is None else np.asarray(self.words)
+            candidates = np.asarray(self.words or np.arange(len(table)))
         missing = n - len(first)
         drawn = rng.choice(candidates, missing, replace=missing > len(candidates))
         return table[[*first, *drawn]]
@@ -99,7 +101,7 @@ class SoftPrompt(Method):
         self._check(model.config)
         tokens = model.embed.tokens
         out = {"embed.tokens": PromptedTokens(tokens, self.start(tokens.weight.data, rng))}
-        if not self.shift_positions:
+        if not self.shift_positions and not model.config.encoder_decoder:
             out["positions"] = MovedPositions(model.positions, -self.num_virtual_tokens)
         return out
 

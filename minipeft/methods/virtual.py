@@ -1,4 +1,4 @@
-"""What virtual tokens do to positions: those of a prefix and of a prompt take some, or leave them to the words."""
+"""What a prefix and a prompt share: their virtual tokens take positions or leave them to the words, and may start from words."""
 
 import numpy as np
 
@@ -31,5 +31,16 @@ def check_tokens(name, count, counted, config):
         raise ValueError(f"{name}: num_virtual_tokens must be a whole number of at least 1, got {count}")
     if config.learned_positions and counted and count >= limit:
         raise ValueError(f"{name}: {count} virtual tokens leave none of this model's {limit} positions to the words; take at "
-                         "most "
-                         f"{limit - 1}, or shift_positions=False")
+                         f"most {limit - 1}, or shift_positions=False")
+
+
+def check_words(name, words, config):
+    """Raise ValueError unless ``words`` (a list, or None) are ids of the vocabulary."""
+    bad = [word for word in words or [] if not 0 <= word < config.vocab_size]
+    if bad:
+        raise ValueError(f"{name}: words must be token ids below {config.vocab_size}, the size of the vocabulary; got {bad[0]}")
+
+
+def token_ids(words):
+    """A list of plain whole numbers of any sequence of token ids, which a file of settings can hold; None stays None."""
+    return None if words is None else np.asarray(words, np.int64).tolist()
