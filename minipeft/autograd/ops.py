@@ -202,12 +202,15 @@ def getitem(a, index):
     return Tensor(a.data[index], operation="getitem", parents=[(a, lambda g: put(g, index, shape))])
 
 
-def put(g, index, shape):
-    """y = zeros of shape with g added at index (of an array or a Tensor);   dg = (gradient of y)[index]"""
+def put(g, index, shape, distinct=False):
+    """y = zeros of shape with g added at index (of an array or a Tensor);   dg = (gradient of y)[index]
+
+    ``distinct`` says that the index names no element twice, so that g need not be added but only written.
+    """
     value = g.data if isinstance(g, Tensor) else np.asarray(g)
     y = np.zeros(shape, value.dtype)
     parts = index if isinstance(index, tuple) else (index,)
-    if all(isinstance(p, (int, slice, type(None), type(...))) for p in parts):
+    if distinct or all(isinstance(p, (int, slice, type(None), type(...))) for p in parts):
         y[index] = value  # a plain slice names each element at most once
     else:
         np.add.at(y, index, value)

@@ -44,8 +44,8 @@ class MaskedLinear(Wrapper):
             if parameter is None:
                 out.append(None)
                 continue
-            chosen = np.flatnonzero((self.indices >= low) & (self.indices < low + parameter.size))
-            flat = F.put(self.delta[chosen], self.indices[chosen] - low, (parameter.size,))
+            first, end = np.searchsorted(self.indices, (low, low + parameter.size))
+            flat = F.put(self.delta[first:end], self.indices[first:end] - low, (parameter.size,), distinct=True)
             out.append(flat.reshape(*parameter.shape))
         return out
 
