@@ -28,7 +28,7 @@ import numpy as np
 from .. import autograd as F
 from ..models.heads import ClassificationHead, check_ids
 from ..nn import Module, ModuleList, unwrap
-from .exit_rules import enter, normalised, walk
+from .exit_rules import walk
 
 WEIGHTS, NOTE = "exits.safetensors", "exits.json"
 
@@ -132,10 +132,10 @@ class EarlyExit(Module):
         """The logits of all exits and the loss; labels (B,). Where the objective freezes the model, no record of it is kept."""
         out = []
         with contextlib.nullcontext() if self.objective.trains_model else F.no_grad():
-            x, mask, position_ids, virtual = enter(self.model, input_ids, attention_mask, token_type_ids)
+            x, mask, position_ids, virtual = self.model.enter(input_ids, attention_mask, token_type_ids)
             for block in self.model.blocks:
                 x = block(x, mask, position_ids)  # (B, P + T, D)
-                out.append(normalised(self.model, x))
+                out.append(self.model.normalised(x))
             last = self.model.head(out.pop(), mask, virtual)
         logits = [head(h, mask, virtual) for head, h in zip(self.exits, out)] + [last]  # (B, C) each
         if not self.objective.needs_labels:

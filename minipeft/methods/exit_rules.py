@@ -18,8 +18,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..autograd import Tensor, no_grad
-from ..models.heads import check_ids
-from ..models.transformer import check_input
 
 # ---- rules -----------------------------------------------------------------------------------------------------
 
@@ -104,22 +102,6 @@ class Exited(NamedTuple):
     layers: np.ndarray
 
 
-def enter(model, input_ids, attention_mask=None, token_type_ids=None):
-    """What enters the first block: states (B, P + T, D), mask (B, P + T) or None, position ids (1 or B, P + T), and P."""
-    input_ids, mask = check_input(input_ids, attention_mask)
-    if token_type_ids is not None:
-        token_type_ids = check_ids("token_type_ids", token_type_ids, input_ids.shape)
-    model.check_length(input_ids.shape[1])
-    vectors, mask, virtual = model.embed.tokens(input_ids, mask)  # (B, P + T, D)
-    position_ids = model.positions(vectors.shape[1], mask)  # (1 or B, P + T)
-    return model.embed(vectors, position_ids, token_type_ids), mask, position_ids, virtual
-
-
-def normalised(model, x):
-    """The states that a head reads after a block: (B, P + T, D), through the final norm where the model has one."""
-    return x if model.final_norm is None else model.final_norm(x)
-
-
 def walk(model, heads, rule, input_ids, attention_mask=None, token_type_ids=None):
     """Run a batch through the blocks, and after each leave behind the examples whose exit the rule accepts.
 
@@ -131,12 +113,12 @@ def walk(model, heads, rule, input_ids, attention_mask=None, token_type_ids=None
         `Exited`. The blocks that follow an exit see only the rows that went on: states, mask and position ids alike.
     """
     with no_grad():
-        x, mask, position_ids, virtual = enter(model, input_ids, attention_mask, token_type_ids)
+        x, mask, position_ids, virtual = model.enter(input_ids, attention_mask, token_type_ids)
         here, memory, logits = np.arange(len(x)), None, None  # here: which examples the rows of x are
         layers = np.full(len(x), len(heads))
         for number, (block, head) in enumerate(zip(model.blocks, heads), 1):
             x = block(x, mask, position_ids)
-            z = head(normalised(model, x), mask, virtual).data  # (B', C)
+            z = head(model.normalised(x), mask, virtual).data  # (B', C)
             logits = np.empty_like(z) if logits is None else logits
             logits[here] = z  # of those that go on a later exit writes again
             if number == len(heads):

@@ -34,27 +34,39 @@ class Transformer(Module):
         self.final_norm = config.make_norm() if config.pre_norm else None
         self.head = None
 
-    def run(self, input_ids, attention_mask, token_type_ids, labels, output_hidden_states, cache=None):
-        """The forward pass behind both models' ``forward``."""
+    def enter(self, input_ids, attention_mask=None, token_type_ids=None, cache=None):
+        """What enters the first block.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: as ``forward`` takes them. cache: a `KVCache` or None.
+
+        Returns:
+            (states (B, P + T, D), mask (B, S) or None, position ids (1 or B, P + T), P, the number of leading virtual tokens).
+        """
         past, before = (cache.length, cache.length - cache.virtual) if cache is not None else (0, 0)
         input_ids, mask = check_input(input_ids, attention_mask, before)
         if token_type_ids is not None:
             token_type_ids = check_ids("token_type_ids", token_type_ids, input_ids.shape)
         self.check_length(before + input_ids.shape[1])
         vectors, mask, virtual = self.embed.tokens(input_ids, mask, past)  # (B, P + T, D)
-        length = vectors.shape[1]
         if cache is not None:
             cache.virtual += virtual
-        position_ids = self.positions(length, mask, past)  # (1 or B, P + T)
-        x = self.embed(vectors, position_ids, token_type_ids)  # (B, P + T, D)
+        position_ids = self.positions(vectors.shape[1], mask, past)  # (1 or B, P + T)
+        return self.embed(vectors, position_ids, token_type_ids), mask, position_ids, virtual
+
+    def normalised(self, x):
+        """What the head reads of states (B, T, D) behind a block: through the final norm where the model has one."""
+        return x if self.final_norm is None else self.final_norm(x)
+
+    def run(self, input_ids, attention_mask, token_type_ids, labels, output_hidden_states, cache=None):
+        """The forward pass behind both models' ``forward``."""
+        x, mask, position_ids, virtual = self.enter(input_ids, attention_mask, token_type_ids, cache)  # (B, P + T, D)
         states = [x]
         for i, block in enumerate(self.blocks):
             x = block(x, mask, position_ids, None if cache is None else cache.layers[i])
             if output_hidden_states:
                 states.append(x)
-        if self.final_norm is not None:
-            x = self.final_norm(x)
-            states[-1] = x
+        states[-1] = x = self.normalised(x)
         return Output(self.head, x, mask, virtual, labels, states if output_hidden_states else None)
 
     def check_length(self, length):
