@@ -13,16 +13,19 @@ import numpy as np
 
 from ..data import files
 from ..methods import METHODS, attach
-from ..methods.attach import output_map
+from ..methods.attach import all_or_nothing, output_map
+from ..methods.nf4 import quantise, quantised
 from ..models.heads import POOLINGS
 from ..nn import unwrap
 from . import adapterhub, peft_adalora, peft_ia3, peft_lora, peft_prompts, peft_selective
 from .hf import head_kind, load_pretrained
 from .hf_config import config_from_hf
 from .hf_names import FAMILIES
-from .peft import COMMON, CONFIG, STEM, WEIGHTS, NotRepresentable, checked, read_raw_config, read_weights
+from .peft import COMMON, CONFIG, STEM, WEIGHTS, NotRepresentable, check_tensors, checked, is_names, read_raw_config, read_weights
 
 NOTE, HEAD, OWN = "minipeft.json", "head.safetensors", "attachment.safetensors"
+SIZES = ("hidden_size", "num_hidden_layers", "num_decoder_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+         "intermediate_size")
 TASKS = {"classification": "classify", "other": "classify", "lm": "lm", "masked_lm": "mlm", "seq2seq": "seq2seq",
          "none": "none"}
 SAVED = [name for name in METHODS if name != "full"]  # the methods whose result is an adapter and not a model
@@ -67,7 +70,8 @@ def save_adapter(attachment, folder, base=None):
         "method": method.name, "settings": _settings(method), "format": "own" if reason else "library",
         "model_type": config.model_type, "task": TASKS[kind],
         "labels": list(config.labels) if TASKS[kind] == "classify" else [],
-        "pooling": _pooling(model), "head": HEAD if HEAD in contents else None,
+        "pooling": _pooling(model), "head": HEAD if HEAD in contents else None, "shape": _shape(config),
+        "quantised": quantised(model),
         "ranks": {path: w.U.shape[1] * (2 if hasattr(w, "U0") else 1) for path, w in attachment.wrappers.items()
                   if hasattr(w, "U")},
         "base": str(base) if base else None}
@@ -121,6 +125,11 @@ def _fixed_arrays(attachment):
     return {f"{path}.{name}": getattr(w, name) for path, w in attachment.wrappers.items() for name in getattr(w, "fixed", ())}
 
 
+def _shape(config):
+    """The sizes of a base that decide whether an adapter fits it; a mask's numbers, say, fit any larger matrix too."""
+    return {name: getattr(config, name) for name in SIZES}
+
+
 def _pooling(model):
     """How the model's classification head reads the states; None without one."""
     return getattr(unwrap(model.head), "pooling", None)
@@ -137,6 +146,10 @@ FIELDS = {
     "pooling": (None, lambda v: v is None or v in POOLINGS, f"{', '.join(POOLINGS)} or null"),
     "head": (None, lambda v: v in (None, HEAD), f"{HEAD!r} or null"),
     "settings": ({}, lambda v: isinstance(v, dict), "an object of the method's settings"),
+    "shape": ({}, lambda v: isinstance(v, dict) and set(v) <= set(SIZES), f"an object of {', '.join(SIZES)}"),
+    "quantised": (None, lambda v: v is None or isinstance(v, dict) and set(v) == {"targets", "double"}
+                  and (v["targets"] is None or is_names(v["targets"])) and isinstance(v["double"], bool),
+                  "null or the targets and double of a base in 4 bits"),
     "format": ("library", lambda v: v in ("library", "own"), "'library' or 'own'"),
     "ranks": ({}, lambda v: isinstance(v, dict) and all(type(rank) is int and rank > 0 for rank in v.values()),
               "an object of paths and whole numbers from 1 on"),
@@ -192,17 +205,22 @@ def load_adapter(model, folder, name="default"):
     folder, note = Path(folder), read_note(folder)
     if note["model_type"] not in (None, model.config.model_type):
         raise ValueError(f"{folder}: the adapter was made for a {note['model_type']} model, "
-                         f"and this is a {model.config.model_type} model")
+                         f"and this is a {model.config.model_type} model; load it on the base that it was made for")
+    for size, stored in note["shape"].items():
+        if stored != getattr(model.config, size):
+            raise ValueError(f"{folder}: the adapter was made for a base whose {size} is {stored}, and this model's is "
+                             f"{getattr(model.config, size)}; load it on the base that it was made for")
     if note["task"] == "classify" and _pooling(model) != note["pooling"]:
         raise ValueError(f"{folder}: the adapter was trained with the pooling {note['pooling']!r}, "
                          f"and this model has {_pooling(model)!r}")
     head = _read_head(model, folder, note)
-    if note["format"] == "own" or note["method"] == "head":
-        attachment = _load_own(model, folder, name, note)
-    else:
-        attachment = load_peft(model, folder, name, note)
-        if note["method"] is not None:
-            attachment.method = _method_of(folder, note)
+    with all_or_nothing(model):
+        if note["format"] == "own" or note["method"] == "head":
+            attachment = _load_own(model, folder, name, note)
+        else:
+            attachment = load_peft(model, folder, name, note)
+            if note["method"] is not None:
+                attachment.method = _method_of(folder, note)
     if head is not None:
         for n, parameter in attachment.head.own.named_parameters():
             parameter.data = np.ascontiguousarray(head[n].T).astype(np.float32)
@@ -219,12 +237,14 @@ def load_peft(model, folder, name="default", note=None):
     """
     raw = read_raw_config(folder)
     if adapterhub.recognises(raw):
-        return adapterhub.load(model, folder, name, note)
+        with all_or_nothing(model):
+            return adapterhub.load(model, folder, name, note)
     kind = raw.get("peft_type")
     if kind not in PEFT_READERS:
         raise ValueError(f"{Path(folder) / CONFIG}: peft_type is {kind!r}; expected one of {', '.join(PEFT_READERS)}")
     reader = peft_selective if peft_selective.recognises(raw) else PEFT_READERS[kind]
-    return reader.load(model, folder, name, note)
+    with all_or_nothing(model):
+        return reader.load(model, folder, name, note)
 
 
 def _method_of(folder, note):
@@ -241,17 +261,10 @@ def _load_own(model, folder, name, note):
     """Attach the method that a note tells of and fill it from our own file."""
     method = _method_of(folder, note)
     stored = files.read_tensors(folder / OWN) if note["method"] != "head" else {}
-    method.known = stored
+    method.known = stored  # what was drawn or chosen, such as which entries a mask has
     attachment = attach(model, method, name)
-    try:
-        expected = _own_arrays(attachment)
-        files.check_tensors(folder / OWN, {key: array.shape for key, array in expected.items()}, stored)
-    except ValueError:
-        attachment.detach()
-        raise
-    for key in _fixed_arrays(attachment):
-        path, _, attribute = key.rpartition(".")
-        setattr(attachment.wrappers[path], attribute, stored[key])
+    expected = _own_arrays(attachment)
+    check_tensors(folder / OWN, {key: array.shape for key, array in expected.items()}, stored)
     attachment.load_arrays(attachment.arrays() | stored)
     return attachment
 
@@ -267,7 +280,7 @@ def _read_head(model, folder, note):
         raise ValueError(f"{folder}: the adapter holds a trained head ({HEAD}) and this model has none; load the model with "
                          f"task {note['task']!r}")
     stored = files.read_tensors(folder / HEAD)
-    files.check_tensors(folder / HEAD, {n: p.shape[::-1] for n, p in unwrap(model.get(path)).named_parameters()}, stored)
+    check_tensors(folder / HEAD, {n: p.shape[::-1] for n, p in unwrap(model.get(path)).named_parameters()}, stored)
     return stored
 
 
@@ -279,4 +292,6 @@ def load_with_adapter(model_folder, adapter_folder, rng=None):
         own = config_from_hf(files.read_json(config, "config"), config).labels  # PEFT leaves the classes' names to the base
         labels = own if len(own) == len(labels) else labels
     model = load_pretrained(model_folder, task=task, labels=labels or None, pooling=note["pooling"], rng=rng)
+    if note["quantised"] is not None:  # it was trained beside a base in 4 bits
+        quantise(model, **note["quantised"])
     return model, load_adapter(model, adapter_folder)

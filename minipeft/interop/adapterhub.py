@@ -15,7 +15,7 @@ from ..methods.shapes import join_paths
 from ..nn import unwrap
 from .hf import head_kind
 from .hf_names import ARCHITECTURES, FAMILIES, body_prefix
-from .peft import CONFIG, NotRepresentable
+from .peft import CONFIG, NotRepresentable, check_tensors
 
 WEIGHTS, HEAD_WEIGHTS, HEAD_CONFIG = "adapter.safetensors", "model_head.safetensors", "head_config.json"
 VERSION = "adapters.1.3.0"  # the version whose format this is
@@ -120,8 +120,7 @@ def _config(model, method, wrappers):
     leave_out = set().union(*left.values())
     if any(left[part] != leave_out & everywhere[part] for part in layers):
         raise NotRepresentable("save: AdapterHub leaves out whole layers; here attention and feed-forward have adapters in "
-                               "different "
-                               "ones")
+                               "different ones")
     width, inner = model.config.hidden_size, method.bottleneck
     factor = width / inner
     factor = int(factor) if factor == int(factor) else factor if int(width // factor) == inner else width / (inner + 0.5)
@@ -176,8 +175,7 @@ def _method(model, raw, path):
              if config[SWITCHES[join.split(".")[-2]]] and _layer(model, join) not in config["leave_out"]]
     if not joins:
         raise ValueError(f"{path}: no place has an adapter (mh_adapter, cross_adapter and output_adapter are false, or "
-                         "leave_out names "
-                         "every layer)")
+                         "leave_out names every layer)")
     inner = max(1, int(model.config.hidden_size // config["reduction_factor"]))
     more = {"num_factors": config["phm_dim"]} if kind == "compacter" else {}
     return METHODS[kind](bottleneck=inner, activation=names[config["non_linearity"]], targets=joins,
@@ -212,12 +210,8 @@ def load(model, folder, name="default", note=None):
         found |= _tensors(wrapper, f"{places[join]}.{theirs}")
     if method.name == "compacter":
         found[_shared_name(model, theirs)] = (next(iter(wrappers.values())).mlp.down.A, False)
-    try:
-        shapes = {key: p.shape[::-1] if transposed else p.shape for key, (p, transposed) in found.items()}
-        files.check_tensors(folder / WEIGHTS, shapes, tensors)
-    except ValueError:
-        attachment.detach()
-        raise
+    shapes = {key: p.shape[::-1] if transposed else p.shape for key, (p, transposed) in found.items()}
+    check_tensors(folder / WEIGHTS, shapes, tensors)
     for key, (parameter, transposed) in found.items():
         array = tensors[key].astype(np.float32)
         parameter.data = array.T.copy() if transposed else array.copy()
@@ -243,9 +237,8 @@ def _head(model, folder):
         return None
     if kind != "classification":
         raise ValueError(f"{folder}: the adapter holds a classification head and this model has none of that kind; load the "
-                         "model with "
-                         "task 'classify' and the pooling that the adapter was trained with")
+                         "model with task 'classify' and the pooling that the adapter was trained with")
     prefix = f"{FAMILIES[model.config.model_type][2]}."
     own = dict(unwrap(model.get("head.classifier")).named_parameters())
-    files.check_tensors(folder / HEAD_WEIGHTS, {prefix + part: p.shape[::-1] for part, p in own.items()}, stored)
+    check_tensors(folder / HEAD_WEIGHTS, {prefix + part: p.shape[::-1] for part, p in own.items()}, stored)
     return {name.removeprefix(prefix): array for name, array in stored.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import files
-from ..methods.nf4 import is_quantised
+from ..methods.nf4 import quantised
 from ..models import ClassificationHead, Decoder, Encoder, LMHead, MaskedLMHead, Seq2Seq, Seq2SeqLMHead
 from ..nn import unwrap
 from .hf_config import config_from_hf, config_to_hf, refuse, task_of
@@ -253,7 +253,7 @@ def save_pretrained(model, folder, tokenizer_from=None):
     """
     folder, kind = Path(folder), head_kind(model)
     config = config_to_hf(model.config, kind)
-    if is_quantised(model):
+    if quantised(model):
         raise ValueError(f"{folder}: this model is stored in 4 bits, which this format does not have; dequantise it first")
     folder.mkdir(parents=True, exist_ok=True)
     files.write_tensors(folder / "model.safetensors", tensors_of(model))

@@ -9,6 +9,8 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
+
 from ..data import files
 from ..nn import unwrap
 from .hf import head_kind
@@ -147,6 +149,18 @@ def read_weights(folder):
     return files.read_tensors(folder / WEIGHTS)
 
 
+def check_tensors(where, expected, found):
+    """Raise ValueError, saying what to do, unless ``found`` has the names and shapes of ``expected`` and holds numbers."""
+    try:
+        files.check_tensors(where, expected, found)
+    except ValueError as error:
+        raise ValueError(f"{error}; load the adapter on the base that it was made for, or fetch or train it again") from None
+    broken = [name for name, array in found.items() if not np.isfinite(array).all()]
+    if broken:
+        raise ValueError(f"{where}: NaN or infinity in {files.listed(broken)}; expected numbers; fetch or train the adapter "
+                         "again")
+
+
 def targeted(target, modules):
     """The modules that PEFT's ``target_modules`` names: a regular expression, ``all-linear``, or a list of endings."""
     if isinstance(target, list):
@@ -181,10 +195,10 @@ def take_head(model, tensors, config, folder, stem=STEM):
     if not found:
         if classifier in saved or config["task_type"] == "SEQ_CLS":  # which PEFT takes to name the classifier
             raise ValueError(f"{folder}: the trained head is missing; expected {prefix}weight beside the method's own tensors, "
-                             f"as modules_to_save {saved!r} and task_type {config['task_type']!r} say")
+                             f"as modules_to_save {saved!r} and task_type {config['task_type']!r} say; fetch or train it again")
         return None
     own = dict(unwrap(model.get("head.classifier")).named_parameters())
-    files.check_tensors(folder / WEIGHTS, {prefix + part: p.shape[::-1] for part, p in own.items()}, found)
+    check_tensors(folder / WEIGHTS, {prefix + part: p.shape[::-1] for part, p in own.items()}, found)
     return {name.removeprefix(prefix): array for name, array in found.items()}
 
 

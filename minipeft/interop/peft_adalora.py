@@ -11,8 +11,8 @@ import numpy as np
 from ..data import files
 from ..methods import AdaLoRA, attach
 from ..nn import unwrap
-from .peft import (CONFIG, STEM, TARGETS, WEIGHTS, config_fields, fill_head, is_positive, is_whole, linear_modules, read_config,
-                   read_weights, short_names, take_head, targeted)
+from .peft import (CONFIG, STEM, TARGETS, WEIGHTS, check_tensors, config_fields, fill_head, is_positive, is_whole, linear_modules,
+                   read_config, read_weights, short_names, take_head, targeted)
 
 TINY = 1e-5  # what PEFT adds to the rank before it divides by it
 
@@ -76,7 +76,7 @@ def load(model, folder, name="default", note=None):
                          f"{model.config.model_type} model")
     head = take_head(model, tensors, config, folder)
     ranks = {module: _rank(config, module) for module in chosen}
-    files.check_tensors(folder / WEIGHTS, _expected(model, modules, ranks), tensors)
+    check_tensors(folder / WEIGHTS, _expected(model, modules, ranks), tensors)
     factors, own = {}, note.get("ranks") or {}
     for module in chosen:
         a, b, e = (tensors[f"{STEM}{module}.lora_{part}"].astype(np.float32) for part in "ABE")

@@ -12,8 +12,8 @@ import numpy as np
 from ..data import files
 from ..methods import IA3, attach
 from ..nn import unwrap
-from .peft import (CONFIG, STEM, TARGETS, WEIGHTS, NotRepresentable, config_fields, fill_head, linear_modules, read_config,
-                   read_weights, short_names, take_head, targeted)
+from .peft import (CONFIG, STEM, TARGETS, WEIGHTS, NotRepresentable, check_tensors, config_fields, fill_head, linear_modules,
+                   read_config, read_weights, short_names, take_head, targeted)
 
 
 def files_of(attachment, base=None):
@@ -59,7 +59,7 @@ def load(model, folder, name="default", note=None):
                          f"{model.config.model_type} model")
     inputs = {module for module in chosen if _is_input(config["feedforward_modules"], module)}
     head = take_head(model, tensors, config, folder)
-    files.check_tensors(folder / WEIGHTS, _expected(model, modules, chosen, inputs), tensors)
+    check_tensors(folder / WEIGHTS, _expected(model, modules, chosen, inputs), tensors)
     scales, fed = {}, []
     for module in chosen:
         flat = tensors[f"{STEM}{module}.ia3_l"].astype(np.float32).reshape(-1)
@@ -77,12 +77,8 @@ def load(model, folder, name="default", note=None):
         method = IA3([path for path in scales if path not in fed], fed)
     method.trains_head = head is not None or note.get("head") is not None
     attachment = attach(model, method, name)
-    try:
-        own = {path: w.l.shape for path, w in attachment.wrappers.items() if w is not attachment.head}
-        files.check_tensors(folder / CONFIG, own, scales)
-    except ValueError:
-        attachment.detach()
-        raise
+    own = {path: w.l.shape for path, w in attachment.wrappers.items() if w is not attachment.head}
+    check_tensors(folder / CONFIG, own, scales)
     for path, scale in scales.items():
         attachment.wrappers[path].l.data = scale.copy()
     fill_head(attachment, head)

@@ -14,8 +14,8 @@ import numpy as np
 from ..data import files
 from ..methods import METHODS, DoRA, LoRA, attach
 from ..nn import unwrap
-from .peft import (CONFIG, STEM, TARGETS, WEIGHTS, config_fields, fill_head, is_positive, is_regex, is_whole, linear_modules,
-                   read_config, read_weights, short_names, take_head, targeted)
+from .peft import (CONFIG, STEM, TARGETS, WEIGHTS, check_tensors, config_fields, fill_head, is_positive, is_regex, is_whole,
+                   linear_modules, read_config, read_weights, short_names, take_head, targeted)
 
 # ---- writing ---------------------------------------------------------------------------------------------------
 
@@ -155,7 +155,7 @@ def load(model, folder, name="default", note=None):
                          f"{model.config.model_type} model")
     rank_of = {m: _pattern(config["rank_pattern"], m, config["r"]) for m in chosen}
     head = take_head(model, tensors, config, folder)
-    files.check_tensors(folder / WEIGHTS, _expected(model, modules, rank_of, config["use_dora"]), tensors)
+    check_tensors(folder / WEIGHTS, _expected(model, modules, rank_of, config["use_dora"]), tensors)
     method = (DoRA if config["use_dora"] else LoRA)(config["r"], config["lora_alpha"], [], config["lora_dropout"],
                                                     rank_stabilised=bool(config["use_rslora"]))
     method.limited = False

@@ -11,8 +11,8 @@ import numpy as np
 from ..data import files
 from ..methods import METHODS, attach
 from ..methods.shapes import core_widths
-from .peft import (CONFIG, WEIGHTS, NotRepresentable, config_fields, fill_head, is_whole, read_config, read_raw_config,
-                   read_weights, take_head)
+from .peft import (CONFIG, WEIGHTS, NotRepresentable, check_tensors, config_fields, fill_head, is_whole, read_config,
+                   read_raw_config, read_weights, take_head)
 
 TENSOR, STEM = "prompt_embeddings", "base_model."
 TYPES = {"PREFIX_TUNING": "prefix", "PROMPT_TUNING": "prompt"}
@@ -73,7 +73,7 @@ def load(model, folder, name="default", note=None):
     widths = core_widths(config)
     shape = (tokens, 2 * sum(widths.values())) if kind == "PREFIX_TUNING" else (tokens * (2 if config.encoder_decoder else 1),
                                                                                 config.hidden_size)
-    files.check_tensors(folder / WEIGHTS, {TENSOR: shape}, tensors)
+    check_tensors(folder / WEIGHTS, {TENSOR: shape}, tensors)
     values = tensors[TENSOR].astype(np.float32)
     method = _method(folder, note, kind, tokens)
     if method.num_virtual_tokens != tokens:

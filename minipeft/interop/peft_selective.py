@@ -13,8 +13,8 @@ from ..data import files
 from ..methods import METHODS, attach
 from .hf import head_kind
 from .hf_names import places, shapes_on_disk, to_ours, to_theirs
-from .peft import (CONFIG, STEM, TARGETS, WEIGHTS, NotRepresentable, config_fields, fill_head, is_whole, linear_modules,
-                   read_config, read_raw_config, read_weights, take_head, targeted)
+from .peft import (CONFIG, STEM, TARGETS, WEIGHTS, NotRepresentable, check_tensors, config_fields, fill_head, is_whole,
+                   linear_modules, read_config, read_raw_config, read_weights, take_head, targeted)
 from .peft_lora import INDIFFERENT as LORA_INDIFFERENT
 
 BLOCK = re.compile(r"(.*?\b(?:layer|layers|h|block)\.\d+)\.")  # the name of a block, before what is inside it
@@ -158,15 +158,11 @@ def load(model, folder, name="default", note=None):
     parameters = {path: p.data for path, p in model.named_parameters()}
     shapes = shapes_on_disk(chosen, parameters)
     expected |= {disk[key]: shape for key, shape in shapes.items()}
-    files.check_tensors(folder / WEIGHTS, expected, tensors)
+    check_tensors(folder / WEIGHTS, expected, tensors)
     _check_zero(tensors, folder)
     arrays = {path: to_ours(place, tensors[disk[place.key]].astype(np.float32)) for path, place in chosen.items()}
     attachment = attach(model, method, name)
-    try:
-        _check_selection(attachment, arrays, folder)
-    except ValueError:
-        attachment.detach()
-        raise
+    _check_selection(attachment, arrays, folder)
     attachment.load_arrays(attachment.arrays() | {path: a for path, a in arrays.items() if path in attachment.base})
     fill_head(attachment, head)
     return attachment
@@ -185,8 +181,7 @@ def _check_zero(tensors, folder):
         other = name.replace(".lora_A.", ".lora_B.")
         if other in tensors and tensors[name].any() and tensors[other].any():
             raise ValueError(f"{folder / WEIGHTS}: {name} and its lora_B are not zero; a LoRA together with trained biases or "
-                             "layers "
-                             "are two methods, which are attached one after the other here")
+                             "layers are two methods, which are attached one after the other here")
 
 
 def _without_copies(tensors):
@@ -204,5 +199,4 @@ def _check_selection(attachment, arrays, folder):
     changed = [path for path, a in arrays.items() if path not in attachment.base and not np.array_equal(a, base[path])]
     if changed:
         raise ValueError(f"{folder / WEIGHTS}: holds changed values of {files.listed(changed)}, which {attachment.method.name} "
-                         "does "
-                         "not train (of layers only the last ones can be loaded)")
+                         "does not train (of layers only the last ones can be loaded)")

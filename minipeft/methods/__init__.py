@@ -8,9 +8,12 @@ from .bitfit import BitFit
 from .combine import combine
 from .compacter import Compacter
 from .dora import DoRA
+from .early_exit import EarlyExit, Joint, SelfDistilled, TwoStage
+from .exit_rules import RULES
 from .full import Full
 from .head import Head
 from .ia3 import IA3
+from .layer_skip import ExitLoss, draft_and_verify, layer_dropout
 from .layernorm import LayerNormTuning
 from .lora import LoRA
 from .lora_plus import LoRAPlus
@@ -23,6 +26,7 @@ from .rslora import RsLoRA
 from .soft_prompt import SoftPrompt
 from .targets import match
 from .task_embedding import TaskEmbedding
+from .token_exit import Confident, TokenExit
 from .top_k import TopK
 from .unfreezing import GradualUnfreezing, discriminative
 
@@ -30,6 +34,7 @@ METHODS = {method.name: method for method in (
     Full, Head, TopK, BitFit, LayerNormTuning, RandomMask, FisherMask, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, AdaLoRA, IA3, Houlsby,
     Pfeiffer, Parallel, Compacter, Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
 
-__all__ = ["AdapterDrop", "Attachment", "METHODS", "Method", "activate", "adapter_drop", "attach", "combine", "discriminative",
-           "GradualUnfreezing", "dequantise", "fisher_importance", "match", "mixed", "quantise",
+__all__ = ["AdapterDrop", "Attachment", "Confident", "EarlyExit", "ExitLoss", "GradualUnfreezing", "Joint", "METHODS", "Method",
+           "RULES", "SelfDistilled", "TokenExit", "TwoStage", "activate", "adapter_drop", "attach", "combine", "dequantise",
+           "discriminative", "draft_and_verify", "fisher_importance", "layer_dropout", "match", "mixed", "quantise",
            *(method.__name__ for method in METHODS.values())]

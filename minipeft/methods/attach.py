@@ -54,6 +54,9 @@ class Method:
     keeps_base = True    # whether the base's own values are kept where the method trains in place
     unmergeable = None
 
+    def check(self, config):
+        """Raise ValueError where the settings do not go with a `TransformerConfig`, as far as that alone tells."""
+
     def prepare(self, model, work, rng):
         """Look at the model and the training data before attaching; for a method that chooses by them what it trains."""
 
@@ -223,7 +226,7 @@ class Attachment:
         """Raise ValueError, saying why, where this attachment cannot be merged into the base."""
         wrappers, name = self._mergeable(), self.method.name
         if self.method.unmergeable:
-            raise ValueError(f"merge: {name} cannot be merged into a weight: {self.method.unmergeable}")
+            raise ValueError(f"merge: {name} cannot be merged into a weight: {self.method.unmergeable}; leave it attached")
         if self.base or not wrappers:
             raise ValueError(f"merge: {name} has nothing that can be merged into a weight; what it trains stands in the model "
                              "itself and costs what the base costs")
@@ -324,12 +327,12 @@ def attach(model, method, name="default", rng=None):
     if "values" not in vars(model):
         model.values = Values(model)
     if name in attachments:
-        raise ValueError(f"attach: the name {name!r} is taken; attached: {', '.join(attachments)}")
+        raise ValueError(f"attach: the name {name!r} is taken; attached: {', '.join(attachments)}; choose another name, or "
+                         "detach that one first")
     stored = next((path for path in linear_paths(model) if not isinstance(unwrap(model.get(path)).weight, Parameter)), None)
     if method.full_precision and stored is not None:
         raise ValueError(f"attach: {method.name} trains weights, and {stored} is stored in 4 bits; dequantise the model first, "
-                         "or "
-                         "attach LoRA, which trains beside them")
+                         "or attach LoRA, which trains beside them")
     with none_active(model):  # so that a method that looks at the base sees the base
         wrappers = method.wrappers(model, rng or np.random.default_rng(0))
         base = method.base_parameters(model)
@@ -403,6 +406,20 @@ def _restore_all(model, states):
 
 
 @contextlib.contextmanager
+def all_or_nothing(model):
+    """Where this block raises, what was attached in it is taken off, and those that were active before are active again."""
+    before = {name: attachment._state() for name, attachment in vars(model).get("attachments", {}).items()}
+    try:
+        yield
+    except BaseException:
+        for name in [name for name in vars(model).get("attachments", {}) if name not in before]:
+            model.attachments[name].detach()
+        if before:
+            _restore_all(model, before)
+        raise
+
+
+@contextlib.contextmanager
 def none_active(model):
     """Inside this block no attachment of a model is active, except those that are merged."""
     states = {name: attachment._state() for name, attachment in model.attachments.items()}
@@ -413,11 +430,27 @@ def none_active(model):
         _restore_all(model, states)
 
 
+class CountedRows(Wrapper):
+    """The word vectors of a batch that must have as many rows as there are names."""
+
+    level, attachment = -1, ""
+
+    def __init__(self, wrapped, names):
+        super().__init__(wrapped)
+        self.names = names
+
+    def forward(self, ids, *others):
+        if len(ids) != len(self.names):
+            raise ValueError(f"mix: expected one name for each row, got {len(self.names)} names for a batch of {len(ids)} rows")
+        return self.wrapped(ids, *others)
+
+
 @contextlib.contextmanager
 def mixed(model, names):
     """Inside this block row i of a batch goes through the attachment ``names[i]`` alone (None: through the base).
 
-    Raises ValueError for a name that is unknown, an attachment that is merged, and a method that cannot tell rows apart.
+    Raises ValueError for a name that is unknown, an attachment that is merged, and a method that cannot tell rows apart; and
+    inside, for a batch of another number of rows.
     """
     chosen = list(dict.fromkeys(name for name in names if name is not None))
     attachments = _known(model, chosen, "mix")
@@ -430,6 +463,8 @@ def mixed(model, names):
                              "LoRA and its kin and (IA)³ can")
     states = {name: attachment._state() for name, attachment in attachments.items()}
     wrappers = [(name, w) for name in chosen for w in attachments[name].wrappers.values()]
+    counted = CountedRows(model.get("embed.tokens"), names)
+    model.replace("embed.tokens", counted)
     try:
         activate(model, *chosen)
         for name, wrapper in wrappers:
@@ -438,4 +473,5 @@ def mixed(model, names):
     finally:
         for _, wrapper in wrappers:
             wrapper.rows = None
+        remove(model, "embed.tokens", counted)
         _restore_all(model, states)

@@ -7,7 +7,7 @@ takes out; so db_k = 0 exactly, except where keys are rotated after the bias is 
 
 Ben Zaken, Ravfogel, Goldberg, ACL 2022, arXiv:2106.10199, sections 2 and 3.
 
-Shapes: b as wide as its map, D or F. Count for BERT: (7 D + F) L + D, of the pooler where the head has one D more; two
+Shapes: b as wide as its map, D or F. Count for BERT: (7 D + F) L + D, and D more of the pooler where the head reads it; two
 terms: (D + F) L. Trained in place: inference costs what the base costs.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..nn import Parameter, Wrapper, unwrap
 from .attach import Method
-from .shapes import bias_sizes, linear_shapes, norm_sizes
+from .shapes import bias_sizes, linear_shapes, norm_sizes, pooler_sizes
 from .targets import linear_paths
 
 TERMS = {"all": None, "two": ("attn.q", "cross.q", "mlp.up", "mlp.gate")}
@@ -81,8 +81,7 @@ class BitFit(Method):
         chosen = {f"{path}.bias": biases[path] for path in self._chosen(biases)}
         if not chosen and not self.add_zero_biases:
             raise ValueError(f"bitfit: this {model.config.model_type} model has no bias to train; BitFit(add_zero_biases=True) "
-                             "adds "
-                             "biases of zeros to the maps of its blocks and trains those (PEFT has no place for them)")
+                             "adds biases of zeros to the maps of its blocks and trains those (PEFT has no place for them)")
         return chosen
 
     def formula(self, path, wrapper):
@@ -94,4 +93,5 @@ class BitFit(Method):
             sizes = {path: d_out for path, (_, d_out) in linear_shapes(config).items()}
         if config.model_type in ("bert", "gpt2"):  # whose norms have biases
             sizes = sizes | {path: size // 2 for path, size in norm_sizes(config).items()}
+        sizes = sizes | {path: d_out for path, (_, d_out) in pooler_sizes(config).items()}
         return sum(sizes[path] for path in self._chosen(sizes))

@@ -59,8 +59,7 @@ def combine(model, weights, name, rank=None):
     if rank is not None:
         worst = max(far, key=far.get)
         attachment.note = (f"re-factored to rank {rank}: off the exact sum by {np.mean(list(far.values())):.2g} of its size on "
-                           "average, "
-                           f"{far[worst]:.2g} at most (at {worst})")
+                           f"average, {far[worst]:.2g} at most (at {worst})")
     activate(model, name)
     return attachment
 

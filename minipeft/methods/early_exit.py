@@ -44,13 +44,17 @@ class Joint:
 
     trains_model = needs_labels = True
 
-    def __call__(self, logits, labels):
-        count, given = len(logits), self.weights
+    def shares(self, count):
+        """w_i of ``count`` exits, an array. Raises ValueError where the given weights are not as many, or no weights."""
+        given = self.weights
         named = {"equal": np.ones(count), "depth": np.arange(1, count + 1) / (count * (count + 1) / 2)}
         weights = named.get(given) if isinstance(given, str) else np.asarray(given, np.float64)
         if weights is None or weights.shape != (count,) or not (weights >= 0).all() or not 0 < weights.sum() < math.inf:
             raise ValueError(f"joint: expected equal, depth or {count} weights of 0 or more, one for each exit, got {given!r}")
-        return sum(F.cross_entropy(z, labels) * float(w) for z, w in zip(logits, weights) if w > 0)
+        return weights
+
+    def __call__(self, logits, labels):
+        return sum(F.cross_entropy(z, labels) * float(w) for z, w in zip(logits, self.shares(len(logits))) if w > 0)
 
 
 @dataclass
@@ -146,12 +150,9 @@ class EarlyExit(Module):
     def predict(self, rule, input_ids, attention_mask=None, token_type_ids=None):
         """Classify a batch, each example leaving at the first exit that ``rule`` accepts; see `exit_rules.walk`.
 
-        Raises ValueError where an exit was never trained, or the rows go through different attachments.
+        Raises ValueError where an exit was never trained, or as `walk` does.
         """
         self.check_trained()
-        if any(getattr(module, "rows", None) is not None for module in self.model.modules()):
-            raise ValueError("early exit: the rows of this batch go through different attachments, but the exits were trained "
-                             "for one; predict with each attachment by itself")
         return walk(self.model, self.heads(), rule, input_ids, attention_mask, token_type_ids)
 
     def train(self, rng):
@@ -187,8 +188,7 @@ class EarlyExit(Module):
                  if np.array_equal(head.classifier.weight.data, drawn)]
         if fresh:
             raise ValueError(f"early exit: exit {', '.join(fresh)} of {len(self.heads())} was never trained, so that examples "
-                             "would "
-                             "leave there at random; train with training.fit on trainable(), or use load_exits")
+                             "would leave there at random; train with training.fit on trainable(), or use load_exits")
 
     # ---- files ----
 

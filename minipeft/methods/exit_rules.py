@@ -61,6 +61,10 @@ class Rule:
         """
         raise TypeError(f"{type(self).__name__} does not say who leaves")
 
+    def at(self, token, length):
+        """The rule for the ``token``-th of at most ``length`` written tokens; the same for all, unless a rule says otherwise."""
+        return self
+
 
 class Entropy(Rule):
     """Leave where the distribution over the classes is sharp enough."""
@@ -111,7 +115,13 @@ def walk(model, heads, rule, input_ids, attention_mask=None, token_type_ids=None
 
     Returns:
         `Exited`. The blocks that follow an exit see only the rows that went on: states, mask and position ids alike.
+
+    Raises:
+        ValueError: the rows go through different attachments, which would not notice that some rows have left.
     """
+    if any(getattr(module, "rows", None) is not None for module in model.modules()):
+        raise ValueError("early exit: the rows of this batch go through different attachments, but the exits were trained for "
+                         "one; predict with each attachment by itself")
     with no_grad():
         x, mask, position_ids, virtual = model.enter(input_ids, attention_mask, token_type_ids)
         here, memory, logits = np.arange(len(x)), None, None  # here: which examples the rows of x are

@@ -2,14 +2,14 @@
 
     theta <- theta - eta dL/dtheta,   starting from the pre-trained theta_0
 
-Devlin, Chang, Lee, Toutanova, NAACL 2019, arXiv:1810.04805, section 3.2. Count: all N parameters. Nothing is attached
-and nothing need be merged.
+Devlin, Chang, Lee, Toutanova, NAACL 2019, arXiv:1810.04805, section 3.2. Count: all N parameters, BERT's pooler included
+where the head reads it. Nothing is attached and nothing need be merged.
 """
 
 from dataclasses import dataclass
 
 from .attach import Method
-from .shapes import body_size
+from .shapes import body_size, pooler_sizes
 
 
 @dataclass
@@ -30,4 +30,5 @@ class Full(Method):
         return dict(model.named_parameters())
 
     def count(self, config):
-        return body_size(config)
+        pooler = sum(d_in * d_out + d_out for d_in, d_out in pooler_sizes(config).values())
+        return body_size(config) + pooler

@@ -2,9 +2,10 @@
 
     logits = pool(states) W + b,   states from the frozen model
 
-Also called feature-based transfer or a linear probe: Devlin, Chang, Lee, Toutanova, NAACL 2019, arXiv:1810.04805, section
-5.3. Count: D C + C for C classes (D V for a language model whose
-output map is not tied). Nothing need be merged.
+Also called feature-based transfer or a linear probe: Devlin, Chang, Lee, Toutanova, NAACL 2019, arXiv:1810.04805, section 5.3.
+
+Shapes: W (D, C), b (C,). Count: D C + C for C classes (D V for a language model whose output map is not tied); it is the head's
+own, so that nothing is counted besides the head. Nothing need be merged.
 """
 
 from dataclasses import dataclass

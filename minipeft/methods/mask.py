@@ -135,8 +135,8 @@ class FisherMask(RandomMask):
     def choose(self, model, sizes, rng):
         if self.importance is None:
             raise ValueError("fisher_mask: needs the importance of each parameter; give "
-                             "FisherMask(importance=fisher_importance(model, "
-                             "batches)), or let prepare() compute it from training data")
+                             "FisherMask(importance=fisher_importance(model, batches)), or let prepare() compute it from "
+                             "training data")
         parts = [self.importance[f"{path}.{name}"].reshape(-1) for path in sizes
                  for name, _ in unwrap(model.get(path)).named_parameters()]
         scores = np.concatenate(parts)

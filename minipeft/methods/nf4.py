@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import autograd as F
 from ..kernels import dequantise_nf4, quantise_nf4
-from ..nn import Linear, Parameter, Wrapper
+from ..nn import Linear, Parameter, Wrapper, unwrap
 from .targets import linear_paths, match
 
 BLOCK, GROUP = 64, 256  # weights that share a scale, and scales that share one
@@ -93,8 +93,8 @@ def quantise(model, targets=None, double=True):
         if isinstance(linear, Linear4bit):
             raise ValueError(f"quantise: {path} is in 4 bits already; dequantise the model first")
         if isinstance(linear, Wrapper) or not np.isfinite(linear.weight.data).all():
-            raise ValueError(f"quantise: {path}.weight " + ("is wrapped" if isinstance(linear, Wrapper) else "holds NaN or "
-                                                                                                             "infinity"))
+            fault = "is wrapped" if isinstance(linear, Wrapper) else "holds NaN or infinity"
+            raise ValueError(f"quantise: {path}.weight {fault}")
     report = []
     for path in paths:
         weight = model.get(path).weight.data
@@ -104,6 +104,16 @@ def quantise(model, targets=None, double=True):
         report.append({"path": path, "weights": weight.size, "bytes": stored.nbytes, "bits": 8 * stored.nbytes / weight.size,
                        "error": float(off / size) if size else 0.0})
     return report
+
+
+def summary(report):
+    """What `quantise` reported, on one line: memory before and after (MB of 10^6 bytes), bits a weight, and the error."""
+    weights, stored = sum(row["weights"] for row in report), sum(row["bytes"] for row in report)
+    worst = max(report, key=lambda row: row["error"])
+    mean = sum(row["error"] for row in report) / len(report)
+    return (f"4-bit base: {len(report)} maps of {weights:,} weights in {stored / 1e6:.2f} MB instead of "
+            f"{4 * weights / 1e6:.2f} MB, {8 * stored / weights:.3f} bits a weight; error |W - W~| / |W| {mean:.3f} on average, "
+            f"{worst['error']:.3f} at most (at {worst['path']})")
 
 
 def dequantise(model):
@@ -119,6 +129,18 @@ def dequantise(model):
     return model
 
 
-def is_quantised(model):
-    """Whether some map of a model is in 4 bits."""
-    return any(isinstance(module, Linear4bit) for _, module in model.named_modules())
+def quantised(model):
+    """The settings with which `quantise` makes another model as this one is: {"targets", "double"}; None without 4 bits.
+
+    An adapter is saved with them, because it was trained beside these weights and no others.
+    """
+    maps = {path: unwrap(model.get(path)) for path in linear_paths(model)}
+    stored = [path for path, linear in maps.items() if isinstance(linear, Linear4bit)]
+    if not stored:
+        return None
+    return {"targets": None if len(stored) == len(maps) else stored, "double": maps[stored[0]].weight.double}
+
+
+def weights_in_4_bits(model):
+    """How many weights of a model are in 4 bits; they are no Parameters, so that no other count has them."""
+    return sum(module.weight.size for _, module in model.named_modules() if isinstance(module, Linear4bit))

@@ -35,8 +35,8 @@ class LabelOutput(Wrapper):
 
     def forward(self, h):
         place = F.Tensor(self.place)
-        change = self.b @ place if self.d is None else F.linear(h, F.swap_last(self.d)) @ place  # (V,) or (..., V)
-        return self.wrapped(h) + change
+        each = self.b.reshape(1, -1) if self.d is None else F.linear(h, F.swap_last(self.d))  # (1, C) or (..., C)
+        return self.wrapped(h) + each @ place  # (..., V)
 
     def merged_arrays(self, weight, bias):
         """W with the labels' columns moved, and b."""

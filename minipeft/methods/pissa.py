@@ -33,8 +33,6 @@ def principal_factors(weight, rank):
 class PiSSALinear(LoRALinear):
     """A Linear beside which a low-rank product moves away from the weight's own principal part. A fresh one changes nothing."""
 
-    fixed = ("U0", "V0")
-
     def __init__(self, wrapped, rank, dropout, rng):
         super().__init__(wrapped, rank, 1.0, dropout, rng)
         self.U0, self.V0 = principal_factors(unwrap(wrapped).weight.data, rank)

@@ -126,7 +126,7 @@ class Prefix(Method):
         """How many of the learned positions the virtual tokens take."""
         return self.num_virtual_tokens if self.shift_positions else 0
 
-    def _check(self, config):
+    def check(self, config):
         n = self.num_virtual_tokens
         check_tokens("prefix", n, self.shift_positions, config)
         if self.initial not in ("random", "words"):
@@ -142,7 +142,7 @@ class Prefix(Method):
 
     def wrappers(self, model, rng):
         config, n = model.config, self.num_virtual_tokens
-        self._check(config)
+        self.check(config)
         kind = model.embed.tokens.weight.dtype.type
         draw = lambda width: rng.standard_normal((n, width)).astype(kind) * kind(0.5)
         known = activations(model, self.words) if self.initial == "words" else {}

@@ -2,8 +2,7 @@
 
 
 def block_names(config):
-    """[(path of a block, the names of its attentions)] of every block: ``attn``, and ``cross`` in a decoder that reads an "
-      "encoder."""
+    """[(path of a block, the names of its attentions)]: ``attn``, and in an encoder-decoder's decoder ``cross`` too."""
     if not config.encoder_decoder:
         return [(f"blocks.{i}", ["attn"]) for i in range(config.num_hidden_layers)]
     return ([(f"encoder.blocks.{i}", ["attn"]) for i in range(config.num_hidden_layers)]
@@ -72,6 +71,11 @@ def embedding_size(config):
     rows = config.vocab_size + config.type_vocab_size + (config.max_position_embeddings if config.learned_positions else 0)
     sides = 2 if config.encoder_decoder else 0
     return rows * config.hidden_size + sides * config.relative_attention_num_buckets * config.num_attention_heads
+
+
+def pooler_sizes(config):
+    """{path: (D_in, D_out)} of BERT's pooler, where the classification reads it."""
+    return {"head.pooler": (config.hidden_size, config.hidden_size)} if config.pooling == "pooler" else {}
 
 
 def body_size(config):

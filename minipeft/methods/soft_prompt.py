@@ -76,7 +76,7 @@ class SoftPrompt(Method):
         """How many of the learned positions the virtual tokens take."""
         return self.num_virtual_tokens if self.shift_positions else 0
 
-    def _check(self, config):
+    def check(self, config):
         check_tokens("prompt", self.num_virtual_tokens, self.shift_positions, config)
         if self.initial not in INITIAL:
             raise ValueError(f"prompt: initial must be one of {', '.join(INITIAL)}, got {self.initial!r}")
@@ -98,7 +98,7 @@ class SoftPrompt(Method):
         return table[[*first, *drawn]]
 
     def wrappers(self, model, rng):
-        self._check(model.config)
+        self.check(model.config)
         tokens = model.embed.tokens
         out = {"embed.tokens": PromptedTokens(tokens, self.start(tokens.weight.data, rng))}
         if not self.shift_positions and not model.config.encoder_decoder:

@@ -86,8 +86,7 @@ class Values:
             if parameter is not None and array is not parameter.data:
                 if isinstance(self.holder[name], str):
                     raise ValueError(f"merge: {name} is trained in place by attachment {self.holder[name]!r}, so that nothing "
-                                     "can "
-                                     "be merged into it; deactivate that one, or unmerge")
+                                     "can be merged into it; deactivate that one, or unmerge")
                 parameter.data, parameter.requires_grad, self.holder[name] = array, False, self.MERGED
 
 

@@ -55,14 +55,14 @@ class TransformerConfig:
             fill("num_key_value_heads", self.num_attention_heads)
         if self.head_dim is None:
             if self.hidden_size % self.num_attention_heads:
-                raise ValueError(f"config: hidden_size {self.hidden_size} is not a multiple of "
-                                 f"num_attention_heads {self.num_attention_heads}")
+                raise ValueError(f"config: hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                                 f"{self.num_attention_heads}; take a number of heads that divides it, or give head_dim")
             fill("head_dim", self.hidden_size // self.num_attention_heads)
         if self.gated is None:
             fill("gated", self.model_type == "llama")
         if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(f"config: num_attention_heads {self.num_attention_heads} is not a multiple of "
-                             f"num_key_value_heads {self.num_key_value_heads}")
+            raise ValueError(f"config: num_attention_heads {self.num_attention_heads} is not a multiple of num_key_value_heads "
+                             f"{self.num_key_value_heads}; each key head serves a whole number of query heads")
         if self.rotary and self.head_dim % 2:
             raise ValueError(f"config: rotary positions need an even head_dim, got {self.head_dim}")
         if self.encoder_decoder and (self.relative_attention_num_buckets < 4 or self.relative_attention_max_distance

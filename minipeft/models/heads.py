@@ -94,10 +94,14 @@ class LMHead(Module):
 
     def loss(self, states, logits, labels, virtual):
         """Mean cross-entropy of token t + 1 given the tokens up to t; labels (B, T), IGNORE (-100) where not counted."""
-        labels = check_ids("labels", labels, logits.shape[:2])
-        following = np.full_like(labels, IGNORE)
-        following[:, :-1] = labels[:, 1:]
-        return F.cross_entropy(logits, following)
+        return F.cross_entropy(logits, following(check_ids("labels", labels, logits.shape[:2])))
+
+
+def following(labels):
+    """What each place is to predict, the label (B, T) of the place behind it; IGNORE for the last."""
+    out = np.full_like(labels, IGNORE)
+    out[:, :-1] = labels[:, 1:]
+    return out  # (B, T)
 
 
 class Seq2SeqLMHead(LMHead):

@@ -127,9 +127,14 @@ class Attention(Module):
         batch, length, _ = x.shape
         return x.reshape(batch, length, heads, self.head_width).swapaxes(1, 2)
 
-    def keys_values(self, h):
-        """k and v of states (B, S, D), (B, H', S, K) each."""
-        return self.split(self.k(h), self.key_heads), self.split(self.v(h), self.key_heads)
+    def keys_values(self, h, position_ids=None):
+        """k and v of normalised states (B, S, D), (B, H', S, K) each; the keys are turned where positions are rotary."""
+        k, v = self.split(self.k(h), self.key_heads), self.split(self.v(h), self.key_heads)
+        return k if self.rotary is None else self.rotary(k, position_ids), v
+
+    def store(self, x, position_ids, cache):
+        """Put the keys and values of states (B, T, D) into a LayerCache, and compute nothing else of this sub-layer."""
+        cache.append(*self.keys_values(x if self.norm is None else self.norm(x), position_ids))
 
     def forward(self, x, mask=None, position_ids=None, cache=None, bias=None, source=None):
         """One call.
@@ -146,9 +151,8 @@ class Attention(Module):
         if source is not None:
             k, v = self.keys_values(source) if cache is None else cache.once(lambda: self.keys_values(source))  # (B, H', S, K)
         else:
-            k, v = self.keys_values(h)  # (B, H', T, K)
-            if self.rotary is not None:
-                q, k = self.rotary(q, position_ids), self.rotary(k, position_ids)
+            q = q if self.rotary is None else self.rotary(q, position_ids)
+            k, v = self.keys_values(h, position_ids)  # (B, H', T, K)
             if cache is not None:
                 k, v = cache.append(k, v)  # (B, H', S, K)
         a = self.core(q, k, v, mask, bias, self.scale)  # (B, H, T, K)

@@ -80,9 +80,9 @@ def mixout(model, probability):
              and getattr(m.weight, "requires_grad", False)]
     wrapped = [path for path in paths if isinstance(model.get(path), Wrapper)]
     if not paths or wrapped:
-        raise ValueError("mixout: " + (f"{wrapped[0]} has an attachment on it; mixout goes with training in place" if wrapped else
-                                       "no weight of the blocks is trained in place (it goes with methods such as full and "
-                                       "top_k)"))
+        reason = (f"{wrapped[0]} has an attachment on it; mixout goes with training in place" if wrapped else
+                  "no weight of the blocks is trained in place (it goes with methods such as full and top_k)")
+        raise ValueError(f"mixout: {reason}")
     try:
         for path in paths:
             model.replace(path, MixoutLinear(model.get(path), probability))

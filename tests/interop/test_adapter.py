@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from minipeft.data import files
 from minipeft.interop import load_adapter, load_pretrained, load_with_adapter, make_model, save_adapter, save_pretrained
 from minipeft.interop.adapter import read_note
-from minipeft.methods import Full, Head, LoRA, attach
+from minipeft.methods import METHODS as EVERY
+from minipeft.methods import Full, Head, LoRA, attach, quantise
+from minipeft.methods.nf4 import quantised, weights_in_4_bits
 from minipeft.models import TransformerConfig
 from minipeft.nn import Wrapper
 from minipeft.training import AdamW
@@ -133,7 +135,9 @@ def test_what_lies_in_the_folder(family, task, pooling, method, names, tmp_path)
     note = files.read_json(tmp_path / "some" / "where" / NOTE, "note")
     settings = dataclasses.asdict(attachment.method) if method == "lora" else {}
     assert note == {"method": method, "settings": settings, "format": "library" if method == "lora" else "own", "model_type": family, "task": task, "labels": list(LABELS) if task == "classify" else [], "pooling": pooling,
-                    "head": HEAD if HEAD in names else None, "base": str(base),
+                    "head": HEAD if HEAD in names else None, "base": str(base), "quantised": None,
+                    "shape": {"hidden_size": 12, "num_hidden_layers": 2, "num_decoder_layers": 0, "num_attention_heads": 4 if family == "llama" else 3,
+                              "num_key_value_heads": 2 if family == "llama" else 3, "head_dim": 4, "intermediate_size": 10},
                     "ranks": {} if method == "head" else {f"blocks.{i}.attn.{seam}": 3 for i in range(2) for seam in "qv"}}
     if HEAD in names:
         head = files.read_tensors(tmp_path / "some" / "where" / HEAD)
@@ -214,6 +218,25 @@ def test_what_is_not_an_adapter_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("targets,double", [(None, True), (["blocks.0.mlp.up", "blocks.1.attn.v"], False)])
+@pytest.mark.parametrize("name", ["lora", "dora", "prefix", "houlsby", "bitfit", "head"])
+def test_an_adapter_trained_on_a_base_in_4_bits_comes_back_on_one(name, targets, double, tmp_path):
+    base = base_folder(tmp_path, "bert", "mean")
+    model = load_pretrained(base, task="classify", labels=LABELS, pooling="mean", rng=np.random.default_rng(4))
+    plain = logits(model)
+    quantise(model, targets, double)
+    method = EVERY[name](**{"num_virtual_tokens": 3} if name == "prefix" else {})
+    attachment = train(model, attach(model, method, rng=np.random.default_rng(5)))
+    save_adapter(attachment, tmp_path / "adapter", base)
+    again, loaded = load_with_adapter(base, tmp_path / "adapter")
+    assert (logits(again) == logits(model)).all() and loaded.table() == attachment.table()
+    with attachment.disabled(), loaded.disabled():
+        assert (logits(again) != plain).any()
+    stored = files.read_json(tmp_path / "adapter" / NOTE, "note")["quantised"]
+    assert stored == {"targets": targets, "double": double} == quantised(again)
+    assert weights_in_4_bits(again) == (2 * (4 * 144 + 240) if targets is None else 120 + 144)
+
+
 # ---- folders that PEFT wrote ----------------------------------------------------------------------------------------
 
 
@@ -223,7 +246,7 @@ def test_what_is_not_an_adapter_is_not_saved(tmp_path):
 def test_a_golden_folder_needs_no_note(name, task, labels, pooling, shared):
     folder, base = shared / "golden/peft" / name, shared / "golden" / name.split("_")[0]
     assert read_note(folder) == {"method": None, "settings": {}, "format": "library", "model_type": None, "task": task, "labels": labels, "pooling": pooling,
-                                 "head": None, "ranks": {}}
+                                 "head": None, "ranks": {}, "shape": {}, "quantised": None}
     model = load_with_adapter(base, folder)[0]
     arrays = np.load(f"{base}.npz")
     inputs, expected = {n: arrays[n] for n in ("input_ids", "attention_mask")
@@ -334,6 +357,8 @@ def refused(folder, message, model=None):
     ("labels", "a list of names", ["no,yes", {"0": "no"}, [0, 1], None, [["no"]]]),
     ("pooling", "mean, cls, pooler, last or null", ["max", 3, ["mean"], True]),
     ("head", "'head.safetensors' or null", ["../head.safetensors", True, []]),
+    ("quantised", "null or the targets and double of a base in 4 bits", [True, {"double": True}, {"targets": 3, "double": True}]),
+    ("shape", "an object of hidden_size, num_hidden_layers,", [[3], {"width": 3}, None, "12"]),
     ("ranks", "an object of paths and whole numbers from 1 on",
      [[3], {"blocks.0.attn.q": 0}, {"blocks.0.attn.q": "3"}, {"blocks.0.attn.q": True}, None]),
 ] for value in values])

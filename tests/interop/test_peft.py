@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from minipeft.data import files
-from minipeft.interop import load_peft, load_pretrained, make_model, save_peft, save_pretrained
+from minipeft.interop import load_adapter, load_peft, load_pretrained, make_model, save_adapter, save_peft, save_pretrained
 from minipeft.interop.peft import targeted as _targeted
 from minipeft.interop.peft_lora import _pattern
-from minipeft.methods import LoRA, attach
+from minipeft.methods import METHODS, LoRA, attach
 from minipeft.models import TransformerConfig
 from minipeft.nn import Wrapper
 
@@ -168,13 +169,16 @@ OURS = {  # a case, and the LoRA that is written
 
 # ---- the stored adapters of PEFT -------------------------------------------------------------------------------------
 
-LORAS = ["bert_lora_qv", "bert_lora_all_rslora", "gpt2_lora_c_attn", "gpt2_lora_mlp", "llama_lora_qkvo", "t5_lora_qv", "bert_dora_qv",
-         "llama_dora_mlp"]
-GOLDEN = [*LORAS, "bert_ia3", "bert_prefix", "gpt2_prefix", "bert_prompt", "gpt2_prompt"]
+# Every folder that is there is tested, a new one too; without ../shared one name is left, whose tests are skipped.
+STORED = {path.parent.name: files.read_json(path, "config")["peft_type"]
+          for path in sorted((Path(__file__).resolve().parents[3] / "shared/golden/peft").glob(f"*/{CONFIG}"))} or {"none": "LORA"}
+GOLDEN, LORAS = list(STORED), [name for name, kind in STORED.items() if kind == "LORA"]
 
 
-def test_every_golden_adapter_is_here(shared):
-    assert sorted(path.name for path in (shared / "golden/peft").glob("*")) == sorted(GOLDEN)
+def test_the_golden_adapters_are_of_every_kind_and_family(shared):
+    assert sorted(path.name for path in (shared / "golden/peft").iterdir()) == sorted(GOLDEN) and len(GOLDEN) >= 13
+    assert set(STORED.values()) >= {"LORA", "IA3", "PREFIX_TUNING", "PROMPT_TUNING"}
+    assert {name.split("_")[0] for name in LORAS} >= {"bert", "gpt2", "llama", "t5"}
 
 
 def golden_logits(shared, name, model):
@@ -359,7 +363,7 @@ PEFTS = {
                       "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}),
     "llama, all linear": (LLAMA, {"task_type": "CAUSAL_LM", "r": 3, "lora_alpha": 7, "target_modules": "all-linear",
                                   "use_rslora": True}),
-    "llama, even rank, orthogonal": (LLAMA, {"task_type": "CAUSAL_LM", "r": 2, "target_modules": ["gate_proj", "down_proj"],
+    "llama, even rank, orthogonal": (LLAMA, {"task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 3, "target_modules": ["gate_proj", "down_proj"],
                                              "init_lora_weights": "orthogonal"}),
     "llama, classes": (LLAMA_CLASSES, {"task_type": "SEQ_CLS", "r": 3, "lora_alpha": 7, "target_modules": ["up_proj"]}),
 }
@@ -722,3 +726,44 @@ def test_a_flipped_bit_in_either_file_gives_an_adapter_or_one_line(where, bit, s
             load_peft(make(*BERT), damaged)
         except ValueError as error:
             assert "\n" not in str(error) and str(error)
+
+
+# ---- selective fine-tuning in LoRA's clothes ---------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["bitfit", "top_k"])
+def selective(request, tmp_path):
+    """The folder of trained biases, or of a trained last layer, of a tiny BERT classifier; its tensors."""
+    method = METHODS[request.param](**{"layers": 1} if request.param == "top_k" else {})
+    save_peft(shake(attach(make(*BERT), method)), tmp_path / "adapter")
+    return tmp_path / "adapter", files.read_tensors(tmp_path / "adapter" / WEIGHTS)
+
+
+def test_a_lora_that_changes_something_beside_them_is_refused(selective):
+    folder, tensors = selective
+    a = next(name for name in tensors if name.endswith(".lora_A.weight"))
+    b = a.replace(".lora_A.", ".lora_B.")
+    files.write_tensors(folder / WEIGHTS, tensors | {a: np.ones_like(tensors[a])})
+    load_peft(make(*BERT), folder)  # one factor of zeros makes a change of zeros
+    files.write_tensors(folder / WEIGHTS, tensors | {a: np.ones_like(tensors[a]), b: np.ones_like(tensors[b])})
+    refused(folder, f"{folder / WEIGHTS}: {a} and its lora_B are not zero; a LoRA together with trained biases or layers are two methods")
+
+
+def test_what_the_method_does_not_train_must_be_the_bases(tmp_path):
+    save_adapter(shake(attach(make(*BERT), METHODS["bitfit"](terms="two"))), tmp_path)
+    tensors = files.read_tensors(tmp_path / WEIGHTS)
+    load_adapter(make(*BERT), tmp_path)
+    key = f"{STEM}bert.encoder.layer.0.attention.self.key.bias"  # stored, as every bias is, and not trained by the two terms
+    files.write_tensors(tmp_path / WEIGHTS, tensors | {key: tensors[key] + 1})
+    refused(tmp_path, f"{tmp_path / WEIGHTS}: holds changed values of blocks.0.attn.k.bias, which bitfit does not train", load=load_adapter)
+
+
+def test_of_layers_only_the_last_ones_can_be_loaded(tmp_path):
+    save_peft(shake(attach(make(*BERT), METHODS["top_k"](layers=1))), tmp_path)
+    tensors, own = files.read_tensors(tmp_path / WEIGHTS), "bert.encoder.layer.1"
+    swap = lambda name: name.replace("layer.1.", "layer.x.").replace("layer.0.", "layer.1.").replace("layer.x.", "layer.0.")
+    files.write_tensors(tmp_path / WEIGHTS, {swap(name): a for name, a in tensors.items()})
+    config = files.read_json(tmp_path / CONFIG, "config")
+    assert own in config["modules_to_save"]
+    edit(tmp_path, modules_to_save=["bert.encoder.layer.0", "classifier"], target_modules=[swap(f"{m}.")[:-1] for m in config["target_modules"]])
+    refused(tmp_path, f"{tmp_path / WEIGHTS}: missing tensors for blocks.1.")

@@ -48,6 +48,16 @@ def test_the_first_blocks_are_as_in_a_model_whose_adapters_there_are_zero(name, 
         assert (other.model(IDS).logits.data == got.logits.data).all()
 
 
+def test_dropping_switches_nothing_on():
+    model = make()
+    attachment = shaken(model, METHODS["pfeiffer"]())
+    with attachment.disabled():
+        base = model(IDS).logits.data
+        with adapter_drop(attachment, 1):
+            assert (model(IDS).logits.data == base).all()
+    assert (model(IDS).logits.data != base).any()
+
+
 def test_both_sides_of_an_encoder_decoder():
     model = make(model_type="t5", type_vocab_size=0, labels=(), pooling=None, num_decoder_layers=2, gated=True, decoder_start_token_id=0)
     attachment = shaken(model, METHODS["pfeiffer"]())

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minipeft.interop import make_model
-from minipeft.methods import METHODS, attach
+from minipeft.methods import METHODS, attach, mixed
 from minipeft.methods.early_exit import OBJECTIVES, EarlyExit, Joint, SelfDistilled, TwoStage
 from minipeft.methods.exit_rules import RULES, entropy, margin
 from minipeft.models import TransformerConfig
@@ -121,6 +121,13 @@ def test_counts_and_attachments():
     lora.load_arrays({p: a + rng.standard_normal(a.shape).astype(np.float32) for p, a in lora.arrays().items()})
     assert (exits.predict(RULES["entropy"](0.5), ids, mask).logits != plain).any()
     assert set(lora.named_parameters()) < set(exits.trainable())
+
+
+def test_rows_with_different_attachments_are_refused():
+    exits, (ids, mask) = make(), batch(0, rows=2)
+    attach(exits.model, METHODS["lora"](rank=2), name="a")
+    with mixed(exits.model, ["a", None]), pytest.raises(ValueError, match="early exit: the rows .* different attachments"):
+        exits.predict(RULES["entropy"](0.5), ids, mask)
 
 
 def test_an_exit_that_was_never_trained_is_refused(tmp_path):

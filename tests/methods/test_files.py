@@ -14,7 +14,8 @@ from minipeft.methods import METHODS
 FOLDER = Path(minipeft.methods.__file__).parent
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 FILES = sorted({Path(__import__(method.__module__, fromlist=["x"]).__file__) for method in METHODS.values()})
-OTHERS = [FOLDER / f"{name}.py" for name in ("nf4", "combine", "adapter_drop", "unfreezing", "virtual", "targets", "shapes", "values")]
+OTHERS = [FOLDER / f"{name}.py" for name in ("nf4", "combine", "adapter_drop", "unfreezing", "virtual", "targets", "shapes", "values",
+                                             "early_exit", "exit_rules")]
 BLANK = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 

@@ -178,6 +178,14 @@ def test_merge_and_unmerge_return_the_base_to_the_bit(rank, alpha, seed):
     assert not model.attachments
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_merging_returns_the_largest_change_whatever_its_sign(sign):
+    attachment = attach(decoder(), LoRA(rank=1, alpha=3, targets="blocks.1.attn.v"))
+    wrapper = attachment.wrappers["blocks.1.attn.v"]
+    wrapper.U.data, wrapper.V.data = np.ones((12, 1), np.float32), np.linspace(0.1, 0.5, 12, dtype=np.float32)[:, None] * np.float32(sign)
+    assert attachment.merge() == pytest.approx(1.5, rel=1e-5)
+
+
 def test_merged_equals_unmerged_in_float64():
     model = decoder().astype(np.float64)
     attachment = attach(model, LoRA(rank=3, alpha=5, targets="attn.*"))

@@ -2,6 +2,7 @@
 
 import re
 import tracemalloc
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from minipeft.interop import load_pretrained, make_model, save_pretrained
 from minipeft.kernels import dequantise_nf4, quantise_nf4
 from minipeft.kernels.nf4 import LEVELS
 from minipeft.methods import METHODS, attach, dequantise, quantise
-from minipeft.methods.nf4 import BLOCK, Linear4bit, Quantised
+from minipeft.methods.nf4 import BLOCK, Linear4bit, Quantised, summary
 from minipeft.models import TransformerConfig
 from minipeft.nn import Linear
 from minipeft.training import SGD
@@ -25,6 +26,18 @@ def make(width=24, layers=2, inner=20):
                                num_attention_heads=3, intermediate_size=inner, max_position_embeddings=24, initializer_range=0.3,
                                labels=("a", "b"), pooling="mean")
     return make_model(config, "classify", np.random.default_rng(0)).eval()
+
+
+def test_the_levels_are_quantiles_of_the_normal_distribution():
+    """Sixteen levels from 8 quantiles below and 9 above 0 that share 0, scaled to [-1, 1]; and as the paper prints them."""
+    quantile, offset = NormalDist().inv_cdf, (1 - 1 / 32 + 1 - 1 / 30) / 2  # appendix E: between those of 16 and of 15 levels
+    below = [-quantile(p) for p in np.linspace(offset, 0.5, 8)[:-1]]
+    above = [quantile(p) for p in np.linspace(offset, 0.5, 9)[:-1]]
+    levels = np.sort([*below, 0.0, *above])
+    np.testing.assert_allclose(LEVELS, levels / levels.max(), atol=2e-6)
+    printed = [-1, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0, 0.0795803, 0.1609302, 0.2461123, 0.3379152,
+               0.4407098, 0.5626170, 0.7229568, 1]
+    np.testing.assert_allclose(LEVELS, printed, atol=1e-7)
 
 
 @given(count=st.integers(1, 400), seed=st.integers(0, 10**6), size=st.sampled_from([1e-6, 1.0, 1e6]))
@@ -66,6 +79,8 @@ def test_double_quantisation_moves_the_scales_by_half_a_step_at_most():
     _, scales = quantise_nf4(w.reshape(-1), BLOCK)
     again = double.scales * np.repeat(double.group_scales, 256)[:len(scales)] + double.mean
     assert np.abs(again - scales).max() <= 0.5001 * double.group_scales.max()
+    largest = [np.abs(double.scales[i:i + 256].astype(int)).max() for i in range(0, len(scales), 256)]
+    assert set(largest) == {127} and double.scales.dtype == np.int8  # all of the 8 bits are used
     assert np.linalg.norm(double.data - w) <= 1.02 * np.linalg.norm(plain.data - w)
 
 
@@ -133,6 +148,22 @@ def test_the_report_and_the_memory_are_true():
     assert stored < 0.14 * arrays and after - base < 1.5 * stored + 40_000 and before <= base
     assert all(0.05 < row["error"] < 0.15 and 4.1 < row["bits"] < 4.3 for row in report)
     assert sum(row["weights"] for row in report) == 2 * (4 * 96 * 96 + 2 * 96 * 128)
+
+
+def test_the_summary_says_what_the_report_says():
+    model = make()
+    weights = {path: p.data.copy() for path, p in model.named_parameters()}
+    report = quantise(model, "attn.q,mlp.up")
+    assert [row["path"] for row in report] == [f"blocks.{i}.{part}" for i in range(2) for part in ("attn.q", "mlp.up")]
+    for row in report:  # error and memory, each once more by hand
+        w, stored = weights[f"{row['path']}.weight"].astype(np.float64), model.get(row["path"]).weight
+        assert row["error"] == pytest.approx(np.linalg.norm(w - stored.data) / np.linalg.norm(w), rel=1e-5)
+        assert row["bytes"] == sum(a.nbytes for a in (stored.codes, stored.scales, stored.group_scales)) + 4
+        assert row["weights"] == w.size and row["bits"] == 8 * row["bytes"] / w.size
+    errors, total = [row["error"] for row in report], sum(row["bytes"] for row in report)
+    worst = report[int(np.argmax(errors))]["path"]
+    assert summary(report) == (f"4-bit base: 4 maps of 2,112 weights in {total / 1e6:.2f} MB instead of 0.01 MB, {8 * total / 2112:.3f} bits a weight; "
+                               f"error |W - W~| / |W| {np.mean(errors):.3f} on average, {max(errors):.3f} at most (at {worst})")
 
 
 def test_merging_into_four_bits_is_refused_and_dequantising_undoes_the_form():

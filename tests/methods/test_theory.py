@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from minipeft.autograd import Tensor, gradcheck
+from minipeft.autograd import Tensor, dropout, gradcheck
 from minipeft.interop import make_model
 from minipeft.methods import METHODS, attach
 from minipeft.methods.adalora import Budget
@@ -15,7 +15,7 @@ from minipeft.methods.dora import DoRALinear
 from minipeft.methods.pissa import principal_factors
 from minipeft.methods.prefix import PrefixCore
 from minipeft.models import TransformerConfig, generate
-from minipeft.nn import AttentionCore, Join, LayerNorm, Linear, Parameter
+from minipeft.nn import AttentionCore, Join, LayerNorm, Linear, Parameter, Wrapper
 
 IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 
@@ -35,7 +35,7 @@ def configs(draw, families=("bert", "gpt2", "llama", "t5"), biases=None):
         gated=family == "llama" or family == "t5" and draw(st.booleans()), type_vocab_size=2 if family == "bert" else 0,
         relative_attention_num_buckets=6, relative_attention_max_distance=9, initializer_range=0.5, decoder_start_token_id=0,
         hidden_act="gelu", labels=("a", "b", "c") if family in ("bert", "gpt2") else (),
-        pooling={"bert": "mean", "gpt2": "last"}.get(family), **more)
+        pooling={"bert": draw(st.sampled_from(["mean", "cls", "pooler"])), "gpt2": "last"}.get(family), **more)
 
 
 def make(config, dtype=np.float64):
@@ -45,6 +45,10 @@ def make(config, dtype=np.float64):
         if path.endswith("bias") or "norm" in path:
             p.data = p.data + rng.standard_normal(p.shape) * 0.2
     return model.eval().astype(dtype)
+
+
+def outputs(model):
+    return model(IDS, **({"decoder_input_ids": IDS} if model.config.encoder_decoder else {})).logits.data
 
 
 def loss(model):
@@ -61,19 +65,44 @@ def shake(attachment, size=0.3, seed=2):
 
 SETTINGS = {"bitfit": lambda config: {"add_zero_biases": True}, "top_k": lambda config: {"layers": 1}, "adalora": lambda config: {"rank": 3},
             "output": lambda config: {} if config.labels else {"words": [3, 5, 7]}, "random_mask": lambda config: {"share": 0.1},
-            "compacter": lambda config: {"bottleneck": 12}}
+            "compacter": lambda config: {"bottleneck": 12}, "fisher_mask": lambda config: {"share": 0.1, "importance": importance(config)}}
 LOW_RANK = {name: (lambda config: {"rank": 2, "targets": "attn.*,mlp.up"}) for name in ("lora", "rslora", "lora_plus", "dora", "pissa")}
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("full", "head", "fisher_mask")])
+def importance(config):
+    """Any importance will do for a count."""
+    return {path: p.data**2 for path, p in make(config).named_parameters()}
+
+
+@pytest.mark.parametrize("name", METHODS)
 @given(config=configs())
 @settings(max_examples=15)
 def test_counts_equal_their_closed_forms(name, config):
+    if name == "head" and not config.labels:
+        config = config.with_(tie_word_embeddings=False)  # else there is no output map of its own
     make_settings = (SETTINGS | LOW_RANK).get(name, lambda config: {})
     method = METHODS[name](**make_settings(config))
     model = make(config, np.float32)
     attachment = attach(model, method)
     assert method.count(config) == attachment.trainable_without_head
+    if config.labels and name != "output":  # D C, and C more in BERT's, whose output map has a bias
+        assert attachment.trainable == method.count(config) + 3 * config.hidden_size + 3 * (config.model_type == "bert")
+
+
+@given(config=configs(), bottleneck=st.integers(1, 6), targets=st.sampled_from(["join", "attn.join", "mlp.join,attn.join"]))
+@settings(max_examples=10)
+def test_with_the_norms_trained_along_houlsby_counts_them(config, bottleneck, targets):
+    """4 D L + 2 D more for BERT's LayerNorms, as the paper counts them."""
+    method = METHODS["houlsby"](bottleneck=bottleneck, targets=targets, train_norms=True)
+    model = make(config, np.float32)
+    attachment = attach(model, method)
+    norms = {path for path, _ in model.named_parameters() if "norm" in path.split(".")[-2]}
+    assert set(attachment.base) == norms and method.count(config) == attachment.trainable_without_head
+    d, layers = config.hidden_size, config.num_hidden_layers
+    if config.model_type == "bert" and targets != "attn.join":
+        assert method.count(config) == 2 * layers * (2 * d * bottleneck + bottleneck + d) + 4 * d * layers + 2 * d
+    loss(model).backward()
+    assert all(p.grad is not None for p in attachment.named_parameters().values())
 
 
 @given(layers=st.integers(1, 4), heads=st.sampled_from([1, 2, 4]), inner=st.integers(1, 9), rank=st.integers(1, 4), n=st.integers(1, 9))
@@ -110,10 +139,10 @@ def bias_gradients(model):
     return largest["k"], largest["q"]
 
 
-@given(config=configs(families=("bert", "gpt2")))
+@given(config=configs(families=("bert", "gpt2", "t5"), biases=True))
 def test_the_key_bias_has_no_gradient_where_nothing_distinguishes_keys(config):
-    of_keys, of_queries = bias_gradients(make(config))
-    assert of_keys < 1e-12 * of_queries
+    of_keys, of_queries = bias_gradients(make(config))  # T5's relative bias does not depend on what the keys are
+    assert of_keys < 1e-12 * of_queries and of_queries > 1e-6
 
 
 @given(config=configs(families=("llama",), biases=True))
@@ -122,7 +151,7 @@ def test_the_key_bias_has_one_where_keys_are_rotated(config):
     assert of_keys > 1e-6 * of_queries
 
 
-@given(config=configs(families=("bert", "gpt2")))
+@given(config=configs(families=("bert", "gpt2", "t5"), biases=True))
 def test_the_key_bias_has_one_beside_a_prefix(config):
     model = make(config)
     shake(attach(model, METHODS["prefix"](num_virtual_tokens=3)))
@@ -130,18 +159,20 @@ def test_the_key_bias_has_one_beside_a_prefix(config):
     assert of_keys > 1e-6 * of_queries
 
 
-@given(config=configs(families=("bert", "gpt2")), seed=st.integers(0, 1000))
+@given(config=configs(families=("bert", "gpt2", "t5")), seed=st.integers(0, 1000))
 def test_scaling_keys_is_scaling_queries(config, seed):
-    outputs = []
+    both = []
     for part in "kq":
         model = make(config)
-        attachment = attach(model, METHODS["ia3"](targets=f"attn.{part}", feedforward=None))
+        attachment = attach(model, METHODS["ia3"](targets=part, feedforward=None))  # T5: between its two sides too
         rng = np.random.default_rng(seed)
         for wrapper in attachment.wrappers.values():
             if hasattr(wrapper, "l"):
                 wrapper.l.data = rng.standard_normal(wrapper.l.shape) + 1
-        outputs.append(model(IDS).logits.data)
-    np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-9, atol=1e-9)
+        both.append(outputs(model))
+    np.testing.assert_allclose(both[0], both[1], rtol=1e-9, atol=1e-9)
+    with attachment.disabled():
+        assert np.abs(outputs(model) - both[0]).max() > 1e-6
 
 
 def test_with_rotary_positions_scaling_keys_is_something_else():
@@ -255,6 +286,9 @@ def test_more_virtual_tokens_than_positions(name, n, shift, fits):
         with pytest.raises(ValueError, match=f"{name}: {n} virtual tokens leave none of this model's 40 positions to the words; take at most 39, or "
                                              "shift_positions=False"):
             attach(model, method)
+        with pytest.raises(ValueError, match=f"{name}: {n} virtual tokens leave none"):
+            method.check(model.config)  # known before a weight is read
+        assert not model.attachments and not any(isinstance(m, Wrapper) for m in model.modules())
         return
     attach(model, method)
     if shift:
@@ -327,6 +361,24 @@ def test_adapters_compute_their_equations(kind, post_norm):
     for got, want in ((network.up.weight.grad, Z.T @ g), (network.up.bias.grad, g.sum(0)), (network.down.weight.grad, flat.T @ delta),
                       (network.down.bias.grad, delta.sum(0)), (tensor.grad, delta @ D.T)):
         np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["houlsby", "pfeiffer", "parallel", "compacter"])
+def test_dropout_of_an_adapter_is_on_what_enters_it(name):
+    rng = np.random.default_rng(0)
+    method = METHODS[name](bottleneck=4, activation="relu", dropout=0.4)
+    method.A = Parameter(rng.standard_normal((4, 4, 4)))  # Compacter's
+    network, z = method.make_network(8, rng), rng.standard_normal((3, 5, 8))
+    for module in network.modules():
+        for value in vars(module).values():
+            if isinstance(value, Parameter):
+                value.data = rng.standard_normal(value.shape)
+    down, up = (part.weight.data if isinstance(part, Linear) else part.weight().data for part in (network.down, network.up))
+    for drawn in (None, 1):
+        kept = np.ones_like(z) if drawn is None else dropout(Tensor(np.ones_like(z)), 0.4, np.random.default_rng(1)).data
+        got = network(Tensor(z)) if drawn is None else network.train(np.random.default_rng(1))(Tensor(z))
+        expected = np.maximum((z * kept) @ down + network.down.bias.data, 0) @ up + network.up.bias.data
+        np.testing.assert_allclose(got.data, expected, rtol=1e-9, atol=1e-9)
 
 
 @given(n=st.sampled_from([1, 2, 3]), rows=st.integers(1, 3), columns=st.integers(1, 3), seed=st.integers(0, 10**6))

@@ -77,6 +77,29 @@ def test_after_every_epoch_exactly_the_promised_set_has_changed(family, name, op
     assert seen[-1] == seen[-3] == len(parameters) and sorted(seen) == seen and len(set(seen)) == len(hook.order)
 
 
+def test_a_group_may_take_several_epochs():
+    attachment = attach(make("bert"), METHODS["lora"]())
+    hook = GradualUnfreezing(attachment, epochs_a_group=2)
+    counts = [len(hook.trained(epoch)) for epoch in range(9)]
+    assert counts == [1 + 1, 2, 6, 6, 10, 10, 14, 14, 14]  # the head's two, and four of each block: U and V of q and v
+
+
+@pytest.mark.parametrize("ratio", [1.0, 16.0])
+def test_lora_pluss_second_matrix_learns_so_many_times_as_fast(ratio):
+    attachment = attach(make("bert"), METHODS["lora_plus"](rank=2, lr_ratio=ratio), rng=np.random.default_rng(1))
+    parameters, rng = attachment.named_parameters(), np.random.default_rng(2)
+    attachment.load_arrays({p: a + rng.standard_normal(a.shape).astype(np.float32) * np.float32(0.1) for p, a in attachment.arrays().items()})
+    before, work = {path: p.data.copy() for path, p in parameters.items()}, Work(True)
+    work.loss(attachment.model, work.collate(0)).backward()
+    gradients = {path: p.grad.copy() for path, p in parameters.items()}
+    attachment.model.zero_grad()
+    fit(attachment.model, parameters, work, Settings(lr=0.01, epochs=1, optimizer="sgd", schedule="constant", warmup=0.0, weight_decay=0.0,
+                                                     clip=1e9, max_steps=1), lr_scale=attachment.method.lr_scale)
+    for path, p in parameters.items():
+        rate = 0.01 * (ratio if path.endswith(".V") else 1)
+        np.testing.assert_allclose(p.data, before[path] - np.float32(rate) * gradients[path], rtol=1e-4, atol=1e-6, err_msg=path)
+
+
 def test_the_groups_from_the_top():
     number = group_numbers(make("t5").config)
     paths = ["head.output.weight", "decoder.blocks.1.mlp.up.weight", "decoder.final_norm.weight", "decoder.blocks.0.cross.q.U",
