@@ -17,6 +17,13 @@ def whole(least):
     return read
 
 
+def four_bits(text):
+    """The type of an option that asks for 4 bits."""
+    if text != "4":
+        raise argparse.ArgumentTypeError(f"expected 4, got {text!r}; left out, weights stay as they are")
+    return 4
+
+
 def number(words, good):
     """The type of an option that is a real number for which ``good`` holds; ``words`` describe it."""
     def read(text):
@@ -37,7 +44,11 @@ SHARE = number("a share from 0 to 1", lambda value: 0 <= value <= 1)
 BELOW_1 = number("a number from 0 to below 1", lambda value: 0 <= value < 1)
 UP_TO_1 = number("a number above 0, up to 1", lambda value: 0 < value <= 1)
 
-METHODS = (  # here, so that help needs no NumPy
+# These are here so that help needs no NumPy; tests hold them against what they name.
+TASKS = ("classify", "lm", "seq2seq")
+METRICS = ("accuracy", "f1", "matthews", "bleu", "rouge_l", "exact")
+BLEU_TOKENIZERS = ("13a", "intl", "zh", "char", "none")
+METHODS = (
     "full", "head", "top_k", "bitfit", "layernorm", "random_mask", "fisher_mask", "lora", "rslora", "lora_plus", "dora", "pissa",
     "adalora", "ia3", "houlsby", "pfeiffer", "parallel", "compacter", "prefix", "prompt", "task_embedding", "output")
 LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "adalora", "pissa"), ("houlsby", "pfeiffer", "parallel", "compacter")

@@ -1,4 +1,4 @@
-"""The commands: ``minipeft finetune``, ``predict``, ``compare``, ``generate`` and ``doctor``.
+"""The commands: ``minipeft finetune``, ``predict``, ``compare``, ``plan``, ``generate`` and ``doctor``.
 
 Results go to standard output, progress to standard error. A user's error is one line and exit code 2;
 ``MINIPEFT_DEBUG=1`` shows the traceback instead.
@@ -9,14 +9,17 @@ import math
 import os
 import re
 import sys
+import textwrap
 from pathlib import Path
 
-from .arguments import ABOVE_0, BELOW_1, FROM_0, FROM_1, METHODS, SHARE, UP_TO_1, add_method_settings, given_settings, whole
+from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, FROM_0, FROM_1, METHODS, METRICS, SHARE, TASKS, UP_TO_1,
+                        add_method_settings, four_bits, given_settings, whole)
 
 EXAMPLES = {
     "finetune": "minipeft finetune --model models/minilm --data data/sst2 --method lora --rank 8 --out runs/sst2-lora",
     "predict": 'minipeft predict --model models/minilm --adapter runs/sst2-lora --text "a gorgeous , witty film"',
     "compare": "minipeft compare --model models/minilm --data data/sst2 --methods full,head,lora --seeds 3 --out runs/sst2",
+    "plan": "minipeft plan --model roberta-base --method lora --rank 8 --targets q,v",
     "generate": 'minipeft generate --model models/stories260K --prompt "Once upon a time" --max-new-tokens 100',
     "doctor": "minipeft doctor",
 }
@@ -27,9 +30,21 @@ seeds; the step is the median of all. A comparison that was stopped goes on when
 
 """
 
+PLAN_NOTE = """the model may be a name, a folder with a config.json, or such a file; its weights are not read, and none are made.
+{names}
+
+more examples:
+  minipeft plan --model bert-base --length 128 --batch-size 32
+  minipeft plan --model llama-7b --method lora --base-bits 4 --flops 1e13 --tokens 5e6
+  minipeft plan --model t5-v1_1-xl --four
+  minipeft plan --papers
+
+"""
+
 # How messages from inside begin, and the option that each is about.
-OPTIONS = {"max_length: ": "--max-length: ", "stride: ": "--stride: ", "pooling: ": "--pooling: ", "methods: ": "--methods: ",
-           "task lm: ": "--task lm: ", "task: ": "--task: "}
+OPTIONS = {"draft: ": "--draft-layers: ", "max_length: ": "--max-length: ", "stride: ": "--stride: ", "pooling: ": "--pooling: ", "methods: ": "--methods: ",
+           "model: ": "--model: ", "length: ": "--length: ", "metric: ": "--metric: ", "task: ": "--task: ",
+           **{f"task {task}: ": f"--task {task}: " for task in TASKS}}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -57,8 +72,8 @@ def _command(commands, name, summary, note=""):
 
 def _training_arguments(parser):
     """The settings that ``finetune`` and ``compare`` share; the names are the fields of `compare.run.Run`."""
-    parser.add_argument("--task", choices=("classify", "lm"), default="classify",
-                        help="classify texts, or model language (raw text, perplexity)")
+    parser.add_argument("--task", choices=TASKS, default="classify",
+                        help="classify texts, model language (raw text, perplexity), or write one text from another (T5)")
     parser.add_argument("--lr", type=ABOVE_0, help="highest learning rate (default: the method's own)")
     parser.add_argument("--epochs", type=whole(1), help="passes over the training data (default: 3; built-in task: 16)")
     parser.add_argument("--batch-size", type=whole(1), default=16, help="examples in a batch")
@@ -69,26 +84,143 @@ def _training_arguments(parser):
     parser.add_argument("--warmup", type=SHARE, default=0.06, help="share of the steps in which the learning rate rises")
     parser.add_argument("--weight-decay", type=FROM_0, default=0.01, help="weight decay of matrices")
     parser.add_argument("--clip", type=FROM_0, default=1.0, help="largest gradient norm, 0 for none")
-    parser.add_argument("--l2-sp", type=FROM_0, default=0.0, help="strength of the penalty on the distance from the start (and "
-                                                                  "of the "
-                                                                  "head from zero)")
+    parser.add_argument("--l2-sp", type=FROM_0, default=0.0,
+                        help="strength of the penalty on the distance from the start (and of the head from zero)")
     parser.add_argument("--mixout", type=BELOW_1, default=0.0,
                         help="share of the entries that are what they were at the start, drawn at each training step")
-    parser.add_argument("--label-smoothing", type=BELOW_1, default=0.0, help="share of a target that is spread over all classes")
+    parser.add_argument("--label-smoothing", type=BELOW_1, default=0.0,
+                        help="share of a target that is spread over all classes (seq2seq: all tokens)")
     parser.add_argument("--unfreeze", action="store_true", help="train the head alone at first, and one block more in each epoch")
     parser.add_argument("--layer-decay", type=FROM_1, default=1.0,
                         help="by what the learning rate is divided from each block to the one below it")
+    parser.add_argument("--base-bits", type=four_bits, metavar="4", help="store the maps of the frozen blocks in 4 bits (NF4)")
     parser.add_argument("--max-length", type=whole(2), default=128, help="tokens of a text (longer ones are cut), or of a block")
+    _writing_arguments(parser)
     parser.add_argument("--stride", type=whole(1),
                         help="lm: tokens between the starts of two evaluation blocks (default: max-length)")
     parser.add_argument("--pooling", choices=("mean", "cls", "pooler", "last"),
                         help="how a text's states become one (default: the folder's own way)")
-    parser.add_argument("--metric", choices=("accuracy", "f1", "matthews"), default="accuracy",
-                        help="the score of classification")
+    parser.add_argument("--metric", choices=METRICS,
+                        help="the score; classify: accuracy (default), f1 or matthews; seq2seq: bleu (default), rouge_l or exact")
     parser.add_argument("--train-limit", type=whole(1), help="use only so many training examples (the same for every seed)")
     parser.add_argument("--max-steps", type=whole(1), help="stop after so many steps")
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
     add_method_settings(parser)
+
+
+def _writing_arguments(parser):
+    """The settings of written texts, which ``predict`` has as well."""
+    parser.add_argument("--max-target-length", type=whole(2), default=64,
+                        help="seq2seq: tokens of a target (longer ones are cut), and most tokens to write")
+    parser.add_argument("--bleu-tokenizer", choices=BLEU_TOKENIZERS, default="13a",
+                        help="seq2seq: what BLEU takes for words, in sacrebleu's names; zh for Chinese")
+
+
+def _tokens(text):
+    """The type of a number of tokens, which may be written as 5e6."""
+    return round(FROM_1(text))
+
+
+def _plan_parser(commands):
+    """The options of ``plan``."""
+    from .compare.plan_models import PUBLISHED
+
+    plan = _command(commands, "plan", "What each method costs on a model, on paper: parameters, memory, storage and time.",
+                    PLAN_NOTE.format(names=textwrap.fill(f"Names: {', '.join(PUBLISHED)}.", 118, subsequent_indent="  ")))
+    plan.add_argument("--model", default="bert-base", metavar="MODEL", help="a published name, a folder, or a config.json")
+    what = plan.add_mutually_exclusive_group()
+    what.add_argument("--method", choices=METHODS, metavar="METHOD", help=f"one method (default: all of {', '.join(METHODS)})")
+    what.add_argument("--four", action="store_true", help="the table of four methods: adapter, LoRA, prefix, soft prompt")
+    what.add_argument("--papers", action="store_true", help="the counts that papers print, computed; --model has no part in it")
+    plan.add_argument("--task", choices=TASKS, help="what the model is for (default: what its family is for)")
+    plan.add_argument("--classes", type=whole(2), default=2, help="classify: number of classes")
+    plan.add_argument("--pooling", choices=("mean", "cls", "pooler", "last"),
+                      help="classify: how states become one (default: the folder's own way; published BERTs: pooler)")
+    plan.add_argument("--batch-size", type=whole(1), default=16, help="examples in a step")
+    plan.add_argument("--length", type=whole(1), default=128, help="tokens of an example")
+    plan.add_argument("--target-length", type=whole(1), default=64, help="tokens of a target, for an encoder-decoder")
+    plan.add_argument("--dtype", choices=("float64", "float32", "float16", "bfloat16"), default="float32",
+                      help="type of weights, gradients and activations; minipeft itself trains in float32")
+    plan.add_argument("--base-bits", type=four_bits, metavar="4", help="store the maps of the frozen blocks in 4 bits (NF4)")
+    plan.add_argument("--flops", type=ABOVE_0, default=200e9,
+                      help="operations a second; the default is what a laptop's two cores reach in products of matrices")
+    plan.add_argument("--tokens", type=_tokens, default=1_000_000, help="tokens of the whole training")
+    plan.add_argument("--json", metavar="FILE", help="also write the plan to FILE")
+    add_method_settings(plan)
+
+
+def _finetune_parser(commands):
+    """The options of ``finetune``."""
+    finetune = _command(commands, "finetune", "Fine-tune a model on your data with one method.")
+    finetune.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
+    finetune.add_argument("--data", required=True, metavar="PATH",
+                          help="folder with train/dev/test files, or one file (TSV, CSV, JSONL; lm: text), with the columns "
+                               "text[,text2],label; seq2seq: text,text2")
+    finetune.add_argument("--method", choices=METHODS, default="lora", metavar="METHOD",
+                          help=f"fine-tuning method: {', '.join(METHODS)}")
+    finetune.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
+    finetune.add_argument("--out", required=True, metavar="DIR", help="folder for the adapter (or model) and the result")
+    finetune.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
+    _training_arguments(finetune)
+
+
+def _predict_parser(commands):
+    """The options of ``predict``."""
+    predict = _command(commands, "predict", "Predict the classes of texts, measure the perplexity of a text, or write texts "
+                       "with T5.")
+    predict.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
+    predict.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
+    source = predict.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", metavar="PATH",
+                        help="file or folder of texts; a column label (T5: text2), where there is one, is scored")
+    source.add_argument("--text", metavar="TEXT", help="one text")
+    predict.add_argument("--split", choices=("train", "dev", "test"), help="part of a folder (default: test, else dev)")
+    predict.add_argument("--text2", metavar="TEXT", help="the second text of a pair, with --text (T5: a reference)")
+    predict.add_argument("--max-length", type=whole(2), default=128, help="tokens of a text; longer ones are cut")
+    _writing_arguments(predict)
+    predict.add_argument("--batch-size", type=whole(1), default=32, help="examples in a batch")
+    predict.add_argument("--json", metavar="FILE", help="also write the predictions to FILE")
+
+
+def _compare_parser(commands):
+    """The options of ``compare``."""
+    compare = _command(commands, "compare", "Fine-tune the same model on the same data with each method, and print one table.",
+                       COMPARE_NOTE)
+    compare.add_argument("--model", metavar="DIR",
+                         help="Hugging Face model folder; without --model and --data a small encoder is pre-trained on "
+                              "CPython's documentation")
+    compare.add_argument("--data", metavar="PATH", help="folder with train/dev/test files, or one file")
+    compare.add_argument("--methods", default="full,head,lora", help=f"methods, separated by commas, of: {', '.join(METHODS)}")
+    compare.add_argument("--seeds", type=whole(1), default=3, help="how many seeds, from 0")
+    compare.add_argument("--out", metavar="DIR", default="runs/compare",
+                         help="folder for the runs; finished runs in it are not repeated")
+    _training_arguments(compare)
+
+
+def _generate_parser(commands):
+    """The options of ``generate``."""
+    generate = _command(commands, "generate", "Continue a text with a decoder, or write one for it with T5.")
+    generate.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
+    generate.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
+    generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
+    generate.add_argument("--max-new-tokens", type=whole(1), default=100, help="how many tokens to write at most")
+    generate.add_argument("--temperature", type=FROM_0, default=0.0,
+                          help="0 takes the most probable token; above 0 samples, the higher the wilder")
+    generate.add_argument("--top-k", type=whole(0), default=0, help="sample among the k most probable tokens (0: all)")
+    generate.add_argument("--top-p", type=UP_TO_1, default=1.0,
+                          help="sample among the most probable tokens that together reach p")
+    generate.add_argument("--seed", type=whole(0), default=0, help="seed of the sampling")
+    generate.add_argument("--draft-layers", type=whole(1), metavar="E",
+                          help="let the first E blocks draft and all blocks verify: the same text, in fewer passes of the others")
+    generate.add_argument("--draft-tokens", type=whole(1), default=4, metavar="K", help="how many tokens to draft at a time")
+    generate.add_argument("--json", metavar="FILE", help="also write the text and its token ids to FILE")
+
+
+def _doctor_parser(commands):
+    """The options of ``doctor``."""
+    doctor = _command(commands, "doctor", "Check the installation and the machine, and say what to do about what is wrong.",
+                      "The exit code is 1 where something is wrong.\n\n")
+    doctor.add_argument("--json", metavar="FILE", help="also write the findings to FILE")
 
 
 def make_parser():
@@ -102,57 +234,8 @@ def make_parser():
     parser.add_argument("--version", action="version", version=f"minipeft {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    finetune = _command(commands, "finetune", "Fine-tune a model on your data with one method.")
-    finetune.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
-    finetune.add_argument("--data", required=True, metavar="PATH",
-                          help="folder with train/dev/test files, or one file (TSV, CSV, JSONL; lm: text)")
-    finetune.add_argument("--method", choices=METHODS, default="lora", metavar="METHOD",
-                          help=f"fine-tuning method: {', '.join(METHODS)}")
-    finetune.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
-    finetune.add_argument("--out", required=True, metavar="DIR", help="folder for the adapter (or model) and the result")
-    finetune.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
-    _training_arguments(finetune)
-
-    predict = _command(commands, "predict", "Predict the classes of texts, or measure the perplexity of a text.")
-    predict.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
-    predict.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
-    source = predict.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", metavar="PATH", help="file or folder of texts; a label column, where there is one, is scored")
-    source.add_argument("--text", metavar="TEXT", help="one text")
-    predict.add_argument("--split", choices=("train", "dev", "test"), help="part of a folder (default: test, else dev)")
-    predict.add_argument("--text2", metavar="TEXT", help="the second text of a pair, with --text")
-    predict.add_argument("--max-length", type=whole(2), default=128, help="tokens of a text; longer ones are cut")
-    predict.add_argument("--batch-size", type=whole(1), default=32, help="examples in a batch")
-    predict.add_argument("--json", metavar="FILE", help="also write the predictions to FILE")
-
-    compare = _command(commands, "compare", "Fine-tune the same model on the same data with each method, and print one table.",
-                       COMPARE_NOTE)
-    compare.add_argument("--model", metavar="DIR",
-                         help="Hugging Face model folder; without --model and --data a small encoder is pre-trained on "
-                              "CPython's documentation")
-    compare.add_argument("--data", metavar="PATH", help="folder with train/dev/test files, or one file")
-    compare.add_argument("--methods", default="full,head,lora", help=f"methods, separated by commas, of: {', '.join(METHODS)}")
-    compare.add_argument("--seeds", type=whole(1), default=3, help="how many seeds, from 0")
-    compare.add_argument("--out", metavar="DIR", default="runs/compare",
-                         help="folder for the runs; finished runs in it are not repeated")
-    _training_arguments(compare)
-
-    generate = _command(commands, "generate", "Continue a text with a decoder, or write one for it with T5.")
-    generate.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
-    generate.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
-    generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
-    generate.add_argument("--max-new-tokens", type=whole(1), default=100, help="how many tokens to write at most")
-    generate.add_argument("--temperature", type=FROM_0, default=0.0,
-                          help="0 takes the most probable token; above 0 samples, the higher the wilder")
-    generate.add_argument("--top-k", type=whole(0), default=0, help="sample among the k most probable tokens (0: all)")
-    generate.add_argument("--top-p", type=UP_TO_1, default=1.0,
-                          help="sample among the most probable tokens that together reach p")
-    generate.add_argument("--seed", type=whole(0), default=0, help="seed of the sampling")
-    generate.add_argument("--json", metavar="FILE", help="also write the text and its token ids to FILE")
-
-    doctor = _command(commands, "doctor", "Check the installation and the machine, and say what to do about what is wrong.",
-                      "The exit code is 1 where something is wrong.\n\n")
-    doctor.add_argument("--json", metavar="FILE", help="also write the findings to FILE")
+    for add in (_finetune_parser, _predict_parser, _compare_parser, _plan_parser, _generate_parser, _doctor_parser):
+        add(commands)
     return parser
 
 
@@ -187,7 +270,7 @@ def _check_json(args):
 
 def finetune(args):
     """``minipeft finetune``."""
-    from .compare.comparison import size_text
+    from .compare.comparison import other_metrics, size_text
     from .compare.run import CHECKPOINT, RESULT, Run, execute
 
     run, out = Run(**_run_fields(args)), Path(args.out)
@@ -208,8 +291,10 @@ def finetune(args):
     print(f"method      {result['method']}")
     print(f"trainable   {result['trainable']:,} of {result['total']:,} parameters ({share:.3g} %), "
           f"{result['trainable_without_head']:,} without the head")
-    print("score       no dev or test split" if result["score"] is None
-          else f"{result['metric']:<11} {result['score']:.4f} on {result['split']}")
+    for name in (result["metric"], *other_metrics(result)) if result["scores"] else ():
+        print(f"{name:<11} {result['scores'][name]:.4f} on {result['split']}")
+    if not result["scores"]:
+        print("score       no dev or test split")
     print(f"step        {result['step_ms']:.1f} ms, peak memory {result['peak_mb']:.0f} MB, {result['seconds']:.1f} s in all")
     print(f"saved       {args.out} ({size_text(result['size_mb'])})")
     if result["format_note"]:
@@ -247,6 +332,15 @@ def compare(args):
     return 0
 
 
+def plan(args):
+    """``minipeft plan``."""
+    from .compare.plan_command import run
+
+    _check_json(args)
+    _write_json(args, run(args, given_settings(args)))
+    return 0
+
+
 def generate(args):
     """``minipeft generate``."""
     import numpy as np
@@ -254,10 +348,13 @@ def generate(args):
     from .compare.predict import load, taken
     from .compare.run import load_config
     from .data import Tokenizer
+    from .methods import draft_and_verify
     from .models import generate as run
 
     if args.temperature == 0 and (args.top_k or args.top_p != 1.0):
         raise ValueError("--top-k and --top-p choose among samples; set a --temperature above 0")
+    if args.draft_layers and args.temperature:
+        raise ValueError("--draft-layers: what is drafted is verified against the most probable tokens; leave out --temperature")
     _check_json(args)
     tokenizer = Tokenizer.from_folder(args.model)
     model = load(args.model, args.adapter, task="seq2seq" if load_config(args.model).encoder_decoder else "lm")
@@ -269,10 +366,16 @@ def generate(args):
         raise ValueError(f"--max-new-tokens: this model has {model.config.max_position_embeddings} positions "
                          f"and the prompt takes {ids.size}; "
                          + (f"expected at most {room}, got {args.max_new_tokens}" if room > 0 else "shorten the prompt"))
-    rng = np.random.default_rng(args.seed) if args.temperature else None
-    out = run(model, ids, args.max_new_tokens, rng=rng, temperature=args.temperature or 1.0, top_k=args.top_k, top_p=args.top_p)
+    rng, facts = np.random.default_rng(args.seed) if args.temperature else None, {}
+    if args.draft_layers:
+        out, drafted, accepted = draft_and_verify(model, ids, args.draft_layers, args.draft_tokens, args.max_new_tokens)
+        facts = {"drafted": drafted, "accepted": accepted}
+        print(f"note: {accepted} of {drafted} drafted tokens were accepted", file=sys.stderr)
+    else:
+        out = run(model, ids, args.max_new_tokens, rng=rng, temperature=args.temperature or 1.0, top_k=args.top_k,
+                  top_p=args.top_p)
     text = tokenizer.decode(out[0].tolist())
-    _write_json(args, {"prompt": args.prompt, "text": text, "ids": out[0].tolist()})
+    _write_json(args, {"prompt": args.prompt, "text": text, "ids": out[0].tolist(), **facts})
     print(text)
     return 0
 
@@ -288,7 +391,7 @@ def doctor(args):
     return 1 if any(f.advice for f in findings) else 0
 
 
-COMMANDS = {"finetune": finetune, "predict": predict, "compare": compare, "generate": generate, "doctor": doctor}
+COMMANDS = {"finetune": finetune, "predict": predict, "compare": compare, "plan": plan, "generate": generate, "doctor": doctor}
 
 
 def main(arguments=None):
@@ -327,6 +430,7 @@ def _one_line(error):
     for inside, option in OPTIONS.items():
         if text.startswith(inside):
             return option + text.removeprefix(inside)
+    text = re.sub(r"\b[A-Z]\w+\((\w+)=True\)", lambda found: "--" + found[1].replace("_", "-"), text)
     of_method = re.match(r"(\w+)( targets|: the rank|: alpha)\b:?", text)
     if of_method and of_method[1] in METHODS:
         word = of_method[2].split()[-1]

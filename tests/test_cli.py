@@ -26,7 +26,7 @@ from minipeft.compare.comparison import size_text
 from minipeft.data import Tokenizer, files
 from minipeft.interop import load_pretrained, make_model, save_pretrained
 from minipeft.models import TransformerConfig
-from minipeft.training import Classification
+from minipeft.training import Classification, Sequence2Sequence
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TIMES = ("step_ms", "seconds", "peak_mb")  # what differs between two equal runs
@@ -86,6 +86,7 @@ def refused(command):
     return call
 
 
+TELL = "finetune --model t5 --data told --task seq2seq --max-target-length 16 --out runs"
 TRAIN = "finetune --model bert --data data --method lora --rank 2 --lr 0.03 --epochs 4 --out runs/a"
 
 
@@ -161,6 +162,7 @@ def test_absurd_numbers(name, option, value, refused, tmp_path, monkeypatch):
         "compare": "",
         "predict": "--model m --text t",
         "generate": "--model m --prompt p",
+        "plan": "",
     }
     refused(f"{name} {needed[name]}", f"{option}: expected ", f"{option}={value}")
 
@@ -174,7 +176,7 @@ def test_numeric_options_are_those():
         for a in p._actions
         if a.option_strings and a.type is None and a.choices is None and a.nargs is None
     }
-    assert len(found) == 37
+    assert len(found) == 46
     assert free == {
         "--model",
         "--data",
@@ -388,6 +390,114 @@ def test_without_dev_and_test(at, command):
     assert code == 0 and "score       no dev or test split" in out and result["score"] is None and result["split"] is None
 
 
+# ---- writing one text from another -----------------------------------------------------------------------------
+
+
+def told(split):
+    """{source: [references]} of a split, in the order of the file."""
+    out = {}
+    for line in Path(f"told/{split}.tsv").read_text().splitlines()[1:]:
+        text, reference = line.split("\t")
+        out.setdefault(text, []).append(reference)
+    return out
+
+
+@pytest.mark.parametrize("method", ["full", "prefix"])
+def test_writing_end_to_end(method, at, command):
+    """What is learnt, what is printed, and that the saved model or adapter writes what the run was scored by."""
+    rate = {"full": "--lr 0.02", "prefix": "--num-virtual-tokens 4 --reparametrise --hidden 8"}[method]
+    code, out, err = command(f"{TELL}/a --method {method} {rate} --epochs 10 --json a.json")
+    assert code == 0, err
+    result = json.loads(Path("a.json").read_text())
+    scores = result["scores"]
+    assert (result["metric"], result["split"], result["task"], result["score"]) == ("bleu", "test", "seq2seq", scores["bleu"])
+    assert list(scores) == ["score", "bleu", "rouge_l", "exact", "loss"]
+    assert result["losses"][-1] < (0.4 if method == "full" else 0.95) * result["losses"][0]
+    assert scores["bleu"] > 40 or method == "prefix"
+    assert result["steps"] == 10 * -(-sum(map(len, told("train").values())) // 16)
+    assert out.splitlines()[2:5] == [f"bleu        {scores['bleu']:.4f} on test", f"rouge_l     {scores['rouge_l']:.4f} on test",
+                                     f"exact       {scores['exact']:.4f} on test"]
+    epochs = [line for line in err.splitlines() if "epoch" in line]
+    last = result["evaluations"][-1]
+    said = "  ".join(f"{name} {last[name]:.4f}" for name in ("bleu", "rouge_l", "exact", "loss"))
+    assert len(epochs) == 10 and epochs[-1].endswith(f"dev: {said}")
+
+    trained = "--model runs/a" if method == "full" else "--model t5 --adapter runs/a"
+    code, out, err = command(f"predict {trained} --data told --max-target-length 16 --json p.json")
+    written, lines = json.loads(Path("p.json").read_text()), out.splitlines()
+    assert code == 0 and len(lines) == len(told("test")) == len(written["predictions"])
+    which = f"on the sources of test ({len(lines)})"
+    assert err.splitlines() == [f"{name} {scores[name]:.4f} {which}" for name in ("bleu", "rouge_l", "exact")]
+    assert written["scores"] == {name: value for name, value in scores.items() if name != "loss"}
+    assert written["predictions"] == [{"source": source, "text": line, "references": references}
+                                      for line, (source, references) in zip(lines, told("test").items())]
+    for source, line in [*zip(told("test"), lines)][:3]:  # alone, and by the other command
+        assert command(f"predict {trained} --max-target-length 16 --text", source) == (0, f"{line}\n", "")
+        assert command(f"generate {trained} --max-new-tokens 16 --prompt", source)[1].strip() == line
+
+
+def test_references_are_optional_in_predicting(at, command):
+    line = "predict --model t5 --max-target-length 5"
+    alone = command(f"{line} --data told --split dev")[1]
+    first, *others = told("dev")
+    Path("some.tsv").write_text(f"text\ttext2\n{first}\tx\n" + "".join(f"{source}\t\n" for source in others))
+    code, out, err = command(f"{line} --data some.tsv --json s.json")
+    assert (code, out) == (0, alone) and err.splitlines()[2] == "exact 0.0000 on 1 of the 15 sources of test"
+    Path("none.tsv").write_text("text\n" + "".join(f"{source}\n" for source in told("dev")))
+    assert command(f"{line} --data none.tsv --json n.json") == (0, alone, "")
+    assert "scores" not in json.loads(Path("n.json").read_text())
+    text = alone.splitlines()[0]
+    code, _, err = command(f"{line} --json t.json --text", next(iter(told("dev"))), "--text2", text)
+    assert code == 0 and "exact 1.0000 on the sources of test (1)\n" in err
+    assert json.loads(Path("t.json").read_text())["predictions"][0]["references"] == [text]
+
+
+def test_the_settings_of_writing_reach_the_run(at, command):
+    """Each changes the losses; a single file is held out by source."""
+    seen = {}
+    for option in ("", "--max-target-length 4", "--max-length 4", "--label-smoothing 0.2", "--train-limit 40", "--batch-size 8",
+                   "--seed 1"):
+        assert command(f"{TELL} --data told.tsv --max-steps 3 {option}")[0] == 0
+        result = json.loads(Path("runs/result.json").read_text())
+        assert tuple(result["losses"]) not in seen and result["split"] == "dev" and result["steps"] == 3
+        seen[tuple(result["losses"])] = option
+        shutil.rmtree("runs")
+    for metric in ("bleu", "rouge_l", "exact"):
+        code, out, _ = command(f"{TELL} --metric {metric} --max-steps 1")
+        result = json.loads(Path("runs/result.json").read_text())
+        assert code == 0 and (result["metric"], result["score"]) == (metric, result["scores"][metric])
+        others = [name for name in ("bleu", "rouge_l", "exact") if name != metric]
+        assert [line.split()[0] for line in out.splitlines()[2:5]] == [metric, *others]
+        shutil.rmtree("runs")
+    Path("told/dev.tsv").unlink()
+    Path("told/test.tsv").unlink()
+    assert "score       no dev or test split\n" in command(f"{TELL} --max-steps 1")[1]
+
+
+METHODS_ON_T5 = {"full": "", "head": "", "top_k": "--layers 1", "bitfit": "--add-zero-biases", "layernorm": "",
+                 "random_mask": "--share 0.2", "lora": "", "adalora": "--target-rank 1 --interval 1", "ia3": "",
+                 "houlsby": "--bottleneck 4", "compacter": "", "prefix": "", "prompt": "", "task_embedding": "",
+                 "output": "--words 'the film is' --lr 1"}
+
+
+@pytest.mark.parametrize("method", METHODS_ON_T5)
+def test_every_kind_of_method_learns_to_write_and_is_loaded_again(method, at, command, tiny, monkeypatch):
+    """On a T5 whose output map is its own, so that the head can be trained and a fresh model writes something."""
+    tiny.make_t5(at / "t5", Tokenizer.from_folder("t5"), tied=False)
+    write, texts = Sequence2Sequence.write, []
+    monkeypatch.setattr(Sequence2Sequence, "write", lambda *args, **kwargs: (texts.append(write(*args, **kwargs)), texts[-1])[1])
+    code, _, err = command(f"{TELL} --method {method} --lr 0.05 --max-steps 4 --train-limit 40 {METHODS_ON_T5[method]}")
+    assert code == 0, err
+    result = json.loads(Path("runs/result.json").read_text())
+    trained = "--model runs" if method == "full" else "--model t5 --adapter runs"
+    assert command(f"predict {trained} --data told --max-target-length 16 --json p.json")[0] == 0
+    again = json.loads(Path("p.json").read_text())
+    assert texts[-1] == texts[-2]
+    assert again["scores"] == {name: value for name, value in result["scores"].items() if name != "loss"}
+    assert command("predict --model t5 --data told --max-target-length 16")[0] == 0
+    assert texts[-1] != texts[-2]  # the base alone writes something else
+
+
 # ---- resuming --------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +507,39 @@ def contents(folder):
     result = json.loads(out["result.json"])
     out["result.json"] = {k: v for k, v in result.items() if k not in TIMES}
     return out
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_ctrl_c_and_resume_while_learning_to_write(step, at, command, monkeypatch):
+    """Stopped within an epoch, and in the evaluation at the end of one, it ends with the bits of a run that was not."""
+    line = f"{TELL}/part --method full --train-limit 40 --epochs 3 --accumulate 2"
+    assert command(line.replace("/part", "/whole"))[0] == 0
+    write, collate, calls = Sequence2Sequence.write, Sequence2Sequence.collate, []
+
+    def stop():
+        calls.append(0)
+        if len(calls) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def writing(self, *args, **kwargs):
+        if step == 5:
+            stop()
+        return write(self, *args, **kwargs)
+
+    def collating(self, indices, split="train"):
+        if split == "train":
+            stop()
+        return collate(self, indices, split)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sequence2Sequence, "write", writing)
+        patch.setattr(Sequence2Sequence, "collate", collating)
+        code, out, err = command(line)
+    assert (code, out) == (130, "") and err.endswith("the checkpoint is kept. To go on, repeat the command with --resume\n")
+    assert {path.name for path in Path("runs/part").iterdir()} == {"run.json", "checkpoint.safetensors"}
+    code, out, err = command(f"{line} --resume")
+    assert code == 0 and "full: going on after step" in err and "bleu " in out
+    assert contents(at / "runs/part") == contents(at / "runs/whole")
 
 
 @pytest.mark.parametrize("method, step", [("lora", 1), ("lora", 7), ("full", 11), ("head", 20)])
@@ -669,24 +812,98 @@ def lie_about_sizes(path, change):
     path.write_bytes(len(new).to_bytes(8, "little") + new + raw[8 + length :])
 
 
+ENCODER_DECODER = ("an encoder-decoder, which writes one text from another; use --task seq2seq with it, or a model of another "
+                   "kind (BERT, GPT-2, LLaMA)")
+
+
+def test_a_base_in_4_bits(at, command, refused):
+    line = "--model bert --data data --epochs 1 --max-length 16"
+    code, out, err = command(f"finetune {line} --method lora --rank 2 --base-bits 4 --json r.json --out runs/four")
+    assert code == 0 and "note: 4-bit base: 12 maps of " in err and " bits a weight; error |W - W~| / |W| " in err
+    total = json.loads(Path("r.json").read_text())["total"]
+    command(f"finetune {line} --method lora --rank 2 --json s.json --out runs/plain")
+    assert json.loads(Path("s.json").read_text())["total"] == total
+    kept = json.loads(Path("runs/four/minipeft.json").read_text())
+    assert kept["quantised"] == {"targets": None, "double": True}
+    score = json.loads(Path("r.json").read_text())["score"]
+    assert f"accuracy {score:.4f}" in command("predict --model bert --adapter runs/four --data data --max-length 16")[2]
+    message = "attach: full trains weights, and blocks.0.attn.q is stored in 4 bits; dequantise the model first, or attach LoRA"
+    refused(f"finetune {line} --method full --base-bits 4 --out runs/full", message)
+    refused(f"compare {line} --methods lora,full --rank 2 --base-bits 4 --out runs/all", message)
+    refused(f"finetune {line} --base-bits 8 --out x", "--base-bits: expected 4, got '8'; left out, weights stay as they are")
+
+
+def test_drafts(at, command, refused):
+    line = "generate --model llama --max-new-tokens 12 --prompt film"
+    plain = command(line)[1]
+    code, out, err = command(f"{line} --draft-layers 1 --draft-tokens 3 --json d.json")
+    told = json.loads(Path("d.json").read_text())
+    assert (code, out) == (0, plain) and err == f"note: {told['accepted']} of {told['drafted']} drafted tokens were accepted\n"
+    assert 0 <= told["accepted"] <= told["drafted"] and told["drafted"] >= 3
+    refused(f"{line} --draft-layers 2", "--draft-layers: expected a Decoder with an LMHead, and 1 to 1 of its 2 blocks to draft; got")
+    refused(f"{line} --draft-layers 1 --temperature 1", "--draft-layers: what is drafted is verified against the most probable")
+    refused("generate --model t5 --prompt film --draft-layers 1", "--draft-layers: expected a Decoder with an LMHead")
+
+
+def test_more_virtual_tokens_than_positions(at, refused):
+    for method in ("prefix", "prompt"):
+        refused(f"finetune --model bert --data data --method {method} --num-virtual-tokens 999 --out runs",
+                f"{method}: 999 virtual tokens leave none of this model's ")
+
+
 @pytest.mark.parametrize(
     "line,message",
     [
-        ("finetune --data data --method lora --out runs", "task classify: T5 is an encoder-decoder, which is loaded with task seq2seq"),
-        ("finetune --data raw.txt --task lm --method lora --out runs", "task lm: T5 is an encoder-decoder"),
-        ("compare --data data --out runs", "task classify: T5 is an encoder-decoder"),
-        ("predict --text good", "t5: T5 is an encoder-decoder, and predict gives the classes of a text or its perplexity"),
+        ("finetune --model t5 --data told --out runs", f"--task classify: t5 is T5, {ENCODER_DECODER}"),  # not: no labels
+        ("finetune --model t5 --data raw.txt --task lm --out runs", f"--task lm: t5 is T5, {ENCODER_DECODER}"),
+        ("compare --model t5 --data told --out runs", f"--task classify: t5 is T5, {ENCODER_DECODER}"),
+        ("finetune --model bert --data told --task seq2seq --out runs",
+         "--task seq2seq: writing one text from another needs an encoder-decoder (T5), and bert is an encoder (bert); "
+         "use --task classify with it, or a T5 folder"),
+        ("compare --model gpt2 --data told --task seq2seq --out runs",
+         "--task seq2seq: writing one text from another needs an encoder-decoder (T5), and gpt2 is a decoder (gpt2); "
+         "use --task classify or lm with it, or a T5 folder"),
+        ("compare --task seq2seq --out runs", "--task: the built-in task is to classify; for seq2seq give --model and --data"),
+        (f"{TELL} --metric accuracy", "--metric: task seq2seq is scored by one of bleu, rouge_l, exact; got 'accuracy'"),
+        ("finetune --model bert --data data --metric bleu --out runs",
+         "--metric: task classify is scored by one of accuracy, f1, matthews; got 'bleu'"),
+        (f"{TELL} --data data",
+         "data/train.tsv: line 1: no column 'text2' in the header; expected text, text2, got: 'text', 'label'"),
+        (f"{TELL} --method head",
+         "attach: this model has no output map of its own to train (it has no head, or one that is tied to the word vectors)"),
+        (f"{TELL} --method output", "output: expected words, the label words, as different token ids below 45; got none"),
+        (f"{TELL} --method bitfit", "bitfit: this t5 model has no bias to train; --add-zero-biases adds biases of zeros"),
+        (f"{TELL} --method fisher_mask",
+         "fisher_mask: entries are weighed by a classifier's classes, and task seq2seq has none; use random_mask, or --task "
+         "classify"),
+        ("finetune --model gpt2 --data raw.txt --task lm --method fisher_mask --out runs",
+         "fisher_mask: entries are weighed by a classifier's classes, and task lm has none"),
+        ("predict --model t5 --data raw.txt", "raw.txt: unknown kind of file '.txt'; expected .tsv, .csv, .jsonl"),
     ],
 )
-def test_what_the_commands_do_not_do_with_t5(line, message, at, capfd):
-    config = TransformerConfig(
-        "t5", 200, 16, 1, 2, 8, 512, num_decoder_layers=1, attention_bias=False, attention_out_bias=False, mlp_bias=False
-    )
-    save_pretrained(make_model(config, "seq2seq", np.random.default_rng(0)), "t5", tokenizer_from="bert")
-    command, *rest = line.split()
-    assert cli.main([command, "--model", "t5", *rest]) == 2
-    out, err = capfd.readouterr()
-    assert out == "" and message in err.splitlines()[-1] and not Path("runs").exists()
+def test_what_does_not_fit_an_encoder_decoder(line, message, at, refused):
+    refused(line, message)
+
+
+def test_data_and_models_without_what_writing_needs(at, refused):
+    Path("told/train.tsv").unlink()
+    refused(TELL, "told: no train file; there are: dev, test")
+    spoil_config(at / "t5", eos_token_id=None)
+    settings = json.loads(Path("t5/tokenizer_config.json").read_text())
+    Path("t5/tokenizer_config.json").write_text(json.dumps({k: v for k, v in settings.items() if k != "eos_token"}))
+    for line in (f"{TELL} --data told.tsv", "predict --model t5 --data told"):
+        refused(line, "--task seq2seq: there is no end token, so that no text would end; expected an eos_token_id in the model's "
+                      "config.json, a number below 45, or an eos_token in its tokenizer_config.json")
+
+
+def test_a_library_for_scores_that_is_missing_is_missed_before_training(at, refused, command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    message = "sacrebleu: the library is not installed, and texts are not scored without it; run: pip install sacrebleu"
+    refused(TELL, message)
+    refused("compare --model t5 --data told --task seq2seq --out runs", message)
+    refused("predict --model t5 --data told", message)
+    assert command("predict --model t5 --max-target-length 3", "--text", "film[good]")[0] == 0  # nothing to score
 
 
 WORDS = "embeddings.word_embeddings.weight"

@@ -14,7 +14,8 @@ import minipeft
 PACKAGE = Path(minipeft.__file__).parent
 REPOSITORY = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = {"numpy", "numba", "llvmlite", "safetensors", "tokenizers", "rich", "matplotlib", "joblib", "scipy"}
+HEAVY = {"numpy", "numba", "llvmlite", "safetensors", "tokenizers", "rich", "matplotlib", "joblib", "scipy", "sacrebleu",
+         "rouge_score", "nltk"}
 
 
 def setup():
@@ -64,7 +65,7 @@ def test_nothing_is_compiled_at_import(run_python, tmp_path):
 def test_the_rooms_of_a_command_load_no_plots(run_python):
     done = run_python(
         "import sys, minipeft.compare.run, minipeft.compare.comparison, minipeft.compare.predict\n"
-        "print(sorted({'matplotlib', 'rich', 'joblib', 'torch', 'transformers'} & set(sys.modules)))"
+        "print(sorted({'matplotlib', 'rich', 'joblib', 'torch', 'transformers', 'sacrebleu', 'rouge_score'} & set(sys.modules)))"
     )
     assert done.stdout == "[]\n", done.stderr
 
@@ -174,13 +175,15 @@ def test_requirements_are_ranges():
     required = options["install_requires"].split()
     names = [re.split("[<>=]", line)[0] for line in required]
     assert names == ["numpy", "numba", "safetensors", "tokenizers", "rich", "matplotlib", "joblib"]
-    extras = [line for name in ("test", "peers") for line in setup()["options.extras_require"][name].split()]
-    assert all(re.fullmatch(r"[a-z]+>=[0-9.]+", line) for line in required + extras)
+    extras = {name: setup()["options.extras_require"][name].split() for name in ("seq2seq", "test", "peers")}
+    assert all(re.fullmatch(r"[a-z-]+>=[0-9.]+", line) for line in required + sum(extras.values(), []))
+    assert set(extras["seq2seq"]) <= set(extras["test"])  # or tests of scores would be skipped
     assert options["python_requires"] == ">=3.10"
 
 
 def test_every_library_that_is_imported_is_required():
-    required = {re.split("[<>=]", line)[0] for line in setup()["options"]["install_requires"].split()}
+    lines = setup()["options"]["install_requires"] + setup()["options.extras_require"]["seq2seq"]
+    required = {re.split("[<>=]", line)[0].replace("-", "_") for line in lines.split()}
     found = {
         alias.name.split(".")[0]
         for path in FILES

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..data import Tokenizer, files
-from ..methods import METHODS, attach
-from .run import RESULT, Run, check_out, check_resume, load_config, load_for, make_work, name_of, unused_note
+from ..methods import METHODS, attach, quantise
+from .run import (METRICS_OF, RESULT, Run, check_out, check_resume, check_task, load_config, load_for, make_work, name_of,
+                  unused_note)
 
 
 @dataclass
@@ -29,16 +30,17 @@ class Table:
         first = self.rows[0]
         table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
                           show_edge=False)
-        score = f"{first['metric']}\n({first['split'] or 'no data'})"
-        for name in ("method", "trainable", "without\nthe head", "share\n(%)", score, "step\n(ms)", "peak\nmemory\n(MB)",
+        scores = [f"{name}\n({first['split'] or 'no data'})" for name in (first["metric"], *first["others"])]
+        for name in ("method", "trainable", "without\nthe head", "share\n(%)", *scores, "step\n(ms)", "peak\nmemory\n(MB)",
                      "on\ndisk"):
             table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
         for row in self.rows:
-            spread = f" ± {row['score_std']:.4f}" if row["seeds"] > 1 else ""
             share = 100 * row["trainable"] / row["total"]
+            scores = [score_text(row["score"], row["score_std"], row["seeds"])]
+            scores += [score_text(*row["others"][name], row["seeds"]) for name in first["others"]]
             table.add_row(row["method"], f"{row['trainable']:,}", f"{row['trainable_without_head']:,}",
-                          f"{share:.{3 if share >= 1 else 2}g}", "-" if row["score"] is None else f"{row['score']:.4f}{spread}",
-                          f"{row['step_ms']:.1f}", f"{row['peak_mb']:.0f}", size_text(row["size_mb"]))
+                          f"{share:.{3 if share >= 1 else 2}g}", *scores, f"{row['step_ms']:.1f}", f"{row['peak_mb']:.0f}",
+                          size_text(row["size_mb"]))
         console = Console()
         console.width = max(console.width, 200)  # a narrow terminal wraps a line, and no number is cut off
         console.print(table)
@@ -49,16 +51,32 @@ def size_text(megabytes):
     return f"{megabytes:.2f} MB" if megabytes >= 0.095 else f"{1000 * megabytes:.{0 if megabytes >= 0.00095 else 1}f} kB"
 
 
-def summarise(method, results):
-    """One row from the results of one method's seeds: means, and the sample standard deviation of the score.
+def score_text(mean, std, seeds):
+    """A score as the table shows it."""
+    return "-" if mean is None else f"{mean:.4f}" + (f" ± {std:.4f}" if seeds > 1 else "")
 
-    The score is None where there was nothing to score.
+
+def mean_and_std(values):
+    """Mean and sample standard deviation of a score over the seeds; (None, 0) where there was nothing to score."""
+    return (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0) if len(values) else (None, 0.0)
+
+
+def other_metrics(result):
+    """Names of the scores that are shown besides the chosen one: written texts are judged by all of theirs."""
+    family = METRICS_OF["seq2seq"]
+    return [name for name in family if name != result["metric"]] if result["metric"] in family else []
+
+
+def summarise(method, results):
+    """One row from the results of one method's seeds: means, and the sample standard deviation of each score.
+
+    The score is None where there was nothing to score. ``others``: {name: (mean, standard deviation)} of `other_metrics`.
     """
-    first, scores = results[0], np.array([r["score"] for r in results if r["score"] is not None], np.float64)
+    first, scores = results[0], [r["score"] for r in results if r["score"] is not None]
+    mean, std = mean_and_std(scores)
+    others = {name: mean_and_std([r["scores"][name] for r in results if r["score"] is not None]) for name in other_metrics(first)}
     return {"method": method, "seeds": len(results), "metric": first["metric"], "split": first["split"],
-            "score": float(scores.mean()) if len(scores) else None,
-            "score_std": float(scores.std(ddof=1)) if len(scores) > 1 else 0.0,
-            "scores": scores.tolist(), "lr": first["lr"],
+            "score": mean, "score_std": std, "scores": scores, "others": others, "lr": first["lr"],
             **{name: first[name] for name in ("trainable", "trainable_without_head", "total")},
             "step_ms": float(np.median([r["step_ms"] for r in results])),
             "peak_mb": float(np.max([r["peak_mb"] for r in results])),
@@ -94,8 +112,8 @@ def compare(model, data, methods, seeds, out, settings):
     if model is None:
         from . import builtin
 
-        if settings.get("task") == "lm":
-            raise ValueError("task: the built-in task is to classify; for lm give --model and --data")
+        if settings.get("task", "classify") != "classify":
+            raise ValueError(f"task: the built-in task is to classify; for {settings['task']} give --model and --data")
         model, data = builtin.prepare(out / "builtin")
         settings = {**settings, "epochs": settings.get("epochs") or builtin.EPOCHS}
         rates = builtin.LEARNING_RATES if settings.get("lr") is None else {}
@@ -113,7 +131,7 @@ def compare(model, data, methods, seeds, out, settings):
 def run_all(runs, out):
     """{method: [result of each seed]} of {method: [Run of each seed]}; those finished in ``out`` are read."""
     folders = {(method, run.seed): out / f"{method}-seed{run.seed}" for method, same in runs.items() for run in same}
-    results, notes = {}, ["cuts"]
+    results, notes = {}, ["data"]
     for (method, seed), folder in folders.items():  # fail before anything long begins
         check_out(runs[method][seed], folder)
         results[method, seed] = check_resume(runs[method][seed], folder, resume=True)
@@ -135,9 +153,12 @@ def check_fit(runs):
     """Read the data, which is the same for all, and put each method on the model, so that what does not fit fails here."""
     work = None
     for run in runs:
-        tokenizer = Tokenizer.from_folder(run.model)
-        work = work or make_work(replace(run, train_limit=1), tokenizer, load_config(run.model))
+        tokenizer, config = Tokenizer.from_folder(run.model), load_config(run.model)
+        check_task(run, config)
+        work = work or make_work(replace(run, train_limit=1), tokenizer, config)
         model, method = load_for(run, getattr(work, "labels", ()), run.seed), run.make_method(tokenizer)
+        if run.base_bits:
+            quantise(model)
         method.prepare(model, work, np.random.default_rng(0))
         attach(model, method)
 

@@ -1,15 +1,16 @@
-"""What ``minipeft predict`` does: classes with their probabilities, or the perplexity of a text."""
+"""What ``minipeft predict`` does: classes with their probabilities, the perplexity of a text, or texts written for others."""
 
 import re
 import sys
 from pathlib import Path
 
-from ..data import Dataset, Example, Tokenizer, read_dataset, read_texts
+from ..data import Dataset, Example, Source, Tokenizer, read_dataset, read_sources, read_texts
 from ..interop import load_pretrained, load_with_adapter
-from ..models import ClassificationHead, LMHead
+from ..models import ClassificationHead, LMHead, Seq2SeqLMHead
 from ..nn import unwrap
-from ..training import Classification, LanguageModelling
-from .run import cut_note, longest
+from ..training import Classification, LanguageModelling, Sequence2Sequence, end_tokens
+from ..training.display import ProgressBar
+from .run import load_config, longest, notes_on_data
 
 
 def load(model, adapter, task=None):
@@ -26,7 +27,8 @@ def predict(args):
     """Predict with a model, and an adapter where one is given.
 
     Args:
-        args: the command's arguments (model, adapter, data or text, text2, split, max_length, batch_size).
+        args: the command's arguments (model, adapter, data or text, text2, split, max_length, max_target_length,
+            bleu_tokenizer, batch_size).
 
     Returns:
         (rows, summary): rows of text for standard output, and ``{"lines", "json"}``, a summary for people and for files.
@@ -36,13 +38,12 @@ def predict(args):
     if args.split is not None and (args.data is None or Path(args.data).is_file()):
         raise ValueError("--split chooses a part of a folder; give the folder with --data")
     tokenizer = Tokenizer.from_folder(args.model)
-    model = load(args.model, args.adapter)
-    if model.config.encoder_decoder:
-        raise ValueError(f"{args.model}: T5 is an encoder-decoder, and predict gives the classes of a text or its perplexity; "
-                         "use an encoder (BERT) or a decoder (GPT-2, LLaMA)")
+    model = load(args.model, args.adapter, "seq2seq" if load_config(args.model).encoder_decoder else None)
     head = unwrap(model.head)
     if isinstance(head, ClassificationHead):
         return _classes(args, model, tokenizer)
+    if isinstance(head, Seq2SeqLMHead):  # which is an LMHead, too
+        return _texts(args, model, tokenizer)
     if isinstance(head, LMHead):
         return _perplexity(args, model, tokenizer)
     raise ValueError(f"{args.model}: this model has no classification or language-model head; give the --adapter that brings one")
@@ -79,7 +80,7 @@ def _classes(args, model, tokenizer):
     best = p.argmax(axis=1)
     rows = [(labels[k], f"{p[i, k]:.4f}", *(_shown(text) for text in (e.text, e.text2) if text is not None))
             for i, (k, e) in enumerate(zip(best, examples))]
-    lines = [cut_note(work.truncated, limit)] if work.truncated else []
+    lines = notes_on_data(work, limit)
     out = {"split": split, "predictions": [{"label": labels[k], "probabilities": dict(zip(labels, map(float, row)))}
                                            for k, row in zip(best, p)]}
     if args.text is None and all(e.label is not None for e in examples):
@@ -98,3 +99,28 @@ def _perplexity(args, model, tokenizer):
     scores = work.evaluate(model, split)
     rows = [("perplexity", f"{scores['score']:.4f}"), ("nats a token", f"{scores['loss']:.4f}")]
     return rows, {"lines": [], "json": {"split": split, **scores}}
+
+
+def _texts(args, model, tokenizer):
+    if args.text is not None:
+        sources = {"test": [Source(args.text, () if args.text2 is None else (args.text2,))]}
+    else:
+        sources = read_sources(args.data, need_references=False, split=False)
+    split, limit = _chosen(args, sources), longest(args.max_length, model.config, taken(model))
+    work = Sequence2Sequence(tokenizer, {split: sources[split]}, end_tokens(model.config, tokenizer), limit,
+                             args.max_target_length, args.batch_size, bleu_tokenizer=args.bleu_tokenizer)
+    display = ProgressBar("predict")
+    work.progress = display.evaluating
+    try:
+        written = work.write(model, split)
+    finally:
+        display.stop()
+    lines, known = notes_on_data(work, limit), sum(bool(source.references) for source in sources[split])
+    out = {"split": split, "predictions": [{"source": source.text, "text": text, "references": list(source.references)}
+                                           for source, text in zip(sources[split], written)]}
+    if known:
+        out["scores"] = work.scores(written, split)
+        all_known = f"the sources of {split} ({known})"
+        which = all_known if known == len(written) else f"{known} of the {len(written)} sources of {split}"
+        lines += [f"{name} {value:.4f} on {which}" for name, value in out["scores"].items() if name != "score"]
+    return [(_shown(text),) for text in written], {"lines": lines, "json": out}

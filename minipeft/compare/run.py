@@ -14,26 +14,32 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data import Tokenizer, files, read_dataset, read_texts
+from ..data import Tokenizer, files, read_dataset, read_sources, read_texts
 from ..interop import load_pretrained, save_adapter, save_pretrained
 from ..interop.adapter import HEAD
-from ..methods import METHODS, GradualUnfreezing, attach, discriminative
-from ..training import L2SP, Classification, LanguageModelling, Settings, fit, mixout
+from ..methods import METHODS, GradualUnfreezing, attach, discriminative, quantise
+from ..methods.nf4 import summary, weights_in_4_bits
+from ..training import (L2SP, METRICS, TEXT_METRICS, Classification, LanguageModelling, Sequence2Sequence, Settings, end_tokens,
+                        fit, mixout)
 from ..training.display import ProgressBar
+from ..training.text_metrics import without_spaces
 
 RUN, RESULT, CHECKPOINT = "run.json", "result.json", "checkpoint.safetensors"
 EPOCHS = 3
 HEAD_DRAW, METHOD_DRAW = 10, 11  # what a generator made of (seed, purpose) is for
-TASK_ONLY = {"classify": ("pooling", "metric", "label_smoothing"), "lm": ("stride",)}
+METRICS_OF = {"classify": tuple(METRICS), "lm": (), "seq2seq": TEXT_METRICS}  # the first is the default
+# The tasks that have a use for a setting; those not named here serve all.
+TASKS_OF = {"pooling": ("classify",), "metric": ("classify", "seq2seq"), "label_smoothing": ("classify", "seq2seq"),
+            "stride": ("lm",), "max_target_length": ("seq2seq",), "bleu_tokenizer": ("seq2seq",)}
 
 
 @dataclass
 class Run:
     """What to do: everything that ``minipeft finetune --help`` explains.
 
-    ``options`` are settings of the method, {field: value}, and ``words`` a text whose tokens start its virtual tokens. ``lr``
-    and ``epochs`` may be given as None, which becomes the method's own learning rate and `EPOCHS`; None in the others stands
-    for a default that depends on the model or means no limit.
+    ``options`` are settings of the method, {field: value}, and ``words`` a text whose tokens start its virtual tokens. ``lr``,
+    ``epochs`` and ``metric`` may be given as None, which becomes the method's own learning rate, `EPOCHS` and the task's first
+    metric; None in the others stands for a default that depends on the model or means no limit.
     """
 
     model: str
@@ -56,10 +62,13 @@ class Run:
     label_smoothing: float = 0.0
     unfreeze: bool = False
     layer_decay: float = 1.0
+    base_bits: int | None = None
     max_length: int = 128
+    max_target_length: int = 64
     stride: int | None = None
     pooling: str | None = None
-    metric: str = "accuracy"
+    metric: str | None = None
+    bleu_tokenizer: str = "13a"
     seed: int = 0
     train_limit: int | None = None
     max_steps: int | None = None
@@ -67,12 +76,18 @@ class Run:
     def __post_init__(self):
         if self.method not in METHODS:
             raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
-        if self.task not in ("classify", "lm"):
-            raise ValueError(f"task: expected classify or lm, got {self.task!r}")
-        for name in ("max_length", "train_limit", "stride"):
+        if self.task not in METRICS_OF:
+            raise ValueError(f"task: expected one of {', '.join(METRICS_OF)}, got {self.task!r}")
+        for name, least in (("max_length", 2), ("max_target_length", 2), ("train_limit", 1), ("stride", 1)):
             value = getattr(self, name)
-            if value is not None and value < (2 if name == "max_length" else 1):
-                raise ValueError(f"{name}: expected at least {2 if name == 'max_length' else 1}, got {value}")
+            if value is not None and value < least:
+                raise ValueError(f"{name}: expected at least {least}, got {value}")
+        if self.base_bits not in (None, 4):
+            raise ValueError(f"base_bits: expected 4, or None for weights as they are, got {self.base_bits}")
+        metrics = METRICS_OF[self.task]
+        self.metric = metrics[0] if metrics and self.metric is None else self.metric
+        if metrics and self.metric not in metrics:
+            raise ValueError(f"metric: task {self.task} is scored by one of {', '.join(metrics)}; got {self.metric!r}")
         self.lr = METHODS[self.method].default_lr if self.lr is None else self.lr
         self.epochs = EPOCHS if self.epochs is None else self.epochs
         defaults = vars(METHODS[self.method]())  # an option given as it is by default asks for nothing else
@@ -86,8 +101,7 @@ class Run:
     def unused(self):
         """Names of the fields that were set and that this method and task have no use for."""
         defaults = {f.name: f.default for f in fields(self)}
-        idle = [name for task, names in TASK_ONLY.items() if task != self.task for name in names]
-        idle = [name for name in idle if getattr(self, name) != defaults[name]]
+        idle = [name for name, tasks in TASKS_OF.items() if self.task not in tasks and getattr(self, name) != defaults[name]]
         known = settings_of(METHODS[self.method])
         idle += [name for name in self.options if name not in known]
         return idle + ["words"] * (self.words is not None and "words" not in known)
@@ -123,8 +137,7 @@ def settings_of(method):
 
 
 def longest(max_length, config, taken=0):
-    """Most tokens in one text: ``max_length``, or as many as the model has learned positions for, less those that are "
-      "``taken``."""
+    """Most tokens in one text: ``max_length``, or as many as the model has learned positions for, less those ``taken``."""
     return min(max_length, config.max_position_embeddings - taken) if config.learned_positions else max_length
 
 
@@ -141,28 +154,60 @@ def unused_note(runs):
                      f"method {methods} and task {runs[0].task}")
 
 
-def cut_note(count, length):
+def cut_note(count, length, what="text"):
     """What is said about texts that were too long."""
-    one = count == 1
-    return f"note: {count} {'text is' if one else 'texts are'} longer than {length} tokens and {'was' if one else 'were'} cut"
+    are, were = (f"{what} is", "was") if count == 1 else (f"{what}s are", "were")
+    return f"note: {count} {are} longer than {length} tokens and {were} cut"
+
+
+def notes_on_data(work, length):
+    """What is said about the texts of a `work` whose inputs have at most ``length`` tokens: those cut, those BLEU cannot read."""
+    out = [cut_note(work.truncated, length)] if work.truncated else []
+    if work.task == "seq2seq":
+        if work.truncated_targets:
+            out.append(cut_note(work.truncated_targets, work.max_target_length, "reference"))
+        if work.bleu_tokenizer == "13a" and any(without_spaces([s.references for s in part]) for part in work.sources.values()):
+            out.append("note: the references are Chinese or Japanese, which BLEU's tokenizer 13a does not cut into words; use "
+                       "--bleu-tokenizer zh (or char for Japanese)")
+    return out
+
+
+def check_task(run, config):
+    """Refuse a task that a model of this config cannot do, and a method that cannot do the task."""
+    if config.encoder_decoder and run.task != "seq2seq":
+        raise ValueError(f"task {run.task}: {run.model} is T5, an encoder-decoder, which writes one text from another; use "
+                         "--task seq2seq with it, or a model of another kind (BERT, GPT-2, LLaMA)")
+    if run.task == "seq2seq" and not config.encoder_decoder:
+        kind, other = ("a decoder", "classify or lm") if config.causal else ("an encoder", "classify")
+        raise ValueError(f"task seq2seq: writing one text from another needs an encoder-decoder (T5), and {run.model} is {kind} "
+                         f"({config.model_type}); use --task {other} with it, or a T5 folder")
+    if run.method == "fisher_mask" and run.task != "classify":
+        raise ValueError(f"fisher_mask: entries are weighed by a classifier's classes, and task {run.task} has none; use "
+                         "random_mask, or --task classify")
 
 
 def make_work(run, tokenizer, config):
-    """The `Classification` or `LanguageModelling` that a run trains on."""
-    limit = longest(run.max_length, config, run.make_method(tokenizer).positions_taken)
+    """The `Classification`, `LanguageModelling` or `Sequence2Sequence` that a run trains on."""
+    method = run.make_method(tokenizer)
+    method.check(config)
+    limit = longest(run.max_length, config, method.positions_taken)
     if run.task == "classify":
         return Classification(tokenizer, read_dataset(run.data), limit, run.batch_size, run.metric, run.train_limit,
                               label_smoothing=run.label_smoothing)
-    texts = read_texts(run.data)
+    texts = (read_sources if run.task == "seq2seq" else read_texts)(run.data)
     if "train" not in texts:
         raise ValueError(f"{run.data}: no train file; there are: {', '.join(texts)}")
+    if run.task == "seq2seq":
+        return Sequence2Sequence(tokenizer, texts, end_tokens(config, tokenizer), limit, run.max_target_length, run.batch_size,
+                                 run.metric, run.train_limit, label_smoothing=run.label_smoothing,
+                                 bleu_tokenizer=run.bleu_tokenizer)
     return LanguageModelling(tokenizer, texts, limit, run.batch_size, run.stride, run.train_limit)
 
 
 def load_for(run, labels, seed):
     """The run's model with a head for its task."""
-    if run.task == "lm":
-        return load_pretrained(run.model, task="lm")
+    if run.task != "classify":
+        return load_pretrained(run.model, task=run.task, rng=np.random.default_rng([seed, HEAD_DRAW]))
     if run.pooling in ("cls", "pooler") and load_config(run.model).causal:
         raise ValueError(f"pooling: {run.pooling} reads the first token, which in a decoder sees none of the text; "
                          "use last or mean")
@@ -222,12 +267,13 @@ def check_resume(run, out, resume):
     return None
 
 
-def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "cuts")):
+def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "data")):
     """Fine-tune, evaluate, save; returns the result, which is also written to ``result.json``.
 
     Args:
         run: a `Run`. out: folder. resume: go on with an unfinished run. title: what the progress bar says.
-        quiet: show nothing. notes: what to speak of: settings that do nothing, texts that are too long.
+        quiet: show nothing.
+        notes: what to speak of: settings that do nothing (``unused``), texts that are too long and the like (``data``).
 
     Raises:
         ValueError, OSError: the user's faults, with one clear line. Interrupted: Ctrl-C.
@@ -240,25 +286,29 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "c
     settings = run.settings()
     tokenizer = Tokenizer.from_folder(run.model)
     config = load_config(run.model)
+    check_task(run, config)
     work = make_work(run, tokenizer, config)
     model = load_for(run, getattr(work, "labels", ()), run.seed)
+    stored = quantise(model) if run.base_bits else None
     method, rng = run.make_method(tokenizer), np.random.default_rng([run.seed, METHOD_DRAW])
     method.prepare(model, work, rng)
     attachment = attach(model, method, rng=rng)
-    said = ["unused" in notes and unused_note([run]),
-            "cuts" in notes and work.truncated
-            and cut_note(work.truncated, longest(run.max_length, config, method.positions_taken)),
-            resume and not (out / CHECKPOINT).is_file()
-            and f"note: {out} holds nothing to go on with; starting from the beginning"]
+    said = ["unused" in notes and unused_note([run]), stored and f"note: {summary(stored)}"]
+    said += notes_on_data(work, longest(run.max_length, config, method.positions_taken)) if "data" in notes else []
+    if resume and not (out / CHECKPOINT).is_file():
+        said.append(f"note: {out} holds nothing to go on with; starting from the beginning")
     for line in filter(None, said if not quiet else ()):
         print(line, file=sys.stderr)
     out.mkdir(parents=True, exist_ok=True)
+    display = None if quiet else ProgressBar(title or run.method)
+    if run.task == "seq2seq" and not quiet:
+        work.progress = display.evaluating
     before = time.monotonic() - started
     try:
         files.write_json(out / RUN, asdict(run))
         with mixout(model, run.mixout) if run.mixout else contextlib.nullcontext():
-            history = fit(model, attachment.named_parameters(), work, settings, out / CHECKPOINT, resume,
-                          None if quiet else ProgressBar(title or run.method), run.hooks(attachment), run.lr_scale(attachment))
+            history = fit(model, attachment.named_parameters(), work, settings, out / CHECKPOINT, resume, display,
+                          run.hooks(attachment), run.lr_scale(attachment))
     except (ValueError, OSError):
         if not (out / CHECKPOINT).is_file():  # nothing was trained
             (out / RUN).unlink(missing_ok=True)
@@ -266,7 +316,7 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "c
                 out.rmdir()
         raise
     started = time.monotonic()
-    result = {**describe(run, attachment, settings), **score(model, work, history), "step_ms": history["step_ms"],
+    result = {**describe(run, attachment, settings), **score(model, work, history, display), "step_ms": history["step_ms"],
               "steps": history["step"], "epochs": settings.epochs, "evaluations": history["evaluations"],
               "losses": history["losses"]}
     size, result["format_note"] = save(run, model, attachment, out)
@@ -296,7 +346,7 @@ def name_of(path):
 def describe(run, attachment, settings):
     """The part of a result that does not depend on training."""
     added = attachment.trainable - sum(p.size for p in attachment.base.values())
-    base = sum(p.size for p in attachment.model.parameters())
+    base = sum(p.size for p in attachment.model.parameters()) + weights_in_4_bits(attachment.model)
     if attachment.head is not None:
         added -= sum(p.size for p in attachment.head.own.parameters())  # it stands in for the base's own head
     return {"method": run.method, "task": run.task, "model": name_of(run.model), "data": name_of(run.data),
@@ -304,9 +354,16 @@ def describe(run, attachment, settings):
             "trainable_without_head": attachment.trainable_without_head, "total": base + added}
 
 
-def score(model, work, history):
-    """{"metric", "score", "split", "scores"}: on test where there is one, else on dev (as the last epoch left it), else None."""
-    scores, split = work.evaluate(model, "test"), "test"
+def score(model, work, history, display=None):
+    """{"metric", "score", "split", "scores"}: on test where there is one, else on dev (as the last epoch left it), else None.
+
+    ``display`` is taken away at the end, well or not.
+    """
+    try:
+        scores, split = work.evaluate(model, "test"), "test"
+    finally:
+        if display is not None:
+            display.stop()
     if not scores:
         scores, split = {k: v for k, v in history["evaluations"][-1].items() if k not in ("epoch", "step")}, "dev"
     return {"metric": work.metric, "score": scores.get("score"), "split": split if scores else None, "scores": scores}

@@ -7,12 +7,14 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+COLUMNS = ("text", "text2", "label")
 SPLITS = {"train": ("train",), "dev": ("dev", "validation", "val"), "test": ("test",)}
 TABULAR = (".tsv", ".csv", ".jsonl")
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
@@ -124,19 +126,19 @@ def _csv_records(path):
     return records
 
 
-def _table_rows(path, records, need_labels):
-    """Rows of a file with a header line; columns other than text, text2 and label are ignored."""
+def _table_rows(path, records, needed, columns):
+    """Rows of a file with a header line."""
     header = records[0][1]
-    for name in ["text"] + ["label"] * need_labels:
+    for name in needed:
         if name not in header:
-            raise ValueError(f"{path}: line 1: no column {name!r} in the header; expected "
-                             f"{'text[, text2], label' if need_labels else 'text[, text2]'}, got: {shown(header)}")
-    for name in ("text", "text2", "label"):
+            names = "".join(f", {other}" if other in needed else f"[, {other}]" for other in columns).removeprefix(", ")
+            raise ValueError(f"{path}: line 1: no column {name!r} in the header; expected {names}, got: {shown(header)}")
+    for name in columns:
         if header.count(name) > 1:
             raise ValueError(f"{path}: line 1: the column {name!r} stands {header.count(name)} times in the header")
     if len(records) == 1:
         raise ValueError(f"{path}: the file has a header and no rows")
-    place = {name: header.index(name) for name in ("text", "text2", "label") if name in header}
+    place = {name: header.index(name) for name in columns if name in header}
     hint = ("; TSV has no quoting, so a text cannot hold a tab" if path.suffix.lower() == ".tsv"
             else "; a text with a comma stands in quotes")
     rows = []
@@ -149,7 +151,7 @@ def _table_rows(path, records, need_labels):
     return rows
 
 
-def _jsonl_rows(path, need_labels):
+def _jsonl_rows(path, needed, columns):
     """Rows of a file with one JSON object on each line."""
     rows = []
     for number, line in _filled_lines(path):
@@ -161,17 +163,18 @@ def _jsonl_rows(path, need_labels):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not JSON that can be read ({type(error).__name__})") from None
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: expected a JSON object with text and label, got {type(value).__name__}")
-        for name in ["text"] + ["label"] * need_labels:
+            raise ValueError(f"{where}: expected a JSON object with {' and '.join(needed)}, got {type(value).__name__}")
+        for name in needed:
             if name not in value:
                 raise ValueError(f"{where}: no {name!r} in this object; it has: {shown(value) or 'nothing'}")
+        value = {name: cell for name, cell in value.items() if name in columns}
         for name in ("text", "text2"):
             if name in value and not isinstance(value[name], str):
                 raise ValueError(f"{where}: expected a string for {name!r}, got {type(value[name]).__name__}")
             if re.search("[\ud800-\udfff]", value.get(name, "")):
                 raise ValueError(f"{where}: {name!r} holds half of a surrogate pair, which is no character")
         label = value.get("label")
-        if isinstance(label, bool) or not isinstance(label, (str, int) if need_labels else (str, int, type(None))):
+        if isinstance(label, bool) or not isinstance(label, (str, int) if "label" in needed else (str, int, type(None))):
             raise ValueError(f"{where}: expected a string or a whole number for 'label', got {type(label).__name__}")
         rows.append(Row(number, value["text"], value.get("text2"), None if label is None else str(label)))
         if (rows[0].text2 is None) != (rows[-1].text2 is None):
@@ -180,14 +183,21 @@ def _jsonl_rows(path, need_labels):
     return rows
 
 
-def _read_rows(path, need_labels):
-    """The rows of one file, by the ending of its name."""
+def read_rows(path, needed=("text",), columns=COLUMNS):
+    """The rows of one file, by the ending of its name.
+
+    Args:
+        path: a .tsv, .csv or .jsonl file. needed: names of the columns that must be there.
+        columns: names of those that are read at all; others are ignored.
+
+    Returns a list of `Row`. Raises ValueError, naming file and line, for whatever is not as expected.
+    """
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
-        return _jsonl_rows(path, need_labels)
+        return _jsonl_rows(path, needed, columns)
     if suffix not in TABULAR:
         raise ValueError(f"{path}: unknown kind of file {suffix!r}; expected {', '.join(TABULAR)}")
-    return _table_rows(path, (_tsv_records if suffix == ".tsv" else _csv_records)(path), need_labels)
+    return _table_rows(path, (_tsv_records if suffix == ".tsv" else _csv_records)(path), needed, columns)
 
 
 # ---- labels ----------------------------------------------------------------------------------------------------
@@ -257,8 +267,18 @@ def _examples(path, rows, labels, file_names, need_labels):
 # ---- data sets -------------------------------------------------------------------------------------------------
 
 
-def _split_files(folder, suffixes):
-    """{split: path} of the data files in a folder."""
+def checked_path(path, dev_fraction):
+    """The path of a data set; raises ValueError where there is none, or for a share of dev that is none."""
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    if not 0 < dev_fraction < 1:
+        raise ValueError(f"dev_fraction: expected a number between 0 and 1, got {dev_fraction}")
+    return path
+
+
+def split_files(folder, suffixes=TABULAR):
+    """{split: path} of the data files in a folder; raises ValueError for none, and for two of one split."""
     found = {}
     for split, stems in SPLITS.items():
         paths = [folder / (stem + suffix) for stem in stems for suffix in suffixes if (folder / (stem + suffix)).is_file()]
@@ -273,17 +293,18 @@ def _split_files(folder, suffixes):
     return found
 
 
-def _held_out(examples, fraction, seed, where):
-    """(train, dev) of one list: dev is drawn by ``seed``, and each class keeps at least one example in train."""
-    wanted, dev, left = max(1, round(fraction * len(examples))), set(), {}
-    for e in examples:
-        left[e.label] = left.get(e.label, 0) + 1
+def held_out(examples, classes, fraction, seed, where, what="examples"):
+    """(train, dev) of one list: dev is drawn by ``seed``, and each class keeps at least one example in train.
+
+    ``classes`` are those of the examples, in their order. Raises ValueError, naming ``where``, for too few (of ``what``).
+    """
+    wanted, dev, left = max(1, round(fraction * len(examples))), set(), Counter(classes)
     for i in np.random.default_rng(seed).permutation(len(examples)):
-        if len(dev) < wanted and left[examples[i].label] > 1:
-            left[examples[i].label] -= 1
+        if len(dev) < wanted and left[classes[i]] > 1:
+            left[classes[i]] -= 1
             dev.add(int(i))
     if not dev:
-        raise ValueError(f"{where}: {len(examples)} examples are too few to hold some out for dev; add examples, "
+        raise ValueError(f"{where}: {len(examples)} {what} are too few to hold some out for dev; add {what}, "
                          "or give a folder with a train and a dev file")
     return [e for i, e in enumerate(examples) if i not in dev], [examples[i] for i in sorted(dev)]
 
@@ -309,14 +330,11 @@ def read_dataset(path, labels=None, seed=0, dev_fraction=0.1, need_labels=True, 
         ValueError: naming file and line: a path, file type, encoding, header, row or label that is not as expected.
             Where the data sets the classes (``labels`` is None), also no train split, or one class only.
     """
-    path = Path(path)
-    if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
-    if not 0 < dev_fraction < 1:
-        raise ValueError(f"dev_fraction: expected a number between 0 and 1, got {dev_fraction}")
+    path = checked_path(path, dev_fraction)
     single = not path.is_dir()
-    found = {"train" if split else "test": path} if single else _split_files(path, TABULAR)
-    rows = {name: _read_rows(file, need_labels) for name, file in found.items()}
+    found = {"train" if split else "test": path} if single else split_files(path)
+    needed = ("text", "label") if need_labels else ("text",)
+    rows = {name: read_rows(file, needed) for name, file in found.items()}
     _check_pairs(found, rows)
     names_file = path / "labels.txt"
     file_names = _read_label_names(names_file) if not single and names_file.is_file() else None
@@ -333,7 +351,7 @@ def read_dataset(path, labels=None, seed=0, dev_fraction=0.1, need_labels=True, 
         raise ValueError(f"{found['train']}: only one class ({labels[splits['train'][0].label]!r}) in train; "
                          "a classifier needs two or more")
     if single and split:
-        splits["train"], splits["dev"] = _held_out(splits["train"], dev_fraction, seed, path)
+        splits["train"], splits["dev"] = held_out(splits["train"], [e.label for e in splits["train"]], dev_fraction, seed, path)
     return Dataset(splits, labels)
 
 
@@ -353,7 +371,7 @@ def _read_plain(path):
     if path.suffix.lower() == ".txt":
         text = read_text(path).replace("\r\n", "\n")
     elif path.suffix.lower() in TABULAR:
-        text = "\n".join(row.text for row in _read_rows(path, need_labels=False))
+        text = "\n".join(row.text for row in read_rows(path))
     else:
         raise ValueError(f"{path}: unknown kind of file {path.suffix.lower()!r}; expected .txt, {', '.join(TABULAR)}")
     if not text.strip():
@@ -389,12 +407,8 @@ def read_texts(path, dev_fraction=0.1, split=True):
     Raises:
         ValueError: naming the file: no such path, unknown kind, not UTF-8, no text.
     """
-    path = Path(path)
-    if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
-    if not 0 < dev_fraction < 1:
-        raise ValueError(f"dev_fraction: expected a number between 0 and 1, got {dev_fraction}")
+    path = checked_path(path, dev_fraction)
     if path.is_dir():
-        return {name: _read_plain(file) for name, file in _split_files(path, (".txt", *TABULAR)).items()}
+        return {name: _read_plain(file) for name, file in split_files(path, (".txt", *TABULAR)).items()}
     text = _read_plain(path)
     return dict(zip(("train", "dev"), _cut(text, dev_fraction, path))) if split else {"test": text}

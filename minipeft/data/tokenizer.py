@@ -141,12 +141,13 @@ class Tokenizer:
             bad = next(t for pair in inputs for t in (pair if isinstance(pair, tuple) else (pair,)) if not _is_text(t))
             raise ValueError(f"encode: expected text, got {ascii(bad)[:60]}") from None
 
-    def encode_pairs(self, texts, texts2=None, max_length=None):
+    def encode_pairs(self, texts, texts2=None, max_length=None, add_special_tokens=True):
         """Encode many texts, or pairs of texts, and cut those that are too long.
 
         Args:
             texts: N strings. texts2: N strings, or None.
             max_length: most tokens in one encoding, special tokens included; default: ``model_max_length``, else no limit.
+            add_special_tokens: with those that the model expects around a text.
 
         Returns:
             `Encodings`: a list of N `Encoding` whose ``truncated`` says how many were cut. The special tokens stay; of a
@@ -159,7 +160,7 @@ class Tokenizer:
         every combination, which took a minute and gigabytes of memory for a pair of 100,000 characters each.
         """
         limit = self.model_max_length if max_length is None else max_length
-        specials = self._inner.num_special_tokens_to_add(texts2 is not None)
+        specials = self._inner.num_special_tokens_to_add(texts2 is not None) if add_special_tokens else 0
         if limit is not None and limit <= specials:
             raise ValueError(f"max_length: {limit} tokens leave no room for text beside {specials} special tokens")
         if texts2 is not None and len(texts) != len(texts2):
@@ -167,7 +168,7 @@ class Tokenizer:
         inputs = list(texts) if texts2 is None else list(zip(texts, texts2))
         out = Encodings()
         for start in range(0, len(inputs), CHUNK):
-            for e in self._encode_batch(inputs[start:start + CHUNK]):
+            for e in self._encode_batch(inputs[start:start + CHUNK], add_special_tokens):
                 if limit is None or len(e) <= limit:
                     out.append(Encoding(e.ids, e.type_ids))
                 else:

@@ -119,7 +119,8 @@ def walk(model, heads, rule, input_ids, attention_mask=None, token_type_ids=None
     Raises:
         ValueError: the rows go through different attachments, which would not notice that some rows have left.
     """
-    if any(getattr(module, "rows", None) is not None for module in model.modules()):
+    attached = [wrapper for attachment in vars(model).get("attachments", {}).values() for wrapper in attachment.wrappers.values()]
+    if any(getattr(wrapper, "rows", None) is not None for wrapper in attached):
         raise ValueError("early exit: the rows of this batch go through different attachments, but the exits were trained for "
                          "one; predict with each attachment by itself")
     with no_grad():

@@ -76,8 +76,8 @@ class OutputTuning(Method):
         outputs = model.get(path).weight.shape[1] if classes else config.vocab_size
         columns = range(outputs) if classes else self.words
         if not columns or not all(0 <= c < outputs for c in columns) or len(set(columns)) < len(columns):
-            raise ValueError(f"output: words must be different token ids below {outputs}, those of the label words; "
-                             f"got {columns}")
+            raise ValueError(f"output: expected words, the label words, as different token ids below {outputs}; got "
+                             f"{columns or 'none'}")
         return {path: LabelOutput(model.get(path), self.part, list(columns), outputs, config.hidden_size,
                                   model.embed.tokens.weight.dtype)}
 

@@ -1,4 +1,4 @@
-"""Training: optimizers, schedules, the loop, checkpoints and metrics.
+"""Training: kinds of work, optimizers, schedules, the loop, checkpoints and metrics.
 
 The names below are imported at their first use, so that a method's hook needs NumPy alone.
 """
@@ -9,7 +9,9 @@ _HOMES = {"Hook": "hooks", "Interrupted": "loop", "Settings": "loop", "fit": "lo
           "f1": "metrics", "matthews": "metrics", "OPTIMIZERS": "optim", "SGD": "optim", "Adam": "optim", "AdamW": "optim",
           "decay_groups": "optim", "gradient_norm": "optim", "SCHEDULES": "schedules", "factor": "schedules",
           "L2SP": "regularise", "mixout": "regularise", "smoothed_cross_entropy": "regularise",
-          "Classification": "work", "LanguageModelling": "work"}
+          "Classification": "work", "LanguageModelling": "work", "Sequence2Sequence": "seq2seq", "end_tokens": "seq2seq",
+          "TEXT_METRICS": "text_metrics", "BLEU_TOKENIZERS": "text_metrics", "bleu": "text_metrics", "exact": "text_metrics",
+          "rouge_l": "text_metrics", "text_scores": "text_metrics"}
 
 __all__ = list(_HOMES)
 

@@ -84,7 +84,7 @@ def fit(model, parameters, work, settings, checkpoint=None, resume=False, displa
 
     Args:
         model: a model; parameters: {path: Parameter} to train.
-        work: a `Classification` or `LanguageModelling` (or anything with its methods).
+        work: a `Classification`, `LanguageModelling` or `Sequence2Sequence` (or anything with its methods).
         settings: a `Settings`.
         checkpoint: file to write checkpoints to, or None; its folder must exist. resume: go on from that file if it
             exists (with the same settings and work); otherwise it is replaced.

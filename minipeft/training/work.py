@@ -1,4 +1,7 @@
-"""The two kinds of work, to classify texts and to model language: data into batches, a batch into a loss, a model into scores."""
+"""Two kinds of work, to classify texts and to model language: data into batches, a batch into a loss, a model into scores.
+
+The third, to write one text from another, stands in ``seq2seq.py``.
+"""
 
 import math
 

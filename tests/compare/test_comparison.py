@@ -329,6 +329,39 @@ def test_a_row(values):
     assert row["seconds"] == pytest.approx(math.fsum(seconds)) and row["trainable"] == 10 and row["method"] == "lora"
 
 
+def test_every_score_of_written_texts_is_a_column(capsys):
+    """The chosen one first; the others with their own spread, and a dash where there was nothing to score."""
+
+    def told(bleu, rouge, exact):
+        return result(rouge, metric="rouge_l", scores={"bleu": bleu, "rouge_l": rouge, "exact": exact})
+
+    rows = [summarise("full", [told(40.0, 0.5, 0.25), told(42.0, 0.75, 0.25)]), summarise("lora", [told(3.0, 0.1, 0.0)] * 2)]
+    assert rows[0]["others"] == {"bleu": (41.0, pytest.approx(2**0.5)), "exact": (0.25, 0.0)} and rows[0]["score"] == 0.625
+    Table(rows, "title").show()
+    lines = capsys.readouterr().out.splitlines()
+    assert re.search(r"rouge_l +bleu +exact", " ".join(lines[:3]))
+    assert re.search(r"0\.6250 ± 0\.1768 +41\.0000 ± 1\.4142 +0\.2500 ± 0\.0000 ", next(line for line in lines if "full" in line))
+    nothing = summarise("full", [told(1.0, 1.0, 1.0) | {"score": None, "split": None, "scores": {}}])
+    assert nothing["others"] == {"bleu": (None, 0.0), "exact": (None, 0.0)}
+    Table([nothing], "title").show()
+    out = capsys.readouterr().out
+    assert len(re.findall(r" - ", out)) == 3 and "no data" in out
+    assert summarise("full", [result(0.5)])["others"] == {}
+
+
+def test_learning_to_write_end_to_end(at, started, capfd):
+    line = "compare --model t5 --data told --task seq2seq --methods full,prefix --seeds 1 --epochs 1 --out runs --json table.json"
+    assert cli.main([*line.split(), "--max-target-length", "12", "--num-virtual-tokens", "3"]) == 0
+    out, err = capfd.readouterr()
+    rows, results = json.loads(Path("table.json").read_text()), results_of()
+    assert started == ["full-seed0", "prefix-seed0"] and len(results) == 2
+    for row in rows:
+        scores = results[f"{row['method']}-seed0"]["scores"]
+        assert row["metric"] == "bleu" and row["score"] == scores["bleu"]
+        assert row["others"] == {name: [scores[name], 0.0] for name in ("rouge_l", "exact")}
+    assert re.search(r"bleu +rouge_l +exact", out) and err.count("[1/2] full seed 0: epoch 1 ") == 1
+
+
 def test_nothing_is_cut_off_in_a_narrow_terminal(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "40")
     big = {

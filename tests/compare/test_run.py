@@ -2,14 +2,15 @@
 
 import json
 import shutil
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
 
-from minipeft import cli
-from minipeft.compare.run import EPOCHS, RESULT, RUN, Run, check_writable, cut_note, describe, execute, longest, unused_note
-from minipeft.data import files
+from minipeft import arguments, cli
+from minipeft.compare.run import (EPOCHS, METRICS_OF, RESULT, RUN, Run, check_writable, cut_note, describe, execute, load_config,
+                                  longest, make_work, notes_on_data, unused_note)
+from minipeft.data import Tokenizer, files
 from minipeft.interop import load_pretrained
 from minipeft.methods import METHODS, Full, Head, LoRA, attach
 from minipeft.models import TransformerConfig
@@ -20,6 +21,10 @@ def test_defaults_are_filled_in():
         run = Run("m", "d", method=name)
         assert (run.lr, run.epochs) == (method.default_lr, EPOCHS) == (run.settings().lr, run.settings().epochs)
     assert Run("m", "d", lr=0.5, epochs=7).settings().lr == 0.5 and Run("m", "d", epochs=7).settings().epochs == 7
+
+
+def test_the_command_line_offers_every_task():
+    assert arguments.TASKS == tuple(METRICS_OF)
 
 
 def test_the_command_lines_defaults_are_the_runs():
@@ -34,8 +39,10 @@ def test_the_command_lines_defaults_are_the_runs():
     "name, value, message",
     [
         ("method", "doora", f"method: expected one of {', '.join(METHODS)}, got 'doora'"),
-        ("task", "mlm", "task: expected classify or lm, got 'mlm'"),
+        ("task", "mlm", "task: expected one of classify, lm, seq2seq, got 'mlm'"),
         ("max_length", 1, "max_length: expected at least 2, got 1"),
+        ("max_target_length", 1, "max_target_length: expected at least 2, got 1"),
+        ("metric", "bleu", "metric: task classify is scored by one of accuracy, f1, matthews; got 'bleu'"),
         ("stride", 0, "stride: expected at least 1, got 0"),
         ("train_limit", 0, "train_limit: expected at least 1, got 0"),
     ],
@@ -62,9 +69,38 @@ def test_settings_that_do_nothing():
     assert unused_note([run(method="full", options={"rank": 3}), run(options={"rank": 3})]) == []
 
 
+def test_a_metric_fits_its_task():
+    assert [Run("m", "d", task=task).metric for task in ("classify", "lm", "seq2seq")] == ["accuracy", None, "bleu"]
+    assert Run("m", "d", task="seq2seq", metric="exact").metric == "exact"
+    assert Run("m", "d", task="seq2seq") == Run("m", "d", task="seq2seq", metric="bleu")
+    for metric in ("accuracy", "perplexity"):
+        with pytest.raises(ValueError, match=f"^metric: task seq2seq is scored by one of bleu, rouge_l, exact; got '{metric}'$"):
+            Run("m", "d", task="seq2seq", metric=metric)
+    run = Run("m", "d", task="seq2seq", pooling="cls", stride=2, label_smoothing=0.1, max_target_length=9, bleu_tokenizer="zh")
+    assert unused_note([run]) == "note: --pooling, --stride do nothing with method lora and task seq2seq"
+    run = Run("m", "d", metric="f1", max_target_length=9, bleu_tokenizer="zh")
+    assert unused_note([run]) == "note: --max-target-length, --bleu-tokenizer do nothing with method lora and task classify"
+    assert unused_note([Run("m", "d", task="lm", metric="f1")]) == "note: --metric does nothing with method lora and task lm"
+
+
+def test_words_about_the_data(world, tmp_path):
+    rows = [("a film[good]", "好看 的 电影")] + [(f"story[{i}]", "无聊 的 故事 ，冷") for i in range(3)]
+    (tmp_path / "zh.tsv").write_text("".join("\t".join(row) + "\n" for row in [("text", "text2"), *rows]), encoding="utf-8")
+    run = Run(str(world / "t5"), str(tmp_path / "zh.tsv"), task="seq2seq", max_length=4, max_target_length=3)
+    tokenizer, config = Tokenizer.from_folder(world / "t5"), load_config(world / "t5")
+    sources, references, chinese = notes_on_data(make_work(run, tokenizer, config), 4)
+    assert (sources, references) == ("note: 4 texts are longer than 4 tokens and were cut",
+                                     "note: 4 references are longer than 3 tokens and were cut")
+    assert chinese == ("note: the references are Chinese or Japanese, which BLEU's tokenizer 13a does not cut into words; "
+                       "use --bleu-tokenizer zh (or char for Japanese)")
+    run = replace(run, bleu_tokenizer="zh", max_length=40, max_target_length=40)
+    assert notes_on_data(make_work(run, tokenizer, config), 40) == []
+
+
 def test_words_about_cut_texts():
     assert cut_note(1, 9) == "note: 1 text is longer than 9 tokens and was cut"
     assert cut_note(2, 9) == "note: 2 texts are longer than 9 tokens and were cut"
+    assert cut_note(1, 9, "reference") == "note: 1 reference is longer than 9 tokens and was cut"
     learned = TransformerConfig("bert", 9, 8, 1, 1, 8, 40)
     assert (longest(128, learned), longest(9, learned)) == (40, 9)
     assert longest(128, TransformerConfig("llama", 9, 8, 1, 1, 8, 40)) == 128

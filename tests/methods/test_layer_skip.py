@@ -99,7 +99,7 @@ def test_a_model_whose_last_blocks_do_nothing_has_every_word_accepted():
 def test_what_is_refused():
     model, ids = make(), np.array([[3, 1, 4]])
     for layer in (0, 4, -1):
-        with pytest.raises(ValueError, match=f"draft: expected a Decoder with an LMHead and an exit_layer from 1 to 3.*got Decoder and {layer}"):
+        with pytest.raises(ValueError, match=f"draft: expected a Decoder with an LMHead, and 1 to 3 of its 4 blocks to draft; got Decoder and {layer}"):
             draft_and_verify(model, ids, layer)
     with pytest.raises(ValueError, match="draft: expected one text and draft_tokens of at least 1, got 2 and 4"):
         draft_and_verify(model, np.ones((2, 3), int), 1)

@@ -88,8 +88,8 @@ def test_where_it_cannot_be_merged_it_says_why(more, part, message):
 
 
 @pytest.mark.parametrize("settings,message", [
-    ({}, "output: words must be different token ids below 13, those of the label words; got None"), ({"words": [13]}, "below 13"),
-    ({"words": [-1]}, "got [-1]"), ({"words": [2, 2]}, "got [2, 2]"), ({"words": []}, "got []"),
+    ({}, "output: expected words, the label words, as different token ids below 13; got none"), ({"words": [13]}, "below 13"),
+    ({"words": [-1]}, "got [-1]"), ({"words": [2, 2]}, "got [2, 2]"), ({"words": []}, "got none"),
     ({"words": [1], "part": "scale"}, "output: part must be embedding or bias, got 'scale'")])
 def test_labels_that_cannot_be(settings, message):
     model = make()

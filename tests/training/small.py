@@ -5,14 +5,16 @@ The tests get it as the fixture ``small``; the processes that are killed import 
 
 import numpy as np
 
-from minipeft.data import Dataset, Example, train_wordpiece
+from minipeft.data import Dataset, Example, Source, train_wordpiece
 from minipeft.interop import make_model
 from minipeft.models import TransformerConfig
-from minipeft.training import Classification, LanguageModelling, Settings
+from minipeft.training import Classification, LanguageModelling, Sequence2Sequence, Settings
 
 WORDS = "the film is a good bad long dull warm story of people who never laugh again".split()
 FAMILIES = {"classify": {"model_type": "bert", "type_vocab_size": 2, "labels": ("no", "yes", "perhaps"), "pooling": "mean"},
-            "lm": {"model_type": "llama", "hidden_act": "silu", "num_key_value_heads": 1}}
+            "lm": {"model_type": "llama", "hidden_act": "silu", "num_key_value_heads": 1},
+            "seq2seq": {"model_type": "t5", "num_decoder_layers": 1, "attention_bias": False, "attention_out_bias": False,
+                        "mlp_bias": False, "eos_token_id": 3, "initializer_range": 1.0}}
 
 
 def sentences(count, seed, longest=12):
@@ -29,8 +31,18 @@ def examples(count, seed):
     return [Example(text, None, 1 if "good" in text else 0 if "bad" in text else 2) for text in sentences(count, seed)]
 
 
+def sources(count, seed):
+    """Sentences with one to three references each: the words backwards, and parts of that."""
+    return [Source(text, tuple(" ".join(text.split()[::-1][i:]) for i in range(min(1 + number % 3, len(text.split())))))
+            for number, text in enumerate(dict.fromkeys(sentences(count, seed)))]
+
+
 def make_work(task, batch_size=4, train=14, max_length=10, **options):
-    """Either kind of work on ``train`` sentences and 8 more for dev; for language modelling they are joined into a text."""
+    """Each kind of work on ``train`` sentences and 8 more for dev; for language modelling they are joined into a text."""
+    if task == "seq2seq":
+        splits = {"train": sources(train, 1), "dev": sources(8, 2)}
+        usual = {"max_target_length": 7, "batch_size": batch_size}
+        return Sequence2Sequence(TOKENIZER, splits, [3], max_length, **usual | options)
     if task == "classify":
         dataset = Dataset({"train": examples(train, 1), "dev": examples(8, 2)}, FAMILIES["classify"]["labels"])
         return Classification(TOKENIZER, dataset, max_length, batch_size, **options)

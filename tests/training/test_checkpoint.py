@@ -43,7 +43,7 @@ def train(small, path, task, resume=False, method=None, dropout=0.2, work=None, 
 CASES = [("classify", {"optimizer": "adamw"}), ("classify", {"optimizer": "sgd", "schedule": "cosine", "epochs": 3}),
          ("classify", {"optimizer": "adam", "max_steps": 3, "accumulate": 1}), ("lm", {"optimizer": "adamw", "max_steps": 5}),
          ("lm", {"optimizer": "sgd", "accumulate": 1, "epochs": 1}), ("lm", {"optimizer": "adam", "clip": 0.0, "accumulate": 3}),
-         ("classify", {"method": LoRA(2, 4, "attn.q,mlp.up", 0.3)})]
+         ("classify", {"method": LoRA(2, 4, "attn.q,mlp.up", 0.3)}), ("seq2seq", {"max_steps": 5, "accumulate": 3})]
 
 
 @pytest.mark.parametrize("task, changes", CASES)

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from minipeft.training import fit
+from minipeft.training import display, fit
 from minipeft.training.display import ProgressBar
 
 LINE = (r"lora \[x\]: epoch {epoch}  training loss \d\.\d{{4}}  \d+ examples/s  \d+:\d\d:\d\d left  "
@@ -98,3 +98,56 @@ def test_the_bar_is_taken_away_when_training_fails(small):
         fit(model, dict(model.named_parameters()), small.make_work("classify"),
             small.settings(lr=1e38, warmup=0.0, clip=0.0, epochs=9), display=bar)
     assert bar.bar is None
+
+
+# ---- evaluations that take long ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A list whose only number is the time."""
+    now = [100.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_line_every_ten_seconds_where_there_is_no_terminal(clock):
+    out = io.StringIO()
+    bar = ProgressBar("run", Console(file=out))
+    for done in [*range(41)] * 2:  # nothing is carried over from one evaluation to the next
+        bar.evaluating(done, 40)
+        clock[0] += 3
+    assert out.getvalue().splitlines() == [f"run: evaluating, {done} of 40 texts" for done in range(4, 40, 4)] * 2
+    out.truncate(0)
+    for done in (0, 20, 40):
+        bar.evaluating(done, 40)
+        clock[0] += 4
+    assert out.getvalue().strip("\0") == ""  # a short one says nothing
+
+
+def shown(out):
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue()).replace("\r", "\n")
+
+
+def test_a_bar_of_its_own_in_a_terminal_during_training_and_after_it():
+    out = io.StringIO()
+    bar = ProgressBar("lora", Console(file=out, force_terminal=True, width=120))
+    bar.start(20, 5)
+    bar.step(1.25, 16)
+    bar.evaluating(0, 40)
+    bar.evaluating(10, 40)
+    bar.bar.refresh()
+    last = shown(out).splitlines()[-2:]
+    assert re.search(r"lora .* 6/20 ", last[0]) and re.search(r"lora: evaluating .* 10/40 texts .* left", last[1]), last
+    bar.evaluating(40, 40)
+    assert len(bar.bar.tasks) == 1 and bar.evaluation is None
+    bar.step(1.0, 16)
+    bar.stop()
+    bar.evaluating(0, 3)  # training is over
+    bar.bar.refresh()
+    assert re.search(r"lora: evaluating .* 0/3 texts", shown(out).splitlines()[-1])
+    bar.evaluating(3, 3)
+    assert bar.bar is None
+    bar.evaluating(0, 3)
+    bar.stop()  # where it was interrupted
+    assert bar.bar is None and bar.evaluation is None
