@@ -4,10 +4,10 @@ import argparse
 
 from . import common
 
-EXAMPLE = """example, about two minutes:
-  python -m benchmarks.inference --repeats 7 --json inference.json
+EXAMPLE = """example, about three minutes:
+  python -m benchmarks.inference --json inference.json
 """
-RANK, BOTTLENECK, VIRTUAL = 8, 48, 20
+RANK, BOTTLENECK, VIRTUAL, FACTORS = 8, 48, 20, 4
 WIDTH, LAYERS, HEADS, INNER, VOCABULARY = 384, 6, 12, 1536, 1000  # the blocks of MiniLM-L6
 
 # What is timed: (row, name of the method, its settings, merged first)
@@ -16,8 +16,10 @@ ROWS = (("lora, merged", "lora", {"rank": RANK}, True), ("dora, merged", "dora",
         ("bitfit", "bitfit", {}, False), ("lora", "lora", {"rank": RANK}, False), ("dora", "dora", {"rank": RANK}, False),
         ("ia3", "ia3", {}, False), ("houlsby", "houlsby", {"bottleneck": BOTTLENECK}, False),
         ("pfeiffer", "pfeiffer", {"bottleneck": BOTTLENECK}, False),
-        ("parallel", "parallel", {"bottleneck": BOTTLENECK}, False), ("compacter", "compacter", {"bottleneck": BOTTLENECK}, False),
-        ("prefix", "prefix", {"num_virtual_tokens": VIRTUAL}, False), ("prompt", "prompt", {"num_virtual_tokens": VIRTUAL}, False))
+        ("parallel", "parallel", {"bottleneck": BOTTLENECK}, False),
+        ("compacter", "compacter", {"bottleneck": BOTTLENECK, "num_factors": FACTORS}, False),
+        ("prefix", "prefix", {"num_virtual_tokens": VIRTUAL}, False),
+        ("prompt", "prompt", {"num_virtual_tokens": VIRTUAL}, False))
 
 
 def base_flops(length):
@@ -26,16 +28,18 @@ def base_flops(length):
     return length * LAYERS * (2 * maps + 4 * length * WIDTH)
 
 
-def extra_flops(name, length):
-    """FLOPs that a method adds to one text of ``length`` tokens, when it is not merged."""
-    each = {"lora": 2 * 2 * RANK * 2 * WIDTH,               # q and v: x U and (x U) V^T
-            "dora": 2 * 2 * RANK * 2 * WIDTH,
-            "houlsby": 2 * 4 * WIDTH * BOTTLENECK, "pfeiffer": 4 * WIDTH * BOTTLENECK, "parallel": 4 * WIDTH * BOTTLENECK,
-            "compacter": 2 * 4 * WIDTH * BOTTLENECK,
-            "prefix": 4 * VIRTUAL * WIDTH}                  # scores and sums over n more keys
+def extra_flops(name, length, batch):
+    """FLOPs that a method adds to one text of ``length`` tokens in a batch of ``batch``, when it is not merged."""
     if name == "prompt":
         return base_flops(length + VIRTUAL) - base_flops(length)
-    return length * LAYERS * each.get(name, 0)
+    for_each_token = {"lora": 8 * WIDTH * RANK,             # q and v: x U and (x U) V^T
+                      "dora": 8 * WIDTH * RANK,
+                      "houlsby": 8 * WIDTH * BOTTLENECK, "compacter": 8 * WIDTH * BOTTLENECK,
+                      "pfeiffer": 4 * WIDTH * BOTTLENECK, "parallel": 4 * WIDTH * BOTTLENECK,
+                      "prefix": 4 * VIRTUAL * WIDTH}        # scores and sums over n more keys
+    for_a_batch = {"dora": 2 * 2 * WIDTH * WIDTH * RANK,    # q and v: W^T U, for the lengths of the columns
+                   "compacter": 4 * 2 * FACTORS * WIDTH * BOTTLENECK}  # four maps, each a sum of n Kronecker products
+    return LAYERS * (length * for_each_token.get(name, 0) + for_a_batch.get(name, 0) / batch)
 
 
 def make_side(name, settings, merge, ids, mask):
@@ -53,7 +57,8 @@ def make_side(name, settings, merge, ids, mask):
     model = make_model(config, "classify", np.random.default_rng(0)).eval()
     if name is not None:
         attachment, rng = attach(model, METHODS[name](**settings)), np.random.default_rng(1)
-        attachment.load_arrays({path: array + 0.01 * rng.standard_normal(array.shape) for path, array in attachment.arrays().items()})
+        moved = {path: array + 0.01 * rng.standard_normal(array.shape) for path, array in attachment.arrays().items()}
+        attachment.load_arrays(moved)
         if merge:
             attachment.merge()
 
@@ -64,38 +69,45 @@ def make_side(name, settings, merge, ids, mask):
     return run
 
 
-def main():
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__, epilog=EXAMPLE,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=16, help="texts in a batch")
-    parser.add_argument("--length", type=int, default=64, help="tokens in a text")
-    parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
-    parser.add_argument("--seconds", type=float, default=0.5, help="shortest length of a turn")
-    parser.add_argument("--threads", type=int, default=2, help="threads")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
-    args = parser.parse_args()
-    common.set_threads(args.threads)
-
+def measure(args, batch):
+    """[{"row", "ms", "measured", "predicted"}] for one batch size, the base first."""
     import numpy as np
 
     rng = np.random.default_rng(0)
-    ids = rng.integers(0, VOCABULARY, (args.batch, args.length))
+    ids = rng.integers(0, VOCABULARY, (batch, args.length))
     mask = np.ones_like(ids)
     sides = {"base": make_side(None, {}, False, ids, mask)}
     sides |= {row: make_side(name, settings, merge, ids, mask) for row, name, settings, merge in ROWS}
     times = common.take_turns(sides, args.repeats, args.seconds)
     rows = []
     for row, name, _, merged in (("base", None, {}, False), *ROWS):
-        predicted = 1 + (0 if merged else extra_flops(name, args.length)) / base_flops(args.length)
+        predicted = 1 + (0 if merged else extra_flops(name, args.length, batch)) / base_flops(args.length)
         rows.append({"row": row, "ms": 1e3 * min(times[row]), "measured": common.median_ratio(times[row], times["base"]),
                      "predicted": predicted})
-    common.print_table(
-        f"forward pass, D {WIDTH}, {LAYERS} layers, batch {args.batch}, {args.length} tokens, {args.threads} threads",
-        ["method", "ms", "measured / base", "predicted / base"],
-        [[r["row"], f"{r['ms']:.2f}", f"{r['measured']:.3f}", f"{r['predicted']:.3f}"] for r in rows])
+    return rows
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__, epilog=EXAMPLE,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="how many texts in a batch (1 and 16)")
+    parser.add_argument("--length", type=int, default=64, help="tokens in a text (64)")
+    parser.add_argument("--repeats", type=int, default=7, help="turns of each side (7)")
+    parser.add_argument("--seconds", type=float, default=0.5, help="shortest length of a turn (0.5)")
+    parser.add_argument("--threads", type=int, default=2, help="threads (2)")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
+    args = parser.parse_args()
+    common.set_threads(args.threads)
+    out = {}
+    for batch in args.batches:
+        out[batch] = measure(args, batch)
+        common.print_table(
+            f"forward pass, D {WIDTH}, {LAYERS} layers, batch {batch}, {args.length} tokens, {args.threads} threads",
+            ["method", "ms", "measured / base", "predicted / base"],
+            [[r["row"], f"{r['ms']:.2f}", f"{r['measured']:.3f}", f"{r['predicted']:.3f}"] for r in out[batch]])
     if args.json:
-        common.write_json(args.json, {"rows": rows, "batch": args.batch, "length": args.length, "threads": args.threads})
+        common.write_json(args.json, {"rows": out, "length": args.length, "threads": args.threads})
 
 
 if __name__ == "__main__":
