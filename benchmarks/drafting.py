@@ -82,7 +82,7 @@ def drafted_rows(model, prompts, full, args):
 
 def confident_rows(model, prompts, full, args, np):
     """A row for each looseness of the confident exit: speed, mean layer, and how long its text is that of the full model."""
-    from minipeft.methods.token_exit import Confident, TokenExit
+    from minipeft.methods import Confident, TokenExit
 
     exits, expected, rows = TokenExit(model, trained=True), full(), []
     sides = {"full": full}

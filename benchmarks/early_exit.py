@@ -47,7 +47,7 @@ def train(args, work, folder):
     """Train all parameters of the model with its exits (joint), or first the model and then the exits; write both."""
     from minipeft.interop import load_pretrained, save_pretrained
     from minipeft.methods import EarlyExit
-    from minipeft.methods.early_exit import OBJECTIVES
+    from minipeft.methods.exit_training import OBJECTIVES
     from minipeft.training import Settings, fit
     from minipeft.training.display import ProgressBar
 

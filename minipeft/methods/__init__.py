@@ -8,8 +8,9 @@ from .bitfit import BitFit
 from .combine import combine
 from .compacter import Compacter
 from .dora import DoRA
-from .early_exit import EarlyExit, Joint, SelfDistilled, TwoStage
-from .exit_rules import RULES
+from .early_exit import EarlyExit
+from .exit_rules import RULES, Confident
+from .exit_training import Joint, SelfDistilled, TwoStage
 from .full import Full
 from .head import Head
 from .ia3 import IA3
@@ -26,7 +27,7 @@ from .rslora import RsLoRA
 from .soft_prompt import SoftPrompt
 from .targets import match
 from .task_embedding import TaskEmbedding
-from .token_exit import Confident, TokenExit
+from .token_exit import TokenExit
 from .top_k import TopK
 from .unfreezing import GradualUnfreezing, discriminative
 

@@ -2,6 +2,7 @@
 
     entropy      U(z) < s,                    U = H / log C in [0, 1],   H = logsumexp(z) - sum z e^z / sum e^z
     margin       p_first - p_second > 1 - s,  p = softmax(z)
+    confident    the same for the t-th of N words, with 1 - min(1, 0.9 (1 - s) + 0.1 e^(-tau t / N)) in the place of s > 0
     patience     t agreements in a row,       t = 1 + floor((1 - s) L);  exits agree where their largest logits are of one class
 
 z (B, C) are an exit's logits and s, the looseness, lies in [0, 1]. At s = 0 no example leaves before the last of the L
@@ -78,6 +79,26 @@ class Margin(Rule):
 
     def __call__(self, logits, memory, exits):
         return margin(logits) > 1 - self.looseness, None
+
+
+class Confident(Margin):
+    """The margin rule with a threshold that falls from token to token, because an early mistake spoils all that follows.
+
+    Args:
+        looseness: s, from 0 (every token passes all blocks) to 1. tau: how fast the threshold falls.
+    """
+
+    def __init__(self, looseness, tau=4.0):
+        super().__init__(looseness)
+        if not 0 <= tau < math.inf:
+            raise ValueError(f"tau: expected a number of 0 or more, got {tau}")
+        self.tau = tau
+
+    def at(self, token, length):
+        if self.looseness == 0:
+            return self
+        threshold = 0.9 * (1 - self.looseness) + 0.1 * math.exp(-self.tau * token / length)
+        return Margin(1 - min(1.0, threshold))
 
 
 class Patience(Rule):

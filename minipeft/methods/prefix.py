@@ -20,11 +20,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .. import autograd as F
-from ..nn import AttentionCore, Linear, Module, Parameter, Wrapper, initial
+from ..nn import Linear, Module, Parameter, Wrapper, initial
 from .attach import Method
 from .shapes import core_widths
-from .targets import block_paths
-from .virtual import MovedPositions, check_tokens, check_words, token_ids
+from .virtual import MovedPositions, activations, check_tokens, check_words, token_ids
 
 
 class Network(Module):
@@ -69,32 +68,6 @@ class PrefixCore(Wrapper):
             none = F.Tensor(np.zeros((*bias.shape[:3], tokens), bias.dtype))
             bias = F.concatenate([none, bias], axis=3)  # (1 or B, H, T, P + S)
         return self.wrapped(q, k, v, mask, bias, scale)
-
-
-class Recorder(Wrapper):
-    """A core that remembers the keys and values it was given."""
-
-    def forward(self, q, k, v, *others):
-        self.seen = k.data, v.data
-        return self.wrapped(q, k, v, *others)
-
-
-def activations(model, words):
-    """{path of a core: (keys, values), (P, H' K) each} that the model has for token ids ``words`` (P,)."""
-    cores, ids = {path: Recorder(model.get(path)) for path in block_paths(model, AttentionCore)}, np.asarray([words])
-    training, rng = model.training, getattr(model, "rng", None)
-    for path, core in cores.items():
-        model.replace(path, core)
-    try:
-        with F.no_grad():
-            model.eval()(ids, **({"decoder_input_ids": ids} if model.config.encoder_decoder else {}))
-    finally:
-        for path, core in cores.items():
-            model.replace(path, core.wrapped)
-        if training:
-            model.train(rng)
-    flat = lambda x: np.ascontiguousarray(x[0].swapaxes(0, 1)).reshape(len(words), -1)  # (1, H', P, K) -> (P, H' K)
-    return {path: tuple(map(flat, core.seen)) for path, core in cores.items()}
 
 
 @dataclass

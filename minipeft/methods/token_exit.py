@@ -15,7 +15,6 @@ Shapes: h_i (B, T, D), z_i (B, T, V). It acts on no seam: it is another walk ove
 the model's own. Nothing merges.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -24,28 +23,7 @@ from .. import autograd as F
 from ..models.generation import KVCache, check_text, chooser, end_ids, extended, write
 from ..models.heads import LMHead, check_ids, following
 from ..nn import Module, unwrap
-from .early_exit import ExitsOutput, Joint
-from .exit_rules import Margin
-
-
-class Confident(Margin):
-    """The margin rule with a threshold that falls from token to token, because an early mistake spoils all that follows.
-
-    Args:
-        looseness: s, from 0 (every token passes all blocks) to 1. tau: how fast the threshold falls.
-    """
-
-    def __init__(self, looseness, tau=4.0):
-        super().__init__(looseness)
-        if not 0 <= tau < math.inf:
-            raise ValueError(f"tau: expected a number of 0 or more, got {tau}")
-        self.tau = tau
-
-    def at(self, token, length):
-        if self.looseness == 0:
-            return self
-        threshold = 0.9 * (1 - self.looseness) + 0.1 * math.exp(-self.tau * token / length)
-        return Margin(1 - min(1.0, threshold))
+from .exit_training import ExitsOutput, Joint
 
 
 class Written(NamedTuple):

@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from ..nn import Wrapper
+from .. import autograd as F
+from ..nn import AttentionCore, Wrapper
+from .targets import block_paths
 
 
 class MovedPositions(Wrapper):
@@ -44,3 +46,29 @@ def check_words(name, words, config):
 def token_ids(words):
     """A list of plain whole numbers of any sequence of token ids, which a file of settings can hold; None stays None."""
     return None if words is None else np.asarray(words, np.int64).tolist()
+
+
+class Recorder(Wrapper):
+    """A core that remembers the keys and values it was given."""
+
+    def forward(self, q, k, v, *others):
+        self.seen = k.data, v.data
+        return self.wrapped(q, k, v, *others)
+
+
+def activations(model, words):
+    """{path of a core: (keys, values), (P, H' K) each} that the model has for token ids ``words`` (P,)."""
+    cores, ids = {path: Recorder(model.get(path)) for path in block_paths(model, AttentionCore)}, np.asarray([words])
+    training, rng = model.training, getattr(model, "rng", None)
+    for path, core in cores.items():
+        model.replace(path, core)
+    try:
+        with F.no_grad():
+            model.eval()(ids, **({"decoder_input_ids": ids} if model.config.encoder_decoder else {}))
+    finally:
+        for path, core in cores.items():
+            model.replace(path, core.wrapped)
+        if training:
+            model.train(rng)
+    flat = lambda x: np.ascontiguousarray(x[0].swapaxes(0, 1)).reshape(len(words), -1)  # (1, H', P, K) -> (P, H' K)
+    return {path: tuple(map(flat, core.seen)) for path, core in cores.items()}

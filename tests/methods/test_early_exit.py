@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from minipeft.interop import make_model
 from minipeft.methods import METHODS, attach, mixed
-from minipeft.methods.early_exit import OBJECTIVES, EarlyExit, Joint, SelfDistilled, TwoStage
+from minipeft.methods.early_exit import EarlyExit
 from minipeft.methods.exit_rules import RULES, entropy, margin
+from minipeft.methods.exit_training import OBJECTIVES, Joint, SelfDistilled, TwoStage
 from minipeft.models import TransformerConfig
 from minipeft.training import SGD
 

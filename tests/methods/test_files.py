@@ -15,7 +15,7 @@ FOLDER = Path(minipeft.methods.__file__).parent
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 FILES = sorted({Path(__import__(method.__module__, fromlist=["x"]).__file__) for method in METHODS.values()})
 OTHERS = [FOLDER / f"{name}.py" for name in ("nf4", "combine", "adapter_drop", "unfreezing", "virtual", "targets", "shapes", "values",
-                                             "early_exit", "exit_rules")]
+                                             "early_exit", "exit_rules", "exit_training", "token_exit", "layer_skip")]
 BLANK = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 

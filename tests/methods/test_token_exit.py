@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from minipeft.autograd import Tensor, no_grad
 from minipeft.interop import make_model
 from minipeft.methods import METHODS, attach, mixed
-from minipeft.methods.early_exit import Joint
-from minipeft.methods.exit_rules import RULES, Margin, entropy, margin
-from minipeft.methods.token_exit import Confident, TokenExit
+from minipeft.methods.exit_rules import RULES, Confident, Margin, entropy, margin
+from minipeft.methods.exit_training import Joint
+from minipeft.methods.token_exit import TokenExit
 from minipeft.models import TransformerConfig, generate
 from minipeft.training import SGD
 
