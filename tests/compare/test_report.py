@@ -1,0 +1,423 @@
+"""The report: every section where its data is, numbers that are the data's, drawings that can be read without seeing them."""
+
+import copy
+import importlib.util
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minipeft.compare import plots, report_facts, report_page, svg
+from minipeft.compare.report import report_html, write_report
+from minipeft.compare.report_facts import pareto
+
+ALL = ["table", "tradeoff", "learning", "costs", "sweeps", "tuning", "exits", "spectra", "prefix", "paper", "four", "failed"]
+FIGURES = {"tradeoff", "learning", "costs", "sweeps", "exits", "leaving", "spectra", "prefix"}
+VOID = {"meta", "link", "br", "hr", "img", "input"}
+FEW = ("full", "head", "lora", "prefix", "houlsby")
+NASTY = "<script>alert('x')</script>&\"$a$\" 中文"
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """The module report_examples.py."""
+    spec = importlib.util.spec_from_file_location("report_examples", Path(__file__).parent / "report_examples.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def full(examples):
+    """(results, runs, page) with all 22 methods, swept ones besides, and every section."""
+    results, runs = examples.everything()
+    return results, runs, report_html(results, runs)
+
+
+class Page(HTMLParser):
+    """What a page holds; complains of tags that are not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.ids, self.attributes, self.headings, self.tables, self.svgs = [], [], [], [], [], []
+        self.words = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.attributes += [(tag, name, value) for name, value in attrs.items()]
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "h2":
+            self.headings.append(attrs["id"])
+        if tag == "svg":
+            self.svgs.append({**attrs, "title": "", "desc": "", "text": []})
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+        if self.open[-1:] and "svg" in self.open:
+            if self.open[-1] in ("title", "desc"):
+                self.svgs[-1][self.open[-1]] += data
+            elif self.open[-1] == "text":
+                self.svgs[-1]["text"].append(data)
+        elif "td" in self.open or "th" in self.open:
+            self.tables[-1][-1][-1] += data
+
+
+# ---- sections --------------------------------------------------------------------------------------------------
+
+
+def test_every_section_is_there_with_its_sentence(full):
+    page = Page(full[2])
+    assert page.headings == ALL
+    assert full[2].count('<p class="seen">') == len(ALL)
+    assert all(re.search(r"[.]</p>", part) for part in full[2].split('<p class="seen">')[1:])
+
+
+def test_only_what_has_data_is_there(examples):
+    page = Page(report_html(examples.basic(), {}))
+    assert page.headings == ["table", "tradeoff", "costs"]
+    assert len(page.svgs) == 2
+
+
+@pytest.mark.parametrize("key, gone", [("sweeps", "sweeps"), ("tuning", "tuning"), ("plan", "paper"), ("four", "four"),
+                                       ("failed", "failed")])
+def test_a_section_goes_with_its_key(examples, key, gone):
+    results, runs = examples.everything(FEW)
+    del results[key]
+    assert Page(report_html(results, runs)).headings == [name for name in ALL if name != gone]
+
+
+@pytest.mark.parametrize("key, gone", [("singular_values", "spectra"), ("prefix_attention", "prefix"), ("exits", "exits")])
+def test_a_section_goes_with_its_analysis(examples, key, gone):
+    results, runs = examples.everything(FEW)
+    for each in runs.values():
+        each["analysis"].pop(key, None)
+    assert Page(report_html(results, runs)).headings == [name for name in ALL if name != gone]
+
+
+def test_results_without_rows_are_refused(examples):
+    with pytest.raises(ValueError, match=r"report: expected at least one row of a method in results\['rows'\], got none"):
+        report_html({"rows": []}, {})
+    with pytest.raises(ValueError, match="got none"):
+        report_html({"rows": [examples.base_row()]}, {})
+
+
+def test_several_tasks_have_sections_of_their_own_and_one_table_over_all(examples):
+    one, two = examples.basic(FEW, task="sst2"), examples.basic(FEW, task="trec6")
+    page = Page(report_html({**one, "rows": one["rows"] + two["rows"]}, {}))
+    assert page.headings == ["overview", "table-1", "tradeoff-1", "costs-1", "table-2", "tradeoff-2", "costs-2"]
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.tables[0][0] == ["method", "sst2\naccuracy", "trec6\naccuracy", "mean\nrank"]
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------
+
+
+def test_the_table_holds_the_numbers(examples):
+    results = examples.basic(examples.NAMES)
+    heads, *rows = Page(report_html(results, {})).tables[0]
+    assert [row[0].removesuffix("\u00a0◆") for row in rows] == [row["label"] for row in results["rows"]]
+    at = {name.replace("\n", " "): i for i, name in enumerate(heads)}
+    for cells, row in zip(rows[1:], results["rows"][1:]):
+        assert cells[at["trained parameters"]] == f"{row['trainable']:,}"
+        assert cells[at["without the head"]] == f"{row['trainable_without_head']:,}"
+        mean, std = map(float, cells[at["accuracy"]].split(" ± "))
+        assert (mean, std) == (pytest.approx(row["score"], abs=5e-5), pytest.approx(row["score_std"], abs=5e-5))
+        assert float(cells[at["share of the model"]].split()[0]) == pytest.approx(100 * row["share"], rel=0.06)
+        assert float(cells[at["training step"]].split()[0]) == pytest.approx(row["step_ms"], rel=5e-3)
+        assert float(cells[at["peak memory"]].split()[0]) == pytest.approx(row["peak_mb"], abs=0.5)
+
+
+def test_sortable_cells_carry_the_number_itself(examples):
+    results = examples.basic()
+    found = re.findall(r'data-value="([^"]*)">[\d.]+ ± ', report_html(results, {}))
+    assert [float(value) for value in found] == [row["score"] for row in results["rows"][1:]]
+
+
+def test_what_the_table_says_of_the_best(examples):
+    results = examples.basic()
+    for row, score in zip(results["rows"][1:], (0.85, 0.80, 0.849)):
+        row.update(score=score, score_std=0.002)
+    words = Page(report_html(results, {})).words
+    assert "The best score, accuracy 0.8500 ± 0.0020 on dev, is that of full; lora comes within one standard deviation" in words
+    assert "Of 3 methods 3 are on the Pareto front" in words
+
+
+def test_a_lower_perplexity_is_the_better_one(examples):
+    results = examples.basic()
+    for row, score in zip(results["rows"], (99.0, 12.5, 40.0, 13.25)):
+        row.update(metric="perplexity", score=score, score_std=0.1)
+    page = Page(report_html(results, {}))
+    assert "The best score, perplexity 12.50 ± 0.10 on dev, is that of full" in page.words
+    assert any("lower is better" in text for text in page.svgs[0]["text"])
+
+
+def test_scores_that_are_missing_or_not_finite_are_dashes(examples):
+    results = examples.basic(FEW)
+    results["rows"][1]["score"], results["rows"][2]["score"] = None, math.nan
+    page = Page(report_html(results, {}))
+    assert [row[4] for row in page.tables[0][2:4]] == ["–", "–"]
+    assert "Of 3 methods" in page.words
+    for row in results["rows"]:
+        row.update(score=None, metric="accuracy", split=None)
+    assert "There was nothing to score" in Page(report_html(results, {})).words
+
+
+points = st.lists(st.tuples(st.integers(0, 6), st.integers(-3, 3).map(float)), max_size=12)
+
+
+@given(points, st.booleans())
+def test_the_pareto_front_is_that_of_the_definition(found, higher):
+    def beats(a, b):
+        at_least = a[0] <= b[0] and (a[1] >= b[1] if higher else a[1] <= b[1])
+        return at_least and a != b
+
+    assert pareto(found, higher) == [not any(beats(other, own) for other in found) for own in found]
+
+
+@given(st.lists(st.floats(-50, 450), max_size=30), st.floats(1, 40))
+def test_names_at_the_ends_keep_order_and_distance(values, gap):
+    out = plots.spread(values, gap, 0, 400)
+    assert all(-1e-6 <= place <= 400 + 1e-6 for place in out)
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    apart = min(gap, 400 / max(1, len(values) - 1))
+    assert all(out[b] - out[a] >= apart - 1e-6 for a, b in zip(order, order[1:]))
+
+
+@given(st.lists(st.floats(10, 390), min_size=1, max_size=1), st.floats(1, 40))
+def test_a_name_alone_stays_where_it_is(values, gap):
+    assert plots.spread(values, gap, 0, 400) == pytest.approx(values)
+
+
+def test_curves_are_means_over_the_seeds(examples):
+    from minipeft.compare.report_sections import curve_of
+
+    runs = [{"evaluations": [{"epoch": 1, "score": 0.5}, {"epoch": 2, "score": 0.7}], "losses": [1.0, 2.0, 3.0]},
+            {"evaluations": [{"epoch": 1, "score": 0.7}, {"epoch": 2, "score": 0.9}], "losses": [3.0, 2.0]}]
+    line = curve_of({"label": "x"}, runs, None)
+    assert (line["epochs"], line["steps"], line["loss"]) == ([1, 2], [1.0, 2.0], [2.0, 2.0])
+    assert line["mean"] == pytest.approx([0.6, 0.8])
+    assert line["std"] == pytest.approx([math.sqrt(0.02)] * 2)
+
+
+# ---- drawings --------------------------------------------------------------------------------------------------
+
+
+def test_every_drawing_has_words_and_a_table(full):
+    page = Page(full[2])
+    assert len(page.svgs) == len(FIGURES)
+    for drawing in page.svgs:
+        assert drawing["role"] == "img"
+        assert drawing["title"] and len(drawing["aria-label"]) > 30 and drawing["desc"] == drawing["aria-label"]
+        assert re.search(r"\d", drawing["aria-label"])
+    assert full[2].count("<details>") == len(FIGURES)
+    assert full[2].count("<figcaption>") == len(FIGURES)
+
+
+def test_ids_are_unique_and_every_reference_finds_its_own(full):
+    page = Page(full[2])
+    assert len(set(page.ids)) == len(page.ids)
+    referred = [value[1:] for _, name, value in page.attributes if name == "href"]
+    referred += [name for _, _, value in page.attributes for name in re.findall(r"url\(#([^)]*)\)", value or "")]
+    assert set(referred) <= set(page.ids)
+
+
+def test_drawings_follow_the_scheme_of_the_page(full):
+    drawings = re.findall(r"<svg.*?</svg>", full[2], re.S)
+    for drawing in drawings:
+        assert not re.search(r"#[0-9a-fA-F]{6}", drawing)
+        assert "var(--ink)" in drawing or "var(--soft)" in drawing
+        assert "font-family" not in drawing
+        ElementTree.fromstring(drawing)  # XML as well
+    used = set(re.findall(r"var\((--\w+)\)", full[2]))
+    light, dark = report_page.STYLE.split("prefers-color-scheme: dark")
+    assert all(f"{name}:" in light and f"{name}:" in dark for name in used)
+
+
+def luminance(colour):
+    """The relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[i:i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_every_colour_can_be_read_on_its_paper(scheme):
+    part = report_page.STYLE.split("@media (prefers-color-scheme: dark)")[scheme]
+    colours = dict(re.findall(r"(--\w+): (#[0-9a-f]{6})", part))
+    paper = luminance(colours["--paper"])
+    for name in ("--ink", "--soft", *(f"--c{i}" for i in range(7))):
+        bright, dim = max(paper, luminance(colours[name])), min(paper, luminance(colours[name]))
+        assert (bright + 0.05) / (dim + 0.05) >= 4.5, name
+
+
+def test_names_do_not_cover_each_other_or_a_mark():
+    rng = np.random.default_rng(0)
+    with svg.drawing(500) as figure:
+        axes = figure.add_subplot(xlim=(0, 10), ylim=(0, 10))
+        spots = [(5 + float(rng.normal(0, 0.3)), 5 + float(rng.normal(0, 1))) for _ in range(22)]
+        boxes = plots.name_points(axes, spots, [f"method number {i}" for i in range(22)], svg.freeze(figure))
+        marks = axes.transData.transform(spots)
+    for i, a in enumerate(boxes):
+        assert all(plots.overlap(a, b) == 0 for b in boxes[:i])
+        assert not any(a[0] < x < a[2] and a[1] < y < a[3] for x, y in marks)
+
+
+def test_ticks_of_a_log_axis_are_plain():
+    with svg.drawing(200) as figure:
+        axes = figure.add_subplot(xscale="log")
+        axes.plot([500, 2e7], [0, 1])
+        plots.plain_log_axis(axes.xaxis, 500, 2e7)
+        labels = [axes.xaxis.get_major_formatter()(t) for t in axes.xaxis.get_majorticklocs()]
+    assert labels == ["1k", "10k", "100k", "1M", "10M"]
+    assert [plots.si(v) for v in (770, 999.9, 74_498, 22_566_146)] == ["770", "1k", "74.5k", "22.6M"]
+
+
+def test_a_long_name_keeps_both_ends():
+    assert plots.cut("a" * 40 + "=1").endswith("=1") and len(plots.cut("a" * 40 + "=1")) <= plots.LONGEST
+
+
+def test_a_drawing_has_a_name_that_can_begin_an_id():
+    with svg.drawing(100) as figure, pytest.raises(ValueError, match="name: expected lower-case letters"):
+        svg.to_svg(figure, "Not a name", "t", "d")
+
+
+# ---- the file --------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_fetched(full):
+    page = full[2]
+    assert "http://" not in page and "https://" not in page and "@import" not in page
+    assert not re.search(r"\bsrc\s*=|url\((?!#)|<link|<iframe|<object|fetch\(", page)
+
+
+def test_what_users_name_is_escaped_everywhere(examples):
+    results, runs = examples.everything(FEW)
+    results["title"] = NASTY
+    for row in results["rows"]:
+        row["task"] = NASTY
+        row["label"] = row["label"].replace("lora", f"lora {NASTY}")
+    for key in ("tuning", "failed"):
+        for each in results[key]:
+            each.update(label=NASTY, task=NASTY, reason=NASTY)
+    page = report_html(results, runs)
+    assert page.count("<script>") == 1 and "alert('x')<" not in page
+    assert NASTY in Page(page).words
+    for drawing in re.findall(r"<svg.*?</svg>", page, re.S):
+        ElementTree.fromstring(drawing)
+
+
+def test_names_that_look_like_svg_are_left_alone(examples):
+    results = examples.basic()
+    results["rows"][1]["label"] = ' id="q" #010101'
+    page = Page(report_html(results, {}))
+    assert any(' id="q" #010101' in text for text in page.svgs[0]["text"])
+
+
+def test_the_same_results_give_the_same_bytes(examples, tmp_path):
+    results, runs = examples.everything(FEW)
+    before = copy.deepcopy((results, runs))
+    first = write_report(results, tmp_path / "a", runs).read_bytes()
+    assert write_report(json.loads(json.dumps(results)), tmp_path / "b", runs).read_bytes() == first
+    assert (results, runs) == before
+
+
+def test_settings_of_matplotlib_are_neither_used_nor_changed(examples):
+    import matplotlib
+
+    results = examples.basic()
+    first = report_html(results, {})
+    with matplotlib.rc_context({"font.size": 40, "svg.fonttype": "path", "axes.facecolor": "red"}):
+        assert report_html(results, {}) == first
+        assert matplotlib.rcParams["font.size"] == 40
+
+
+def test_the_file_is_small(full):
+    assert len(full[2].encode()) < 1.5e6
+
+
+def test_runs_are_read_from_the_folder(examples, tmp_path):
+    results, runs = examples.everything(FEW)
+    for name, parts in runs.items():
+        (tmp_path / name).mkdir(parents=True)
+        for what, value in parts.items():
+            (tmp_path / name / f"{what}.json").write_text(json.dumps(value))
+    path = write_report(results, tmp_path)
+    assert path == tmp_path / "report.html"
+    assert path.read_text(encoding="utf-8") == report_html(results, runs)
+    (tmp_path / "lora-seed0" / "result.json").unlink()
+    write_report(results, tmp_path)
+
+
+def test_matplotlib_is_imported_only_to_draw():
+    code = "import sys, minipeft.compare.report; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 3))
+def test_any_scores_make_a_page(seed, count, seeds):
+    from minipeft.methods import METHODS
+
+    rng = np.random.default_rng(seed)
+    rows = [{"method": str(name), "seeds": seeds, "metric": "accuracy", "split": "dev", "score": float(rng.choice([0, 0.5, 1])),
+             "score_std": float(rng.choice([0, 0.1])), "others": {}, "lr": 0.1, "trainable": int(rng.integers(0, 10**6)),
+             "trainable_without_head": 0, "total": 10**7, "step_ms": float(rng.choice([0, 3.5])), "peak_mb": 0.0, "size_mb": 0.0,
+             "seconds": 0.0} for name in rng.choice(list(METHODS), count, replace=False)]
+    Page(report_html({"rows": rows}, {}))
+
+
+def test_ties_share_the_front():
+    assert report_facts.pareto([(1, 0.5), (1, 0.5), (2, 0.5)]) == [True, True, False]
+
+
+def test_plans_are_made_from_what_the_runs_were_asked_for(examples, tmp_path):
+    from dataclasses import asdict
+
+    from minipeft.compare.run import Run
+
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(examples.CONFIG))
+    results, runs = examples.everything(FEW, swept=False)
+    given, four = results.pop("plan"), results.pop("four")
+    for row in results["rows"][1:]:
+        for name in row["runs"]:
+            runs[name]["run"] = asdict(Run(str(model), "data", row["method"], pooling="mean"))
+    page = Page(report_html(results, runs))
+    assert page.headings[-3:] == ["paper", "four", "failed"]
+    paper = next(table for table in page.tables if "parameters,\nplanned" in table[0])
+    assert {row[0]: row[1] for row in paper[1:]} == {name: f"{given[name]['trainable']:,}" for name in FEW}
+    assert all(row[1] == row[2] for row in paper[1:])
+    classic = next(table for table in page.tables if "usual\nbound" in table[0])
+    assert [row[4] for row in classic[1:]] == [f"{line['count']:,}" for line in four]
+    (model / "config.json").unlink()
+    assert "paper" not in Page(report_html(results, runs)).headings
