@@ -47,10 +47,12 @@ UP_TO_1 = number("a number above 0, up to 1", lambda value: 0 < value <= 1)
 # These are here so that help needs no NumPy; tests hold them against what they name.
 TASKS = ("classify", "lm", "seq2seq")
 METRICS = ("accuracy", "f1", "matthews", "bleu", "rouge_l", "exact")
+EXIT_RULES = ("entropy", "margin", "patience")
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "char", "none")
 METHODS = (
     "full", "head", "top_k", "bitfit", "layernorm", "random_mask", "fisher_mask", "lora", "rslora", "lora_plus", "dora", "pissa",
     "adalora", "ia3", "houlsby", "pfeiffer", "parallel", "compacter", "prefix", "prompt", "task_embedding", "output")
+RUNS = (*METHODS, "early_exit")  # what finetune and compare run; early exit is no method that attaches to a seam alone
 LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "adalora", "pissa"), ("houlsby", "pfeiffer", "parallel", "compacter")
 PROMPTS = ("prefix", "prompt")
 
@@ -81,14 +83,48 @@ SETTINGS = {
     "initial": (PROMPTS, ("random", "words", "vocabulary", "labels"), "how the virtual tokens start"),
     "reparametrise": (("prefix",), None, "make the prefix by a small network while training"),
     "hidden": (("prefix",), whole(1), "width of that network"),
+    "exit_weights": (("early_exit",), ("depth", "equal"), "what each exit's loss counts for in training"),
+    "exit_rule": (("early_exit",), EXIT_RULES, "when an example leaves"),
+    "looseness": (("early_exit",), SHARE, "how readily: 0 never early, 1 at the first exit"),
     "part": (("output",), ("embedding", "bias"), "what is trained for each label"),
 }
 
 
-def add_method_settings(parser):
-    """Add an option for every setting of a method."""
+def sweep(text):
+    """The type of an option that sweeps a setting: ``lora.rank=1,2,4`` -> ("lora.rank", [1, 2, 4]).
+
+    In a value that is a list of patterns, + stands for the comma: ``lora.targets=q+v,q+k+v``.
+    """
+    name, equals, values = text.partition("=")
+    method, dot, field = name.partition(".")
+    if not equals or not dot or not values:
+        raise argparse.ArgumentTypeError(f"expected METHOD.SETTING=VALUE,VALUE,... as in lora.rank=1,2,4, got {text!r}")
+    field = field.replace("-", "_")
+    having, kind, _ = SETTINGS.get(field, (RUNS, ABOVE_0, "")) if field == "lr" else SETTINGS.get(field, ((), str, ""))
+    if method not in RUNS or method not in having:
+        known = ["lr", *(f for f, (methods, _, _) in SETTINGS.items() if method in methods)]
+        raise argparse.ArgumentTypeError(f"{method} has the settings {', '.join(known)}; got {text!r}" if method in RUNS else
+                                         f"expected a method among {', '.join(RUNS)} before the dot, got {text!r}")
+    return f"{method}.{field}", [_value(kind, part, text) for part in values.split(",")]
+
+
+def _value(kind, part, text):
+    """One value of a sweep."""
+    if kind is None:
+        kind = ("true", "false")
+    if isinstance(kind, tuple):
+        if part not in kind:
+            raise argparse.ArgumentTypeError(f"expected values among {', '.join(kind)}, got {text!r}")
+        return {"true": True, "false": False}.get(part, part)
+    return part.replace("+", ",") if kind is str else kind(part)
+
+
+def add_method_settings(parser, methods=METHODS):
+    """Add an option for every setting of some methods."""
     group = parser.add_argument_group("settings of methods (left out, each method has its own default)")
     for field, (having, kind, words) in SETTINGS.items():
+        if not set(having) & set(methods):
+            continue
         text, flag = f"{', '.join(having)}: {words}", "--" + field.replace("_", "-")
         if kind is None:
             group.add_argument(flag, action="store_const", const=True, help=text)

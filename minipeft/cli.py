@@ -12,13 +12,13 @@ import sys
 import textwrap
 from pathlib import Path
 
-from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, FROM_0, FROM_1, METHODS, METRICS, SHARE, TASKS, UP_TO_1,
-                        add_method_settings, four_bits, given_settings, whole)
+from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, EXIT_RULES, FROM_0, FROM_1, METHODS, METRICS, RUNS, SHARE, TASKS,
+                        UP_TO_1, add_method_settings, four_bits, given_settings, sweep, whole)
 
 EXAMPLES = {
     "finetune": "minipeft finetune --model models/minilm --data data/sst2 --method lora --rank 8 --out runs/sst2-lora",
     "predict": 'minipeft predict --model models/minilm --adapter runs/sst2-lora --text "a gorgeous , witty film"',
-    "compare": "minipeft compare --model models/minilm --data data/sst2 --methods full,head,lora --seeds 3 --out runs/sst2",
+    "compare": "minipeft compare --model models/minilm --data data/sst2 --methods full,head,lora --jobs 2 --out runs/sst2",
     "plan": "minipeft plan --model roberta-base --method lora --rank 8 --targets q,v",
     "generate": 'minipeft generate --model models/stories260K --prompt "Once upon a time" --max-new-tokens 100',
     "doctor": "minipeft doctor",
@@ -26,7 +26,15 @@ EXAMPLES = {
 
 
 COMPARE_NOTE = """peak memory is the high-water mark of a run's own process, Python and its libraries included, the largest of its
-seeds; the step is the median of all. A comparison that was stopped goes on when the command is repeated.
+seeds; the step is the median of all. Inference is the time of a forward pass over a batch of dev, and how many times the base's
+it is, measured by turns in the same process. Runs beside each other share the memory's bandwidth: for times without neighbours
+use --jobs 1. A comparison that was stopped goes on when the command is repeated. results.json, results.csv and results.md in
+--out hold the table. The workers of --dask must see the same folders as this machine.
+
+more examples:
+  minipeft compare
+  minipeft compare --model models/minilm --data data/sst2 --data toy:topic:hard --tune
+  minipeft compare --methods full --sweep lora.rank=1,2,4,8,16 --sweep prefix.num_virtual_tokens=5,20
 
 """
 
@@ -43,6 +51,7 @@ more examples:
 
 # How messages from inside begin, and the option that each is about.
 OPTIONS = {"draft: ": "--draft-layers: ", "max_length: ": "--max-length: ", "stride: ": "--stride: ", "pooling: ": "--pooling: ", "methods: ": "--methods: ",
+           "data: ": "--data: ", "sweep: ": "--sweep: ", "tune: ": "--tune: ", "dask: ": "--dask: ", "exit_rule: ": "--exit-rule: ",
            "model: ": "--model: ", "length: ": "--length: ", "metric: ": "--metric: ", "task: ": "--task: ",
            **{f"task {task}: ": f"--task {task}: " for task in TASKS}}
 
@@ -105,7 +114,7 @@ def _training_arguments(parser):
     parser.add_argument("--train-limit", type=whole(1), help="use only so many training examples (the same for every seed)")
     parser.add_argument("--max-steps", type=whole(1), help="stop after so many steps")
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
-    add_method_settings(parser)
+    add_method_settings(parser, RUNS)
 
 
 def _writing_arguments(parser):
@@ -155,9 +164,9 @@ def _finetune_parser(commands):
     finetune.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
     finetune.add_argument("--data", required=True, metavar="PATH",
                           help="folder with train/dev/test files, or one file (TSV, CSV, JSONL; lm: text), with the columns "
-                               "text[,text2],label; seq2seq: text,text2")
-    finetune.add_argument("--method", choices=METHODS, default="lora", metavar="METHOD",
-                          help=f"fine-tuning method: {', '.join(METHODS)}")
+                               "text[,text2],label; seq2seq: text,text2; or a task of the toy world, toy:NAME[:DIFFICULTY]")
+    finetune.add_argument("--method", choices=RUNS, default="lora", metavar="METHOD",
+                          help=f"fine-tuning method: {', '.join(RUNS)}")
     finetune.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
     finetune.add_argument("--out", required=True, metavar="DIR", help="folder for the adapter (or model) and the result")
     finetune.add_argument("--resume", action="store_true", help="go on with the unfinished run in --out")
@@ -178,6 +187,9 @@ def _predict_parser(commands):
     predict.add_argument("--text2", metavar="TEXT", help="the second text of a pair, with --text (T5: a reference)")
     predict.add_argument("--max-length", type=whole(2), default=128, help="tokens of a text; longer ones are cut")
     _writing_arguments(predict)
+    predict.add_argument("--exit-rule", choices=EXIT_RULES,
+                         help="let each text leave early by this rule, with a model that has exits (finetune --method early_exit)")
+    predict.add_argument("--looseness", type=SHARE, help="how readily it leaves: 0 never early, 1 at the first exit (default: 0.3)")
     predict.add_argument("--batch-size", type=whole(1), default=32, help="examples in a batch")
     predict.add_argument("--json", metavar="FILE", help="also write the predictions to FILE")
 
@@ -189,9 +201,18 @@ def _compare_parser(commands):
     compare.add_argument("--model", metavar="DIR",
                          help="Hugging Face model folder; without --model and --data a small encoder is pre-trained on "
                               "CPython's documentation")
-    compare.add_argument("--data", metavar="PATH", help="folder with train/dev/test files, or one file")
-    compare.add_argument("--methods", default="full,head,lora", help=f"methods, separated by commas, of: {', '.join(METHODS)}")
+    compare.add_argument("--data", metavar="PATH", action="append",
+                         help="folder with train/dev/test files, one file, or toy:NAME[:DIFFICULTY]; several times: several tasks")
+    compare.add_argument("--methods", help="methods, separated by commas (default: "
+                                           f"full,head,top_k,bitfit,ia3,lora,houlsby,prefix,prompt,early_exit), of: {', '.join(RUNS)}")
+    compare.add_argument("--sweep", type=sweep, action="append", metavar="METHOD.SETTING=VALUES",
+                         help="compare a method with each of these values, separated by commas; several times: each combination")
+    compare.add_argument("--tune", action="store_true", help="try three learning rates for each method first, and take the best on dev")
     compare.add_argument("--seeds", type=whole(1), default=3, help="how many seeds, from 0")
+    compare.add_argument("--jobs", type=whole(1), metavar="N",
+                         help="runs at a time, each in a process of its own (default: as many as there are cores, at most 4)")
+    compare.add_argument("--threads", type=whole(1), default=1, metavar="N", help="threads of each run")
+    compare.add_argument("--dask", metavar="ADDRESS", help="let the workers of the Dask scheduler at this address do the runs")
     compare.add_argument("--out", metavar="DIR", default="runs/compare",
                          help="folder for the runs; finished runs in it are not repeated")
     _training_arguments(compare)
@@ -270,8 +291,8 @@ def _check_json(args):
 
 def finetune(args):
     """``minipeft finetune``."""
-    from .compare.comparison import other_metrics, size_text
     from .compare.run import CHECKPOINT, RESULT, Run, execute
+    from .compare.table import other_metrics, size_text
 
     run, out = Run(**_run_fields(args)), Path(args.out)
     finished = args.resume and (out / RESULT).is_file()
@@ -295,6 +316,8 @@ def finetune(args):
         print(f"{name:<11} {result['scores'][name]:.4f} on {result['split']}")
     if not result["scores"]:
         print("score       no dev or test split")
+    if result["mean_layer"] is not None:
+        print(f"exits       examples left at layer {result['mean_layer']:.2f} on average")
     print(f"step        {result['step_ms']:.1f} ms, peak memory {result['peak_mb']:.0f} MB, {result['seconds']:.1f} s in all")
     print(f"saved       {args.out} ({size_text(result['size_mb'])})")
     if result["format_note"]:
@@ -318,18 +341,26 @@ def predict(args):
 
 def compare(args):
     """``minipeft compare``."""
-    from .compare.comparison import compare as run
+    from .compare.comparison import compare as compare_all
 
     _check_json(args)
+    methods = None if args.methods is None else [m.strip() for m in args.methods.split(",")]
     try:
-        table = run(args.model, args.data, [m.strip() for m in args.methods.split(",")], args.seeds, args.out,
-                    {k: v for k, v in _run_fields(args).items() if k not in ("model", "data", "method", "seed")})
+        table = compare_all(args.model, args.data, methods, args.seeds, args.out,
+                            {k: v for k, v in _run_fields(args).items() if k not in ("model", "data", "method", "seed")},
+                            sweeps=dict(args.sweep or ()), tune=args.tune, jobs=args.jobs, threads=args.threads, dask=args.dask)
     except KeyboardInterrupt:
         print(f"minipeft: stopped; what is done is kept in {args.out}. To go on, repeat the command", file=sys.stderr)
         return 130
     _write_json(args, table.rows)
     table.show()
-    return 0
+    sys.stdout.flush()
+    for run in table.failed:
+        print(f"minipeft: {run['label']} seed {run['seed']}: {run['reason']}", file=sys.stderr)
+    if table.failed:
+        print(f"minipeft: {len(table.failed)} of the runs failed and are not in the table; the others are kept in {args.out}. "
+              "Repeat the command to try the failed ones again", file=sys.stderr)
+    return 2 if table.failed else 0
 
 
 def plan(args):

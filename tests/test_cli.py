@@ -176,7 +176,7 @@ def test_numeric_options_are_those():
         for a in p._actions
         if a.option_strings and a.type is None and a.choices is None and a.nargs is None
     }
-    assert len(found) == 46
+    assert len(found) == 50
     assert free == {
         "--model",
         "--data",
@@ -187,6 +187,7 @@ def test_numeric_options_are_those():
         "--text",
         "--text2",
         "--methods",
+        "--dask",
         "--prompt",
     }
 
@@ -350,7 +351,7 @@ def test_seeds_and_options_reach_the_run(at, command):
         "--alpha 3",
         "--targets mlp.up",
         "--dropout 0.5",
-        "--lr 0.01",
+        "--lr 0.02",
         "--batch-size 8",
         "--accumulate 2",
         "--optimizer sgd",
@@ -651,7 +652,7 @@ def test_a_finished_run_gives_its_result_again(at, command, refused):
 
 def test_defaults_given_by_hand_are_the_same_run(at, command):
     assert command("finetune --model bert --data data --max-steps 2 --out runs/a")[0] == 0
-    assert command("finetune --model bert --data data --max-steps 2 --out runs/a --resume --lr 0.001 --epochs 3")[0] == 0
+    assert command("finetune --model bert --data data --max-steps 2 --out runs/a --resume --lr 0.005 --epochs 3")[0] == 0
 
 
 def test_resume_with_nothing_there(at, command):

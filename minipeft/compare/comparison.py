@@ -1,194 +1,329 @@
-"""The comparison: each method, with each seed, in a process of its own, and one table of what they cost and what they reach."""
+"""The comparison: each method, with each seed, in a process of its own, and one table of what they cost and what they reach.
 
-import os
-import subprocess
+A comparison owns a folder:
+
+    results.json    the table with all that stands below; results.csv and results.md, the table alone
+    report.html     all of it drawn, one page that opens from disk
+    NAME-seedS/     a run: run.json (its settings), result.json, analysis.json, and the adapter or model. NAME is the method,
+                    with what was swept or tuned behind it: lora, lora-rank=4, lora-lr=0.001. Where there are several tasks
+                    (--data given more than once) the runs of each lie in a folder of the task's name
+    data/TASK/      toy data, written once (--data toy:NAME)
+
+results.json is {"title", "model", "tasks", "methods", "seeds", "threads", "jobs", "rows", "runs", "sweeps", "tuning", "failed"}:
+
+    title     text                          model     the model's name
+    tasks     names of the data             methods   as asked for, without the base
+    seeds     how many                      threads, jobs   of each run, and runs at a time
+    rows      one for each task and each method (or variant of one), task by task; the first of each task is the base
+    runs      {folder: {"label", "method", "task", "seed"}} of every run that finished, the folder relative to results.json
+    sweeps    {"lora.rank": [1, 2, 4]}, {} without a sweep
+    tuning    [{"task", "label", "tried": [{"lr", "dev"}], "lr"}], [] without --tune; "dev": score on dev, seed 0
+    failed    [{"folder", "label", "task", "seed", "reason"}], [] where all went well
+
+A row (times and memory in ms and MB of 10^6 bytes; None where there is nothing to say):
+
+    label     what the table calls it: "lora", "lora rank=4"           method    "base" or a method's name
+    task      name of the data                                         settings  {"rank": 4}: what was swept in this variant
+    lr        learning rate                                            seeds     how many of its runs finished
+    runs      their folders, in the order of the seeds                 split, metric   what was scored, and how
+    score, score_std, scores    mean, sample standard deviation, and each seed's; others: {metric: (mean, std)}
+    trainable, trainable_without_head, total    numbers of parameters; share: trainable / total
+    formula   the number without the head in closed form, or empty     size_mb   adapter (or model) on disk
+    step_ms   median of the seeds                                      peak_mb   largest of the seeds
+    base_ms, unmerged_ms, merged_ms    inference, ms for a batch, medians of the seeds; merged_ms is None where nothing merges
+    unmerged_ratio, merged_ratio       the same divided by the base's time in the same process
+    mean_layer    early exit: mean exit layer on the scored split; None for other methods
+    seconds   of all its runs
+
+A run's result.json has the same for one seed and besides: losses [one for each step], evaluations [{"epoch", "step", "score",
+"loss", ...} on dev at the end of each epoch], steps, epochs, scores {every metric on the scored split}, seed, data, format_note,
+inference (see `measure.inference`). Its analysis.json has those of these keys that apply:
+
+    singular_values     {path of a map: [of the change of its weight, the largest first]}, for LoRA's family and full fine-tuning
+                        (the same maps)
+    prefix_attention    {path of an attention's core: [share of the attention that each head pays to the prefix]}, means on dev
+    exits               {"layers": L, "accuracy": [of each exit on dev], "curves": {rule: [{"looseness", "accuracy", "mean_layer",
+                        "leaving": [share at each layer], "ideal"}]}, "timed": [{"rule", "looseness", "accuracy", "mean_layer",
+                        "ideal", "ratio"}]}; ideal and ratio: the share of the full model's blocks passed, and of its time taken
+"""
+
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from ..data import Tokenizer, files
-from ..methods import METHODS, attach, quantise
-from .run import (METRICS_OF, RESULT, Run, check_out, check_resume, check_task, load_config, load_for, make_work, name_of,
-                  unused_note)
+from ..kernels.backend import available_cores
+from ..methods import attach, quantise
+from .board import Board
+from .exits import OFFERED, Base
+from .processes import Job, run_all
+from .rates import grid
+from .report import write_report
+from .run import Run, check_out, check_resume, check_task, load_config, load_for, make_work, name_of, unused_note
+from .sources import toy_task, written
+from .table import Table, other_metrics, size_text, summarise  # the last two for the command line
+
+MAIN = ("full", "head", "top_k", "bitfit", "ia3", "lora", "houlsby", "prefix", "prompt", "early_exit")
+RESULTS = "results.json"
+MOST_JOBS = 4  # at a time unless asked for more: each holds a model
+
+
+# ---- what is asked for -----------------------------------------------------------------------------------------
 
 
 @dataclass
-class Table:
-    """Rows of a comparison: one dictionary for each method, in the order given."""
+class Variant:
+    """A method with what is special about it here: swept ``settings`` and, where it was tuned, its learning rate."""
 
-    rows: list
-    title: str
+    method: str
+    settings: dict = field(default_factory=dict)
+    lr: float | None = None
 
-    def show(self):
-        """Print the table to standard output."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table as RichTable
+    @property
+    def label(self):
+        """What the table calls it."""
+        return " ".join([self.method, *(f"{name}={_plain(value)}" for name, value in self.settings.items())])
 
-        first = self.rows[0]
-        table = RichTable(title=self.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
-                          show_edge=False)
-        scores = [f"{name}\n({first['split'] or 'no data'})" for name in (first["metric"], *first["others"])]
-        for name in ("method", "trainable", "without\nthe head", "share\n(%)", *scores, "step\n(ms)", "peak\nmemory\n(MB)",
-                     "on\ndisk"):
-            table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-        for row in self.rows:
-            share = 100 * row["trainable"] / row["total"]
-            scores = [score_text(row["score"], row["score_std"], row["seeds"])]
-            scores += [score_text(*row["others"][name], row["seeds"]) for name in first["others"]]
-            table.add_row(row["method"], f"{row['trainable']:,}", f"{row['trainable_without_head']:,}",
-                          f"{share:.{3 if share >= 1 else 2}g}", *scores, f"{row['step_ms']:.1f}", f"{row['peak_mb']:.0f}",
-                          size_text(row["size_mb"]))
-        console = Console()
-        console.width = max(console.width, 200)  # a narrow terminal wraps a line, and no number is cut off
-        console.print(table)
+    @property
+    def name(self):
+        """What its folders are called."""
+        own = self.settings if self.lr is None else {**self.settings, "lr": self.lr}
+        return "-".join([self.method, *(f"{name}={_plain(value)}" for name, value in own.items())])
 
 
-def size_text(megabytes):
-    """A size in MB of 10^6 bytes, a small one in kB."""
-    return f"{megabytes:.2f} MB" if megabytes >= 0.095 else f"{1000 * megabytes:.{0 if megabytes >= 0.00095 else 1}f} kB"
+def _plain(value):
+    """A setting as text that can be part of a file's name."""
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return "".join(c if c.isalnum() or c in "._-" else "+" for c in text)
 
 
-def score_text(mean, std, seeds):
-    """A score as the table shows it."""
-    return "-" if mean is None else f"{mean:.4f}" + (f" ± {std:.4f}" if seeds > 1 else "")
-
-
-def mean_and_std(values):
-    """Mean and sample standard deviation of a score over the seeds; (None, 0) where there was nothing to score."""
-    return (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0) if len(values) else (None, 0.0)
-
-
-def other_metrics(result):
-    """Names of the scores that are shown besides the chosen one: written texts are judged by all of theirs."""
-    family = METRICS_OF["seq2seq"]
-    return [name for name in family if name != result["metric"]] if result["metric"] in family else []
-
-
-def summarise(method, results):
-    """One row from the results of one method's seeds: means, and the sample standard deviation of each score.
-
-    The score is None where there was nothing to score. ``others``: {name: (mean, standard deviation)} of `other_metrics`.
-    """
-    first, scores = results[0], [r["score"] for r in results if r["score"] is not None]
-    mean, std = mean_and_std(scores)
-    others = {name: mean_and_std([r["scores"][name] for r in results if r["score"] is not None]) for name in other_metrics(first)}
-    return {"method": method, "seeds": len(results), "metric": first["metric"], "split": first["split"],
-            "score": mean, "score_std": std, "scores": scores, "others": others, "lr": first["lr"],
-            **{name: first[name] for name in ("trainable", "trainable_without_head", "total")},
-            "step_ms": float(np.median([r["step_ms"] for r in results])),
-            "peak_mb": float(np.max([r["peak_mb"] for r in results])),
-            "size_mb": first["size_mb"], "seconds": float(np.sum([r["seconds"] for r in results]))}
-
-
-def compare(model, data, methods, seeds, out, settings):
-    """Run every method with every seed, and make the table.
+def variants_of(methods, sweeps):
+    """[Variant]: a method that is swept has one for each value (several sweeps of one method: for each combination).
 
     Args:
-        model, data: folders, or both None for the built-in task on CPython's documentation.
-        methods: names. seeds: how many, from 0. out: folder; a run that finished there is not repeated.
-        settings: the other fields of `Run`, the same for all.
-
-    Returns:
-        A `Table`; its rows are also in ``results.json``.
-
-    Raises:
-        ValueError: an unknown or repeated method, only one of model and data, settings that do not fit the model or an
-            earlier comparison in ``out``, or a run that failed (with its reason).
+        methods: names. sweeps: {"lora.rank": values}; a method that is not among the names is added.
     """
-    if (model is None) != (data is None):
-        raise ValueError("compare: give both --model and --data, or neither for the built-in task")
-    if seeds < 1:
-        raise ValueError(f"seeds: expected at least 1, got {seeds}")
+    swept = {}
+    for name, values in sweeps.items():
+        method, _, setting = name.partition(".")
+        swept.setdefault(method, {})[setting] = values
+    out = []
+    for method in dict.fromkeys([*methods, *swept]):
+        names = list(swept.get(method, {}))
+        out += [Variant(method, dict(zip(names, values))) for values in product(*swept.get(method, {}).values())]
+    return out
+
+
+def check_methods(methods, sweeps):
+    """Raise ValueError for a method that is unknown or named twice, and for a sweep of what is no setting of its method."""
     for number, method in enumerate(methods):
-        if method not in METHODS:
-            raise ValueError(f"methods: expected some of {', '.join(METHODS)}, got {method!r}")
+        if method not in OFFERED:
+            raise ValueError(f"methods: expected some of {', '.join(OFFERED)}, got {method!r}")
         if method in methods[:number]:
             raise ValueError(f"methods: {method} is named twice")
-        Run(model or "-", data or "-", method=method, **settings).settings()
-    out, title, rates = Path(out), None, {}
-    if model is None:
-        from . import builtin
-
-        if settings.get("task", "classify") != "classify":
-            raise ValueError(f"task: the built-in task is to classify; for {settings['task']} give --model and --data")
-        model, data = builtin.prepare(out / "builtin")
-        settings = {**settings, "epochs": settings.get("epochs") or builtin.EPOCHS}
-        rates = builtin.LEARNING_RATES if settings.get("lr") is None else {}
-        title = "a small encoder pre-trained here, on which section of CPython's documentation a paragraph is from"
-    runs = {}
-    for method in methods:
-        same = {**settings, "method": method, "lr": rates.get(method, settings.get("lr"))}
-        runs[method] = [Run(str(model), str(data), seed=seed, **same) for seed in range(seeds)]
-    results = run_all(runs, out)
-    table = Table([summarise(method, results[method]) for method in methods], title or f"{name_of(model)} on {name_of(data)}")
-    files.write_json(out / "results.json", {"title": table.title, "rows": table.rows})
-    return table
+    for name, values in sweeps.items():
+        method, _, setting = name.partition(".")
+        if method not in OFFERED:
+            raise ValueError(f"sweep: expected a method among {', '.join(OFFERED)} before the dot, got {name!r}")
+        known = [*vars(OFFERED[method]()), "lr"]
+        if setting not in known:
+            raise ValueError(f"sweep: {method} has the settings {', '.join(known)}; got {name!r}")
+        if len(set(map(str, values))) < len(values):
+            raise ValueError(f"sweep: {name} has a value twice")
 
 
-def run_all(runs, out):
-    """{method: [result of each seed]} of {method: [Run of each seed]}; those finished in ``out`` are read."""
-    folders = {(method, run.seed): out / f"{method}-seed{run.seed}" for method, same in runs.items() for run in same}
-    results, notes = {}, ["data"]
-    for (method, seed), folder in folders.items():  # fail before anything long begins
-        check_out(runs[method][seed], folder)
-        results[method, seed] = check_resume(runs[method][seed], folder, resume=True)
-    check_fit([same[0] for method, same in runs.items() if any(results[method, run.seed] is None for run in same)])
-    said = unused_note([same[0] for same in runs.values()])
-    if said:
-        print(said, file=sys.stderr)
-    for number, (method, seed) in enumerate(results):
-        label = f"[{number + 1}/{len(results)}] {method} seed {seed}"
-        if results[method, seed] is not None:
-            print(f"{label}: finished before", file=sys.stderr)
-            continue
-        results[method, seed] = in_own_process(runs[method][seed], folders[method, seed], label, notes)
-        notes = []  # the data is the same for all
-    return {method: [results[method, run.seed] for run in same] for method, same in runs.items()}
+# ---- the comparison --------------------------------------------------------------------------------------------
+
+
+class Comparison:
+    """What is compared, and where: the model, the data of each task, variants, seeds, the folder."""
+
+    def __init__(self, model, data, variants, seeds, out, settings, pool):
+        self.model, self.variants, self.seeds, self.out, self.settings, self.pool = model, variants, seeds, out, settings, pool
+        self.tasks = {}  # {name: path}
+        for path in data:
+            name, number = name_of(path), 2
+            while name in self.tasks:
+                name, number = f"{name_of(path)}-{number}", number + 1
+            self.tasks[name] = path
+
+    def run(self, task, variant, seed):
+        """The `Run` of a variant."""
+        settings = {**self.settings, "method": variant.method, "lr": variant.lr or self.settings.get("lr")}
+        settings |= {name: value for name, value in variant.settings.items() if name == "lr"}
+        own = {name: value for name, value in variant.settings.items() if name != "lr"}
+        options = {**(self.settings.get("options") or {}), **own}
+        return Run(str(self.model), str(self.tasks[task]), seed=seed, **{**settings, "options": options})
+
+    def job(self, task, variant, seed):
+        """The `Job` of a variant."""
+        place = self.out if len(self.tasks) == 1 else self.out / task
+        label = f"{variant.name if variant.lr else variant.label} seed {seed}"
+        return Job(self.run(task, variant, seed), place / f"{variant.name}-seed{seed}",
+                   label if len(self.tasks) == 1 else f"{label} on {task}")
+
+    def outcomes(self, jobs):
+        """{folder: result, or the reason why there is none} of jobs; those that finished before are read."""
+        before = {}
+        for job in jobs:  # fail before anything long begins
+            check_out(job.run, job.folder)
+            before[job.folder] = check_resume(job.run, job.folder, resume=True)
+            check_threads(before[job.folder], job.folder, self.pool["threads"])
+        todo = [job for job in jobs if before[job.folder] is None]
+        check_fit([job.run for job in todo])
+        for run_data in {job.run.data: job for job in reversed(todo)}.values():
+            run_data.notes = ("data",)  # which is the same for all
+        with Board(len(jobs)) as board:
+            for job in jobs:
+                board.name(job)
+                if before[job.folder] is not None:
+                    board.before(job)
+            ended = run_all(todo, board=board, **self.pool) if todo else {}
+        return before | {folder: outcome.result or outcome.reason for folder, outcome in ended.items()}
+
+    def tune(self):
+        """Choose each variant's learning rate on dev with seed 0; returns what was tried, for ``results.json``.
+
+        Raises ValueError where there is no score on dev, or no rate led to one.
+        """
+        rates = {variant.label: grid(variant.method, self.model) for variant in self.variants if "lr" not in variant.settings}
+        tried = {(task, variant.label, lr): self.job(task, replace(variant, lr=lr), 0) for task in self.tasks
+                 for variant in self.variants for lr in rates.get(variant.label, ())}
+        outcomes, out = self.outcomes(list(tried.values())), []
+        for task, label in dict.fromkeys((task, label) for task, label, _ in tried):
+            scores = [{"lr": lr, "dev": dev_score(outcomes[tried[task, label, lr].folder])} for lr in rates[label]]
+            known = [each for each in scores if each["dev"] is not None]
+            if not known:
+                raise ValueError(f"tune: {label} has no score on dev of {task}; --tune needs a dev split, and a run that ends well")
+            sign = -1 if self.settings.get("task") == "lm" else 1  # perplexity: the lower the better
+            best = max(known, key=lambda each: sign * each["dev"])
+            out.append({"task": task, "label": label, "tried": scores, "lr": best["lr"]})
+        return out
+
+    def all_jobs(self, tuning=()):
+        """{(task, label): [Job of each seed]}, the base of each task first."""
+        chosen = {(each["task"], each["label"]): each["lr"] for each in tuning}
+        return {(task, variant.label): [self.job(task, replace(variant, lr=chosen.get((task, variant.label))), seed)
+                                        for seed in range(self.seeds)]
+                for task in self.tasks for variant in (Variant(Base.name), *self.variants)}
+
+
+def dev_score(outcome):
+    """The score on dev at the end of a run's training; None where there is none."""
+    return outcome["evaluations"][-1].get("score") if isinstance(outcome, dict) and outcome["evaluations"] else None
+
+
+def check_threads(result, folder, threads):
+    """Refuse to put a run with another number of threads, whose times and last bits differ, into the same table."""
+    if result is not None and result.get("threads") not in (None, threads):
+        raise ValueError(f"{folder}: holds a run with other settings (--threads was {result['threads']}, now {threads}); choose "
+                         "another --out")
 
 
 def check_fit(runs):
-    """Read the data, which is the same for all, and put each method on the model, so that what does not fit fails here."""
-    work = None
+    """Read each task's data and put each method on the model, so that what does not fit fails here."""
+    works, seen = {}, []
     for run in runs:
+        kind = replace(run, seed=0)
+        if kind in seen:
+            continue
+        seen.append(kind)
         tokenizer, config = Tokenizer.from_folder(run.model), load_config(run.model)
         check_task(run, config)
-        work = work or make_work(replace(run, train_limit=1), tokenizer, config)
+        if run.data not in works:
+            works[run.data] = make_work(replace(run, train_limit=1), tokenizer, config)
+        work = works[run.data]
         model, method = load_for(run, getattr(work, "labels", ()), run.seed), run.make_method(tokenizer)
+        method.check(config)
         if run.base_bits:
             quantise(model)
         method.prepare(model, work, np.random.default_rng(0))
         attach(model, method)
 
 
-CHILD = """import sys
-sys.path[:] = {path}  # the same package as ours, whatever lies in the folder we are in
-from minipeft.compare.run import main
-sys.exit(main(sys.argv[1:]))
-"""
+def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False, jobs=None, threads=1, dask=None):
+    """Run every method with every seed on every task, and make the table.
+
+    Args:
+        model: a folder. data: a path, or a list of them, one for each task; ``toy:NAME[:DIFFICULTY]`` is a path, too. Both None
+            for the built-in comparison.
+        methods: names; None for `MAIN`. seeds: how many, from 0. out: folder; a run that finished there is not repeated.
+        settings: the other fields of `Run`, the same for all.
+        sweeps: {"lora.rank": values}. tune: choose learning rates on dev.
+        jobs: runs at a time; None: as many as there are cores, at most `MOST_JOBS`. threads: of each run.
+        dask: address of a Dask scheduler, whose workers run them instead.
+
+    Returns:
+        A `Table`; what it holds is also in ``results.json``, ``results.csv`` and ``results.md``. Runs that failed are in its
+        ``failed``.
+
+    Raises:
+        ValueError: an unknown or repeated method or sweep, only one of model and data, settings that do not fit the model or an
+            earlier comparison in ``out``.
+    """
+    if (model is None) != (not data):
+        raise ValueError("compare: give both --model and --data, or neither for the built-in task")
+    for name, value in (("seeds", seeds), ("jobs", 1 if jobs is None else jobs), ("threads", threads)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if tune and settings.get("lr") is not None:
+        raise ValueError("tune: --lr sets the learning rate that --tune would choose; leave out one of them")
+    methods, sweeps, out, title = list(MAIN if methods is None else methods), dict(sweeps or {}), Path(out), None
+    check_methods(methods, sweeps)
+    variants = variants_of(methods, sweeps)
+    for variant in variants:
+        Run(model or "-", "-", method=variant.method, **settings).settings()
+    if model is None:
+        from . import builtin
+
+        if settings.get("task", "classify") != "classify":
+            raise ValueError(f"task: the built-in task is to classify; for {settings['task']} give --model and --data")
+        (model, data), title = builtin.prepare(out / "builtin"), builtin.TITLE
+        settings = {**settings, "epochs": settings.get("epochs") or builtin.EPOCHS}
+    data = [data] if isinstance(data, (str, Path)) else list(data)
+    if any(map(toy_task, data)):  # looked at before anything is written
+        data = [written(path, out / "data") for path in data]
+    pool = {"workers": min(available_cores(), MOST_JOBS) if jobs is None else jobs, "threads": threads, "dask": dask}
+    comparison = Comparison(model, data, variants, seeds, out, settings, pool)
+    return tabulate(comparison, sweeps, tune, title)
 
 
-def in_own_process(run, folder, label, notes=()):
-    """The result of a run, made in a new process, so that its peak memory is its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / "spec.json", {**asdict(run), "title": label, "notes": list(notes)})
-    arguments = [sys.executable, "-c", CHILD.format(path=sys.path), str(folder / "spec.json"), str(folder)]
-    process = subprocess.Popen(arguments, text=True, encoding="utf-8", stdout=subprocess.PIPE,
-                               env={**os.environ, "PYTHONIOENCODING": "utf-8"})
-    try:
-        said, _ = process.communicate()
-    except KeyboardInterrupt:
-        try:
-            process.wait()  # the same Ctrl-C has reached it: it ends its step and writes a checkpoint
-        finally:
-            process.kill()
-        raise
-    if process.returncode == 130:
-        raise KeyboardInterrupt
-    if process.returncode:
-        reason = said.strip() or f"its process ended with code {process.returncode}" + (
-            ", killed by the system, perhaps for lack of memory" if process.returncode < 0 else "")
-        raise ValueError(f"{label}: {reason}; the runs that finished are kept in {folder.parent}")
-    return files.read_json(folder / RESULT, "result")
+def tabulate(comparison, sweeps, tune, title):
+    """Run a `Comparison`, and write and return its `Table`."""
+    tuning = comparison.tune() if tune else []
+    jobs = comparison.all_jobs(tuning)
+    said = unused_note([same[0].run for (_, label), same in jobs.items() if label != Base.name])
+    if said:
+        print(said, file=sys.stderr)
+    outcomes = comparison.outcomes([job for same in jobs.values() for job in same])
+    rows, runs, failed = [], {}, []
+    settings = {variant.label: variant.settings for variant in comparison.variants}
+    for (task, label), same in jobs.items():
+        folders = {job.folder: str(job.folder.relative_to(comparison.out).as_posix()) for job in same}
+        good = [job for job in same if isinstance(outcomes[job.folder], dict)]
+        facts = lambda job: {"label": label, "method": job.run.method, "task": task, "seed": job.run.seed}
+        runs |= {folders[job.folder]: facts(job) for job in good}
+        failed += [{"folder": folders[job.folder], **facts(job), "reason": outcomes[job.folder]} for job in same if job not in good]
+        if good:
+            row = summarise(label, [outcomes[job.folder] for job in good], settings.get(label), [folders[j.folder] for j in good])
+            rows.append({**row, "task": task})
+    model = name_of(comparison.model)
+    table = Table(rows, title or f"{model} on {', '.join(comparison.tasks)}", failed)
+    results = {"title": table.title, "model": model, "tasks": list(comparison.tasks),
+               "methods": list(dict.fromkeys(v.method for v in comparison.variants)), "seeds": comparison.seeds,
+               "threads": comparison.pool["threads"], "jobs": comparison.pool["workers"], "rows": rows, "runs": runs,
+               "sweeps": sweeps, "tuning": tuning, "failed": failed}
+    write(table, results, comparison.out)
+    return table
+
+
+def write(table, results, out):
+    """Write a comparison's ``results.json``, its table as CSV and Markdown, and its report, one page that opens from disk."""
+    files.write_json(out / RESULTS, results)
+    for name, text in (("results.csv", table.csv()), ("results.md", table.markdown())):
+        with files.atomic(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    write_report(results, out)

@@ -4,13 +4,17 @@ import re
 import sys
 from pathlib import Path
 
-from ..data import Dataset, Example, Source, Tokenizer, read_dataset, read_sources, read_texts
+import numpy as np
+
+from ..data import Dataset, Example, Source, Tokenizer, make_batches
 from ..interop import load_pretrained, load_with_adapter
 from ..models import ClassificationHead, LMHead, Seq2SeqLMHead
 from ..nn import unwrap
 from ..training import Classification, LanguageModelling, Sequence2Sequence, end_tokens
 from ..training.display import ProgressBar
+from .exits import LOOSENESS, RULE, leaving_from
 from .run import load_config, longest, notes_on_data
+from .sources import read
 
 
 def load(model, adapter, task=None):
@@ -28,7 +32,7 @@ def predict(args):
 
     Args:
         args: the command's arguments (model, adapter, data or text, text2, split, max_length, max_target_length,
-            bleu_tokenizer, batch_size).
+            bleu_tokenizer, batch_size, exit_rule, looseness).
 
     Returns:
         (rows, summary): rows of text for standard output, and ``{"lines", "json"}``, a summary for people and for files.
@@ -40,8 +44,14 @@ def predict(args):
     tokenizer = Tokenizer.from_folder(args.model)
     model = load(args.model, args.adapter, "seq2seq" if load_config(args.model).encoder_decoder else None)
     head = unwrap(model.head)
+    early = args.exit_rule is not None or args.looseness is not None
     if isinstance(head, ClassificationHead):
-        return _classes(args, model, tokenizer)
+        used = model
+        if early:
+            used = leaving_from(model, args.model, args.exit_rule or RULE, LOOSENESS if args.looseness is None else args.looseness)
+        return _classes(args, model, used, tokenizer)
+    if early:
+        raise ValueError("--exit-rule and --looseness: texts leave early at classifiers, and this model has none; leave them out")
     if isinstance(head, Seq2SeqLMHead):  # which is an LMHead, too
         return _texts(args, model, tokenizer)
     if isinstance(head, LMHead):
@@ -67,24 +77,31 @@ def _shown(text):
     return re.sub(r"[\t\r\n]", " ", text)
 
 
-def _classes(args, model, tokenizer):
+def _classes(args, model, used, tokenizer):
+    """What ``used``, the model or the model with its exits, makes of the texts."""
     labels = model.config.labels
     if args.text is not None:
         dataset = Dataset({"test": [Example(args.text, args.text2, None)]}, labels)
     else:
-        dataset = read_dataset(args.data, labels=labels, need_labels=False, split=False)
+        dataset = read(args.data, "classify", labels=labels, need_labels=False, split=False)
     split, limit = _chosen(args, dataset.splits), longest(args.max_length, model.config, taken(model))
     examples = dataset.splits[split]
     work = Classification(tokenizer, Dataset({split: examples}, labels), limit, args.batch_size)
-    p = work.predict(model, split)  # (N, C)
+    p = work.predict(used, split)  # (N, C)
     best = p.argmax(axis=1)
     rows = [(labels[k], f"{p[i, k]:.4f}", *(_shown(text) for text in (e.text, e.text2) if text is not None))
             for i, (k, e) in enumerate(zip(best, examples))]
     lines = notes_on_data(work, limit)
     out = {"split": split, "predictions": [{"label": labels[k], "probabilities": dict(zip(labels, map(float, row)))}
                                            for k, row in zip(best, p)]}
+    if used is not model:
+        order = np.concatenate(make_batches(work.encodings[split], 2 * args.batch_size))  # in which `predict` goes through them
+        layers = np.concatenate(used.layers)[np.argsort(order)]  # (N,)
+        for row, layer in zip(out["predictions"], layers.tolist()):
+            row["layer"] = layer
+        lines.append(f"left at layer {layers.mean():.2f} of {model.config.num_hidden_layers} on average")
     if args.text is None and all(e.label is not None for e in examples):
-        out["scores"] = work.evaluate(model, split)
+        out["scores"] = work.evaluate(used, split)
         lines.append(f"accuracy {out['scores']['accuracy']:.4f} on the {len(examples)} texts of {split}")
     return rows, {"lines": lines, "json": out}
 
@@ -92,7 +109,7 @@ def _classes(args, model, tokenizer):
 def _perplexity(args, model, tokenizer):
     if args.text2 is not None:
         raise ValueError("--text2: a language model reads one text, not a pair")
-    texts = {"test": args.text} if args.text is not None else read_texts(args.data, split=False)
+    texts = {"test": args.text} if args.text is not None else read(args.data, "lm", split=False)
     split = _chosen(args, texts)
     limit = longest(args.max_length, model.config, taken(model))
     work = LanguageModelling(tokenizer, {split: texts[split]}, limit, args.batch_size)
@@ -105,7 +122,7 @@ def _texts(args, model, tokenizer):
     if args.text is not None:
         sources = {"test": [Source(args.text, () if args.text2 is None else (args.text2,))]}
     else:
-        sources = read_sources(args.data, need_references=False, split=False)
+        sources = read(args.data, "seq2seq", need_references=False, split=False)
     split, limit = _chosen(args, sources), longest(args.max_length, model.config, taken(model))
     work = Sequence2Sequence(tokenizer, {split: sources[split]}, end_tokens(model.config, tokenizer), limit,
                              args.max_target_length, args.batch_size, bleu_tokenizer=args.bleu_tokenizer)

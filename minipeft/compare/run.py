@@ -1,30 +1,40 @@
 """One fine-tuning run, from the model's folder and the data to a result: what ``minipeft finetune`` and a comparison do.
 
 A run owns a folder: ``run.json`` (what was asked), ``checkpoint.safetensors`` (while it trains), then the adapter or
-model, and last ``result.json``. A folder with a result is finished; one with a checkpoint can be resumed.
+model, and last ``result.json`` (in a comparison behind ``analysis.json``). A folder with a result is finished; one with a
+checkpoint can be resumed.
 """
 
 import contextlib
+import json
 import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ..data import Tokenizer, files, read_dataset, read_sources, read_texts
+from ..data import Tokenizer, files
 from ..interop import load_pretrained, save_adapter, save_pretrained
 from ..interop.adapter import HEAD
-from ..methods import METHODS, GradualUnfreezing, attach, discriminative, quantise
+from ..kernels.backend import num_threads
+from ..methods import GradualUnfreezing, attach, discriminative, quantise
+from ..methods.attach import HEAD_PATHS
 from ..methods.nf4 import summary, weights_in_4_bits
 from ..training import (L2SP, METRICS, TEXT_METRICS, Classification, LanguageModelling, Sequence2Sequence, Settings, end_tokens,
                         fit, mixout)
 from ..training.display import ProgressBar
 from ..training.text_metrics import without_spaces
+from .analysis import analyse
+from .exits import KNOWN, OFFERED, Leaving, models_of
+from .measure import inference
+from .rates import default_lr
+from .sources import read
 
-RUN, RESULT, CHECKPOINT = "run.json", "result.json", "checkpoint.safetensors"
+RUN, RESULT, ANALYSIS, CHECKPOINT = "run.json", "result.json", "analysis.json", "checkpoint.safetensors"
 EPOCHS = 3
 HEAD_DRAW, METHOD_DRAW = 10, 11  # what a generator made of (seed, purpose) is for
 METRICS_OF = {"classify": tuple(METRICS), "lm": (), "seq2seq": TEXT_METRICS}  # the first is the default
@@ -38,8 +48,8 @@ class Run:
     """What to do: everything that ``minipeft finetune --help`` explains.
 
     ``options`` are settings of the method, {field: value}, and ``words`` a text whose tokens start its virtual tokens. ``lr``,
-    ``epochs`` and ``metric`` may be given as None, which becomes the method's own learning rate, `EPOCHS` and the task's first
-    metric; None in the others stands for a default that depends on the model or means no limit.
+    ``epochs`` and ``metric`` may be given as None, which becomes the method's own learning rate (see ``rates.py``), `EPOCHS` and
+    the task's first metric; None in the others stands for a default that depends on the model or means no limit.
     """
 
     model: str
@@ -74,8 +84,8 @@ class Run:
     max_steps: int | None = None
 
     def __post_init__(self):
-        if self.method not in METHODS:
-            raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
+        if self.method not in KNOWN:
+            raise ValueError(f"method: expected one of {', '.join(OFFERED)}, got {self.method!r}")
         if self.task not in METRICS_OF:
             raise ValueError(f"task: expected one of {', '.join(METRICS_OF)}, got {self.task!r}")
         for name, least in (("max_length", 2), ("max_target_length", 2), ("train_limit", 1), ("stride", 1)):
@@ -88,9 +98,9 @@ class Run:
         self.metric = metrics[0] if metrics and self.metric is None else self.metric
         if metrics and self.metric not in metrics:
             raise ValueError(f"metric: task {self.task} is scored by one of {', '.join(metrics)}; got {self.metric!r}")
-        self.lr = METHODS[self.method].default_lr if self.lr is None else self.lr
+        self.lr = default_lr(self.method, self.model) if self.lr is None else self.lr
         self.epochs = EPOCHS if self.epochs is None else self.epochs
-        defaults = vars(METHODS[self.method]())  # an option given as it is by default asks for nothing else
+        defaults = vars(KNOWN[self.method]())  # an option given as it is by default asks for nothing else
         self.options = {name: v for name, v in self.options.items() if name not in defaults or defaults[name] != v}
 
     def settings(self):
@@ -102,7 +112,7 @@ class Run:
         """Names of the fields that were set and that this method and task have no use for."""
         defaults = {f.name: f.default for f in fields(self)}
         idle = [name for name, tasks in TASKS_OF.items() if self.task not in tasks and getattr(self, name) != defaults[name]]
-        known = settings_of(METHODS[self.method])
+        known = settings_of(KNOWN[self.method])
         idle += [name for name in self.options if name not in known]
         return idle + ["words"] * (self.words is not None and "words" not in known)
 
@@ -120,7 +130,7 @@ class Run:
 
     def make_method(self, tokenizer=None):
         """The method with its settings; ``tokenizer`` turns ``words`` into token ids."""
-        known, method = settings_of(METHODS[self.method]), METHODS[self.method]
+        known, method = settings_of(KNOWN[self.method]), KNOWN[self.method]
         options = {name: value for name, value in self.options.items() if name in known}
         if self.words is not None and "words" in known and tokenizer is not None:
             ids = tokenizer.encode(self.words, add_special_tokens=False)
@@ -184,6 +194,10 @@ def check_task(run, config):
     if run.method == "fisher_mask" and run.task != "classify":
         raise ValueError(f"fisher_mask: entries are weighed by a classifier's classes, and task {run.task} has none; use "
                          "random_mask, or --task classify")
+    if run.method == "early_exit" and (run.task != "classify" or run.label_smoothing):
+        what = f"task {run.task}" if run.task != "classify" else "--label-smoothing"
+        raise ValueError(f"early_exit: each exit is a classifier and has the loss of one, which goes without {what}; use "
+                         f"{'--task classify' if run.task != 'classify' else '--label-smoothing 0'}, or another method")
 
 
 def make_work(run, tokenizer, config):
@@ -192,9 +206,9 @@ def make_work(run, tokenizer, config):
     method.check(config)
     limit = longest(run.max_length, config, method.positions_taken)
     if run.task == "classify":
-        return Classification(tokenizer, read_dataset(run.data), limit, run.batch_size, run.metric, run.train_limit,
+        return Classification(tokenizer, read(run.data, run.task), limit, run.batch_size, run.metric, run.train_limit,
                               label_smoothing=run.label_smoothing)
-    texts = (read_sources if run.task == "seq2seq" else read_texts)(run.data)
+    texts = read(run.data, run.task)
     if "train" not in texts:
         raise ValueError(f"{run.data}: no train file; there are: {', '.join(texts)}")
     if run.task == "seq2seq":
@@ -267,13 +281,31 @@ def check_resume(run, out, resume):
     return None
 
 
-def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "data")):
+def prepare(run):
+    """(work, attachment, tokens of the longest text, what was stored in 4 bits) of a run.
+
+    Raises ValueError where the data, the model and the method do not fit each other.
+    """
+    tokenizer, config = Tokenizer.from_folder(run.model), load_config(run.model)
+    check_task(run, config)
+    work = make_work(run, tokenizer, config)
+    model = load_for(run, getattr(work, "labels", ()), run.seed)
+    stored = quantise(model) if run.base_bits else None
+    method, rng = run.make_method(tokenizer), np.random.default_rng([run.seed, METHOD_DRAW])
+    method.prepare(model, work, rng)
+    attachment = attach(model, method, rng=rng)
+    return work, attachment, longest(run.max_length, config, method.positions_taken), stored
+
+
+def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "data"), display=None, measured=False):
     """Fine-tune, evaluate, save; returns the result, which is also written to ``result.json``.
 
     Args:
         run: a `Run`. out: folder. resume: go on with an unfinished run. title: what the progress bar says.
         quiet: show nothing.
         notes: what to speak of: settings that do nothing (``unused``), texts that are too long and the like (``data``).
+        display: what shows the progress instead of a bar.
+        measured: also time inference and write ``analysis.json``, as a comparison wants it.
 
     Raises:
         ValueError, OSError: the user's faults, with one clear line. Interrupted: Ctrl-C.
@@ -284,48 +316,52 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "d
     if done is not None:
         return done
     settings = run.settings()
-    tokenizer = Tokenizer.from_folder(run.model)
-    config = load_config(run.model)
-    check_task(run, config)
-    work = make_work(run, tokenizer, config)
-    model = load_for(run, getattr(work, "labels", ()), run.seed)
-    stored = quantise(model) if run.base_bits else None
-    method, rng = run.make_method(tokenizer), np.random.default_rng([run.seed, METHOD_DRAW])
-    method.prepare(model, work, rng)
-    attachment = attach(model, method, rng=rng)
+    work, attachment, length, stored = prepare(run)
     said = ["unused" in notes and unused_note([run]), stored and f"note: {summary(stored)}"]
-    said += notes_on_data(work, longest(run.max_length, config, method.positions_taken)) if "data" in notes else []
+    said += notes_on_data(work, length) if "data" in notes else []
     if resume and not (out / CHECKPOINT).is_file():
         said.append(f"note: {out} holds nothing to go on with; starting from the beginning")
     for line in filter(None, said if not quiet else ()):
         print(line, file=sys.stderr)
     out.mkdir(parents=True, exist_ok=True)
-    display = None if quiet else ProgressBar(title or run.method)
-    if run.task == "seq2seq" and not quiet:
+    display = display or (None if quiet else ProgressBar(title or run.method))
+    if run.task == "seq2seq" and display is not None:
         work.progress = display.evaluating
     before = time.monotonic() - started
+    history = train(run, attachment, work, settings, out, resume, display)
+    started, (_, used) = time.monotonic(), models_of(attachment)
+    result = {**describe(run, attachment, settings), **score(used, work, history, display), "step_ms": history["step_ms"],
+              "steps": history["step"], "epochs": settings.epochs, "evaluations": history["evaluations"],
+              "losses": history["losses"]}
+    size, result["format_note"] = save(run, attachment.model, attachment, out)
+    result["size_mb"] = size / 1e6
+    result["peak_mb"] = peak_mb()
+    if measured:
+        result["inference"] = inference(attachment, used, work)
+        files.write_json(out / ANALYSIS, analyse(run, attachment, work))
+    result["seconds"] = before + history["seconds"] + time.monotonic() - started  # those before a stop included
+    files.write_json(out / RESULT, result)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return result
+
+
+def train(run, attachment, work, settings, out, resume, display):
+    """What `fit` tells of the training of a run in the folder ``out``; the base has nothing to train."""
     try:
         files.write_json(out / RUN, asdict(run))
-        with mixout(model, run.mixout) if run.mixout else contextlib.nullcontext():
-            history = fit(model, attachment.named_parameters(), work, settings, out / CHECKPOINT, resume, display,
-                          run.hooks(attachment), run.lr_scale(attachment))
+        model, parameters = models_of(attachment)[0], attachment.named_parameters()
+        if not parameters:
+            scores = work.evaluate(model.eval(), "dev")
+            return {"step": 0, "losses": [], "evaluations": [{"epoch": 0, "step": 0, **scores}], "step_ms": None, "seconds": 0.0}
+        with mixout(attachment.model, run.mixout) if run.mixout else contextlib.nullcontext():
+            return fit(model, parameters, work, settings, out / CHECKPOINT, resume, display, run.hooks(attachment),
+                       run.lr_scale(attachment))
     except (ValueError, OSError):
         if not (out / CHECKPOINT).is_file():  # nothing was trained
             (out / RUN).unlink(missing_ok=True)
             if not any(out.iterdir()):
                 out.rmdir()
         raise
-    started = time.monotonic()
-    result = {**describe(run, attachment, settings), **score(model, work, history, display), "step_ms": history["step_ms"],
-              "steps": history["step"], "epochs": settings.epochs, "evaluations": history["evaluations"],
-              "losses": history["losses"]}
-    size, result["format_note"] = save(run, model, attachment, out)
-    result["size_mb"] = size / 1e6
-    result["peak_mb"] = peak_mb()
-    result["seconds"] = before + history["seconds"] + time.monotonic() - started  # those before a stop included
-    files.write_json(out / RESULT, result)
-    (out / CHECKPOINT).unlink(missing_ok=True)
-    return result
 
 
 def load_config(folder):
@@ -351,22 +387,38 @@ def describe(run, attachment, settings):
         added -= sum(p.size for p in attachment.head.own.parameters())  # it stands in for the base's own head
     return {"method": run.method, "task": run.task, "model": name_of(run.model), "data": name_of(run.data),
             "seed": run.seed, "lr": settings.lr, "trainable": attachment.trainable,
-            "trainable_without_head": attachment.trainable_without_head, "total": base + added}
+            "trainable_without_head": attachment.trainable_without_head, "total": base + added,
+            "formula": formula(attachment), "threads": num_threads()}
+
+
+def formula(attachment):
+    """The number of trained parameters besides the head in closed form; empty where there are none."""
+    seams = Counter(text for path, _, text in attachment.table() if path in attachment.wrappers and not path.startswith(HEAD_PATHS))
+    parts = [f"{times} x [{text}]" if times > 1 else text for text, times in seams.items() if text]
+    own = [p for path, p in attachment.base.items() if not path.startswith(HEAD_PATHS)]
+    if own:
+        parts.append(f"{sum(p.size for p in own):,} in {len(own)} arrays of the base")
+    return " + ".join(parts)
 
 
 def score(model, work, history, display=None):
-    """{"metric", "score", "split", "scores"}: on test where there is one, else on dev (as the last epoch left it), else None.
+    """{"metric", "score", "split", "scores", "mean_layer"}: on test where there is one, else on dev (as the last epoch left it,
+    unless the ``model`` that predicts is not the one that was trained), else None.
 
     ``display`` is taken away at the end, well or not.
     """
+    leaving = isinstance(model, Leaving)
     try:
         scores, split = work.evaluate(model, "test"), "test"
+        if not scores and leaving:
+            scores, split = work.evaluate(model, "dev"), "dev"
     finally:
         if display is not None:
             display.stop()
-    if not scores:
+    if not scores and not leaving:
         scores, split = {k: v for k, v in history["evaluations"][-1].items() if k not in ("epoch", "step")}, "dev"
-    return {"metric": work.metric, "score": scores.get("score"), "split": split if scores else None, "scores": scores}
+    return {"metric": work.metric, "score": scores.get("score"), "split": split if scores else None, "scores": scores,
+            "mean_layer": model.mean_layer() if leaving and scores else None}
 
 
 def save(run, model, attachment, out):
@@ -376,8 +428,12 @@ def save(run, model, attachment, out):
     head is in a file of its own; None where there is nothing to say.
     """
     reason = None
-    if run.method == "full":
+    if run.method == "base":
+        return sum(p.stat().st_size for p in Path(run.model).glob("*.safetensors")), None
+    if run.method in ("full", "early_exit"):
         save_pretrained(model, out, tokenizer_from=run.model)
+        if run.method == "early_exit":
+            attachment.method.model.save_exits(out)
     elif run.method == "head":
         save_adapter(attachment, out, base=run.model)
     else:
@@ -406,21 +462,51 @@ def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
+class Reports:
+    """A display for another process: each call is a line of JSON on standard output, a step's at most a few times a second."""
+
+    def __init__(self, every=0.5):
+        self.every, self.last = every, 0.0
+
+    def start(self, total, done):
+        self.total, self.done = total, done
+        self._say(step=done)
+
+    def step(self, loss, examples):
+        self.done += 1
+        if time.monotonic() - self.last >= self.every or self.done == self.total:
+            self._say(step=self.done, loss=loss)
+
+    def evaluated(self, epoch, scores):
+        self._say(epoch=epoch, step=self.done, scores=scores)
+
+    def evaluating(self, done, total):
+        pass
+
+    def stop(self):
+        pass
+
+    def _say(self, **what):
+        self.last = time.monotonic()
+        print(json.dumps({**what, "total": self.total}), flush=True)
+
+
 def main(arguments):
     """A run in a process of its own, for a comparison: ``arguments`` are the file that describes it and its folder.
 
-    A user's error is printed on standard output, for the comparison to read and say.
+    What it says on standard output, a line of JSON each, is for the comparison to read: progress (see `Reports`) and a user's
+    error, ``{"error"}``.
     """
     spec, out = files.read_json(arguments[0], "run description"), Path(arguments[1])
-    title, notes = spec.pop("title"), spec.pop("notes")
+    notes = spec.pop("notes")
     resume = any((out / name).is_file() for name in (CHECKPOINT, RESULT))
     try:
-        execute(Run(**spec), out, resume, title, notes=notes)
+        execute(Run(**spec), out, resume, notes=notes, display=Reports(), measured=True)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if os.environ.get("MINIPEFT_DEBUG") == "1":
             raise
-        print(error)
+        print(json.dumps({"error": " ".join(str(error).split()) or type(error).__name__}), flush=True)
         return 2
     return 0

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from minipeft.compare import builtin, comparison
+from minipeft.compare import builtin, comparison, rates
 from minipeft.data import corpus, read_dataset, section_task, train_wordpiece
 from minipeft.interop import load_pretrained, make_model
 from minipeft.kernels import IGNORE
@@ -99,52 +99,38 @@ def test_pre_training_that_was_stopped_is_made_again(tmp_path, texts, monkeypatc
 
 
 @pytest.fixture
-def runs_asked(world, monkeypatch):
-    """What `compare` without a model asks `run_all` for."""
-    asked = {}
+def asked(world, monkeypatch):
+    """{label: [Run]} of what `compare` without a model asks for; nothing is run."""
+    jobs = []
     monkeypatch.setattr(builtin, "prepare", lambda folder: (world / "bert", world / "data"))
+    monkeypatch.setattr(comparison.Comparison, "outcomes", lambda self, all_jobs: jobs.extend(all_jobs) or {
+        job.folder: "not run" for job in all_jobs})
 
-    def run_all(runs, out):
-        asked.update(runs)
-        return {
-            m: [
-                {
-                    "score": 1.0,
-                    "metric": "accuracy",
-                    "split": "test",
-                    "lr": 1,
-                    "trainable": 1,
-                    "trainable_without_head": 1,
-                    "total": 1,
-                    "step_ms": 1,
-                    "peak_mb": 1,
-                    "size_mb": 1,
-                    "seconds": 1,
-                }
-                for _ in same
-            ]
-            for m, same in runs.items()
-        }
+    def compare(*args, **more):
+        jobs.clear()
+        table = comparison.compare(None, None, *args, **more)
+        runs = {}
+        for job in jobs:
+            runs.setdefault(job.run.method, []).append(job.run)
+        return table, runs
 
-    monkeypatch.setattr(comparison, "run_all", run_all)
-    return asked
+    return compare
 
 
-def test_its_settings_are_its_own_unless_given(runs_asked, tmp_path):
-    table = comparison.compare(None, None, ["full", "lora"], 2, tmp_path, {"lr": None, "epochs": None})
-    for method, same in runs_asked.items():
-        assert [(run.lr, run.epochs, run.seed) for run in same] == [
-            (builtin.LEARNING_RATES[method], builtin.EPOCHS, seed) for seed in (0, 1)
-        ]
-    assert "CPython's documentation" in table.title
-    comparison.compare(None, None, ["lora"], 1, tmp_path, {"lr": 0.5, "epochs": 2})
-    assert [(run.lr, run.epochs) for run in runs_asked["lora"]] == [(0.5, 2)]
+def test_its_settings_are_its_own_unless_given(asked, tmp_path):
+    table, runs = asked(["full", "lora"], 2, tmp_path, {"lr": None, "epochs": None})
+    assert list(runs) == ["base", "full", "lora"]
+    for method in ("full", "lora"):
+        assert [(run.lr, run.epochs, run.seed) for run in runs[method]] == [
+            (rates.SMALL[method], builtin.EPOCHS, seed) for seed in (0, 1)]
+    assert table.title == builtin.TITLE and table.rows == [] and len(table.failed) == 6
+    _, runs = asked(["lora"], 1, tmp_path, {"lr": 0.5, "epochs": 2})
+    assert [(run.lr, run.epochs) for run in runs["lora"]] == [(0.5, 2)]
 
 
-def test_learning_rates_are_of_methods():
-    from minipeft.methods import METHODS
-
-    assert {"full", "head", "lora"} <= set(builtin.LEARNING_RATES) <= set(METHODS)
+def test_every_main_method_is_in_it(asked, tmp_path):
+    _, runs = asked(None, 3, tmp_path, {})
+    assert list(runs) == ["base", *comparison.MAIN] and {len(same) for same in runs.values()} == {3}
 
 
 def test_the_built_in_task_is_no_language_modelling(tmp_path):

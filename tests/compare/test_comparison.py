@@ -1,5 +1,7 @@
 """Comparisons: each run in its own process, one table whose numbers are right, and no finished run made twice."""
 
+import csv
+import io
 import json
 import math
 import os
@@ -10,7 +12,6 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minipeft import cli
-from minipeft.compare import comparison
-from minipeft.compare.comparison import Table, compare, in_own_process, size_text, summarise
+from minipeft.compare import processes
+from minipeft.compare.comparison import Comparison, Variant, compare
+from minipeft.compare.processes import Job, in_own_process
 from minipeft.compare.run import Run, peak_mb
+from minipeft.compare.table import Table, cells, notes, size_text, summarise
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEYS = {"method", "trainable", "trainable_without_head", "total", "metric", "score", "step_ms", "peak_mb", "seconds"}
@@ -43,7 +46,7 @@ def started(monkeypatch):
         out.append(Path(arguments[-1]).name)
         return popen(arguments, **kwargs)
 
-    monkeypatch.setattr(comparison.subprocess, "Popen", counting)
+    monkeypatch.setattr(processes.subprocess, "Popen", counting)
     return out
 
 
@@ -74,38 +77,23 @@ def test_end_to_end(at, started, capfd, tiny):
     tiny.write_tsv(at / "data/dev.tsv", [*tiny.examples(20), ("good " * 20_000, "praise")])
     assert cli.main([*LINE, "--json", "table.json"]) == 0
     out, err = capfd.readouterr()
-    assert started == ["head-seed0", "head-seed1", "lora-seed0", "lora-seed1"]
+    names = [f"{method}-seed{seed}" for method in ("base", "head", "lora") for seed in (0, 1)]
+    assert sorted(started) == names
     assert err.count("note: ") == 1 and "note: 1 text is longer than 40 tokens and was cut\n" in err  # for the whole comparison
-    assert re.findall(r"^\[\d/4\] \w+ seed \d: epoch \d", err, re.MULTILINE) == [
-        f"[{2 * i + seed + 1}/4] {method} seed {seed}: epoch {epoch}"
-        for i, method in enumerate(("head", "lora"))
-        for seed in (0, 1)
-        for epoch in (1, 2)
-    ]
+    assert sorted(re.findall(r"^\[(\d)/6\] (\w+) seed (\d): accuracy 0\.\d{4} on test, \d+\.\d s; .* left$", err, re.MULTILINE)) == [
+        (str(2 * i + seed + 1), method, str(seed)) for i, method in enumerate(("base", "head", "lora")) for seed in (0, 1)]
 
     rows, results = json.loads(Path("table.json").read_text()), results_of()
-    assert json.loads(Path("runs/results.json").read_text()) == {"title": "bert on data", "rows": rows}
-    assert [row["method"] for row in rows] == ["head", "lora"] and len(results) == 4
+    written = json.loads(Path("runs/results.json").read_text())
+    assert written == {
+        "title": "bert on data", "model": "bert", "tasks": ["data"], "methods": ["head", "lora"], "seeds": 2, "threads": 1,
+        "jobs": written["jobs"], "rows": rows, "sweeps": {}, "tuning": [], "failed": [],
+        "runs": {name: {"label": name[:4], "method": name[:4], "task": "data", "seed": int(name[-1])} for name in names}}
+    assert [row["label"] for row in rows] == ["base", "head", "lora"] and set(results) == set(names)
     for row in rows:
-        scores = [results[f"{row['method']}-seed{seed}"]["score"] for seed in (0, 1)]
-        assert KEYS <= set(row) and row["scores"] == scores and scores[0] != scores[1]  # or the seeds do nothing
-        assert row["score"] == pytest.approx(statistics.mean(scores)) and row["score_std"] == pytest.approx(
-            statistics.stdev(scores)
-        )
-        assert row["split"] == "test"
-        line = next(line for line in out.splitlines() if line.startswith(row["method"]))
-        cells = re.split(r"\s{2,}", line.strip())
-        assert cells == [
-            row["method"],
-            f"{row['trainable']:,}",
-            f"{row['trainable_without_head']:,}",
-            {34: "0.5", 290: "4.14"}[row["trainable"]],
-            f"{row['score']:.4f} ± {row['score_std']:.4f}",
-            f"{row['step_ms']:.1f}",
-            f"{row['peak_mb']:.0f}",
-            size_text(row["size_mb"]),
-        ]
-    assert [row["trainable"] for row in rows] == [34, 34 + 4 * 2 * 32]
+        check_row(row, results, out)
+    assert [row["trainable"] for row in rows] == [0, 34, 34 + 4 * 2 * 32]
+    assert "lora: 4 x [R (D_in + D_out) = 2 (16 + 16)]" in out
     assert "/" not in out and "Traceback" not in err
 
     before = {name: Path(f"runs/{name}/result.json").stat().st_mtime_ns for name in results}
@@ -113,7 +101,7 @@ def test_end_to_end(at, started, capfd, tiny):
     started.clear()
     assert cli.main(LINE) == 0  # finished runs are not repeated, and the one that is gone is made again
     again, err = capfd.readouterr()
-    assert started == ["lora-seed0"] and err.count("finished before\n") == 3
+    assert started == ["lora-seed0"] and err.count("finished before\n") == 5
     assert results_of()["lora-seed0"]["losses"] == results["lora-seed0"]["losses"]
     assert all(
         Path(f"runs/{name}/result.json").stat().st_mtime_ns == when for name, when in before.items() if name != "lora-seed0"
@@ -121,11 +109,37 @@ def test_end_to_end(at, started, capfd, tiny):
     assert again.split("±")[1].split()[0] == out.split("±")[1].split()[0]
 
 
+def check_row(row, results, out):
+    """A row is what its runs say, and the printed line is the row."""
+    own = [results[f"{row['method']}-seed{seed}"] for seed in (0, 1)]
+    scores = [result["score"] for result in own]
+    assert KEYS <= set(row) and row["scores"] == scores and row["runs"] == [f"{row['method']}-seed{seed}" for seed in (0, 1)]
+    assert row["method"] == "base" or own[0]["losses"] != own[1]["losses"]  # or the seeds do nothing
+    assert row["score"] == pytest.approx(statistics.mean(scores)) and row["score_std"] == pytest.approx(statistics.stdev(scores))
+    assert row["split"] == "test" and row["share"] == row["trainable"] / row["total"]
+    times = [result["inference"] for result in own]
+    for name in ("base_ms", "unmerged_ms", "unmerged_ratio"):
+        assert row[name] > 0 and row[name] == pytest.approx(statistics.median(t[name] for t in times))
+    assert (row["merged_ms"] is None) == (row["method"] != "lora")
+    line = next(line for line in out.splitlines() if line.startswith(row["method"]))
+    assert re.split(r"\s{2,}", line.strip()) == [
+        row["method"],
+        f"{row['trainable']:,}",
+        f"{row['trainable_without_head']:,}",
+        {0: "0", 34: "0.5", 290: "4.14"}[row["trainable"]],
+        f"{row['score']:.4f} ± {row['score_std']:.4f}",
+        "-" if row["method"] == "base" else f"{row['step_ms']:.1f}",
+        f"{row['peak_mb']:.0f}",
+        size_text(row["size_mb"]),
+        f"{row['unmerged_ms']:.1f}" + ("" if row["method"] == "base" else f" ({row['unmerged_ratio']:.2f}x)"),
+        "-" if row["merged_ms"] is None else f"{row['merged_ms']:.1f} ({row['merged_ratio']:.2f}x)",
+    ]
+
+
 def test_a_run_of_a_comparison_is_what_finetune_makes(at):
-    (row,) = compare("gpt2", "raw.txt", ["lora"], 1, "runs", {"task": "lm", "max_steps": 2, "max_length": 16}).rows
-    assert (
-        cli.main("finetune --model gpt2 --data raw.txt --task lm --max-steps 2 --max-length 16 --seed 0 --out alone".split()) == 0
-    )
+    row = compare("gpt2", "raw.txt", ["lora"], 1, "runs", {"task": "lm", "max_steps": 2, "max_length": 16}).rows[1]
+    line = "finetune --model gpt2 --data raw.txt --task lm --max-steps 2 --max-length 16 --seed 0 --out alone"
+    assert cli.main(line.split()) == 0
     alone = json.loads(Path("alone/result.json").read_text())
     assert alone["losses"] == results_of()["lora-seed0"]["losses"]
     assert row["score"] == alone["score"] and row["score_std"] == 0.0 and row["metric"] == "perplexity"
@@ -138,16 +152,37 @@ def test_runs_use_the_package_of_the_comparison(at, capfd):
     Path("minipeft").mkdir()
     Path("minipeft/__init__.py").write_text("raise SystemExit('the wrong copy')\n")
     assert cli.main([*LINE[:-6], "--seeds", "1", "--epochs", "1", "--out", "runs"]) == 0
-    assert set(results_of()) == {"head-seed0", "lora-seed0"}
+    assert set(results_of()) == {"base-seed0", "head-seed0", "lora-seed0"}
+
+
+def numbers(folder):
+    """What a comparison's runs computed, without what they took: {run: (losses, evaluations, scores)} and the saved bytes."""
+    results = {name: (r["losses"], r["evaluations"], r["scores"]) for name, r in results_of(folder).items()}
+    saved = {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).glob("*/*.safetensors")}
+    return results, saved
+
+
+def test_the_same_bits_whatever_runs_beside(at, monkeypatch):
+    """Runs at a time, and the threads that this process has, change nothing."""
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")
+    line = ["compare", "--model", "bert", "--data", "data", "--methods", "full,early_exit", "--seeds", "1", "--epochs", "1"]
+    assert cli.main([*line, "--jobs", "1", "--out", "one"]) == cli.main([*line, "--jobs", "2", "--out", "two"]) == 0
+    assert numbers("one") == numbers("two") and len(numbers("one")[1]) >= 4
+    assert {result["threads"] for result in results_of("two").values()} == {1}
+
+
+def test_threads_of_a_run():
+    wanted = processes.environment(3)
+    assert {wanted[name] for name in processes.THREADS} == {"3"} and "OPENBLAS_NUM_THREADS" in processes.THREADS
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs process groups")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_comparison_goes_on(number, at, started, capfd):
+@pytest.mark.parametrize("number, jobs", [(signal.SIGINT, 1), (signal.SIGINT, 2), (signal.SIGKILL, 2)])
+def test_a_stopped_comparison_goes_on(number, jobs, at, started, capfd):
     line = [*LINE[:-4], "--epochs", "40", "--out", "runs"]
     paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "minipeft", *line],
+        [sys.executable, "-m", "minipeft", *line, "--jobs", str(jobs)],
         text=True,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -155,44 +190,125 @@ def test_a_stopped_comparison_goes_on(number, at, started, capfd):
         env={**os.environ, "PYTHONPATH": paths},
     )
     for said in process.stderr:
-        if said.startswith("[2/4] head seed 1: epoch 1 "):
+        if said.startswith("[3/6] head seed 0: accuracy "):
             break
-    os.killpg(process.pid, number)  # as a terminal does: to the comparison and to its run
+    os.killpg(process.pid, number)  # as a terminal does: to the comparison and to its runs
     out, err = process.communicate()
     if number == signal.SIGINT:
         assert process.returncode == 130 and out == ""
         assert err.splitlines()[-1] == "minipeft: stopped; what is done is kept in runs. To go on, repeat the command"
+        assert "Traceback" not in err
     before = results_of()
-    assert 1 <= len(before) < 4 and not Path("runs/results.json").exists()
+    assert 3 <= len(before) < 6 and not Path("runs/results.json").exists()
     times = {name: Path(f"runs/{name}/result.json").stat().st_mtime_ns for name in before}
     started.clear()
     capfd.readouterr()
     assert cli.main(line) == 0
-    assert len(started) == 4 - len(before) and not set(started) & set(before)
+    assert len(started) == 6 - len(before) and not set(started) & set(before)
     assert all(Path(f"runs/{name}/result.json").stat().st_mtime_ns == when for name, when in times.items())
-    assert all(len(result["losses"]) == 200 for result in results_of().values())
-    assert (
-        cli.main(
-            [
-                "finetune",
-                "--model",
-                "bert",
-                "--data",
-                "data",
-                "--method",
-                "head",
-                "--seed",
-                "1",
-                "--epochs",
-                "40",
-                "--out",
-                "whole",
-            ]
-        )
-        == 0
-    )
+    assert all(len(result["losses"]) == 200 for name, result in results_of().items() if "base" not in name)
+    alone = "finetune --model bert --data data --method head --seed 1 --epochs 40 --out whole"
+    assert cli.main(alone.split()) == 0
     assert results_of()["head-seed1"]["losses"] == json.loads(Path("whole/result.json").read_text())["losses"]
     assert Path("runs/head-seed1/head.safetensors").read_bytes() == Path("whole/head.safetensors").read_bytes()
+
+
+def test_a_cluster(at, capfd):
+    """The same bits on the workers of a Dask cluster, which find what has been done as well."""
+    distributed = pytest.importorskip("distributed", reason="needs the test extra: distributed")
+    line = ["compare", "--model", "bert", "--data", "data", "--methods", "lora", "--seeds", "2", "--epochs", "1"]
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        assert cli.main([*line, "--dask", cluster.scheduler_address, "--out", "there"]) == 0
+        assert capfd.readouterr().err.count(" left\n") == 4
+        assert cli.main([*line, "--dask", cluster.scheduler_address, "--out", "there"]) == 0
+        assert capfd.readouterr().err.count("finished before\n") == 4
+    assert cli.main([*line, "--out", "here"]) == 0
+    assert numbers("there") == numbers("here")
+
+
+# ---- several tasks, sweeps, tuning -----------------------------------------------------------------------------
+
+
+def test_several_tasks(at, capsys):
+    shutil.copytree("data", "other/data")
+    line = "compare --model bert --data data --data one.tsv --data other/data --methods head --seeds 1 --epochs 1 --out runs"
+    assert cli.main(line.split()) == 0
+    out = capsys.readouterr().out
+    written = json.loads(Path("runs/results.json").read_text())
+    tasks = ["data", "one.tsv", "data-2"]
+    assert written["tasks"] == tasks and written["title"] == "bert on data, one.tsv, data-2"
+    assert [(row["task"], row["label"]) for row in written["rows"]] == [(t, label) for t in tasks for label in ("base", "head")]
+    assert list(written["runs"]) == [f"{task}/{label}-seed0" for task in tasks for label in ("base", "head")]
+    assert all(Path("runs", run, "result.json").is_file() for run in written["runs"])
+    assert [f"bert on data, one.tsv, data-2: {task}\n" in re.sub(" +\n", "\n", out) for task in tasks] == [True] * 3
+    assert Path("runs/results.md").read_text().count("| head |") == 3
+    assert "<svg" in Path("runs/report.html").read_text()
+    assert Path("runs/results.csv").read_text().splitlines()[0].startswith("task,label,method,lr,")
+
+
+def test_a_task_of_the_toy_world(at, monkeypatch):
+    toy = pytest.importorskip("minipeft.data.toy")
+    small = toy.save
+    monkeypatch.setattr(toy, "save", lambda *a, **more: small(*a, **more, train=40, dev=10, test=10))
+    line = "compare --model bert --data toy:topic:easy --methods head --seeds 1 --epochs 1 --out runs"
+    assert cli.main(line.split()) == 0
+    made = Path("runs/data/topic-easy/train.tsv")
+    when, written = made.stat().st_mtime_ns, json.loads(Path("runs/results.json").read_text())
+    assert written["tasks"] == ["topic-easy"] and len(made.read_text().splitlines()) == 41
+    shutil.rmtree("runs/head-seed0")
+    assert cli.main(line.split()) == 0 and made.stat().st_mtime_ns == when
+
+
+def test_a_sweep(at, capsys):
+    line = "compare --model bert --data data --methods head --seeds 1 --epochs 1 --out runs"
+    assert cli.main([*line.split(), "--sweep", "lora.rank=1,2", "--sweep", "lora.targets=q,q+v", "--sweep", "full.lr=0.001"]) == 0
+    written = json.loads(Path("runs/results.json").read_text())
+    labels = ["base", "head", "lora rank=1 targets=q", "lora rank=1 targets=q+v", "lora rank=2 targets=q", "lora rank=2 targets=q+v",
+              "full lr=0.001"]
+    assert [row["label"] for row in written["rows"]] == labels
+    assert [row["trainable_without_head"] for row in written["rows"]][2:6] == [64, 128, 128, 256]
+    assert written["rows"][3]["settings"] == {"rank": 1, "targets": "q,v"} and written["rows"][6]["lr"] == 0.001
+    assert written["sweeps"] == {"lora.rank": [1, 2], "lora.targets": ["q", "q,v"], "full.lr": [0.001]}
+    assert written["rows"][3]["runs"] == ["lora-rank=1-targets=q+v-seed0"] and Path("runs/lora-rank=1-targets=q+v-seed0").is_dir()
+
+
+def test_tuning(at, capsys):
+    line = "compare --model bert --data data --methods lora --seeds 2 --epochs 1 --tune --out runs"
+    assert cli.main(line.split()) == 0
+    written, results = json.loads(Path("runs/results.json").read_text()), results_of()
+    (told,) = written["tuning"]
+    assert (told["task"], told["label"]) == ("data", "lora") and [each["lr"] for each in told["tried"]] == [0.0015, 0.005, 0.015]
+    for each in told["tried"]:
+        assert each["dev"] == results[f"lora-lr={each['lr']:g}-seed0"]["evaluations"][-1]["score"]
+    best = max(told["tried"], key=lambda each: each["dev"])["lr"]
+    assert told["lr"] == best == written["rows"][1]["lr"] and written["rows"][1]["label"] == "lora"
+    assert written["rows"][1]["runs"] == [f"lora-lr={best:g}-seed{seed}" for seed in (0, 1)]
+    assert len(results) == 2 + 3 + 1  # seed 0 of the chosen rate was there already
+
+
+@pytest.mark.parametrize("dev, lower, expected", [([0.2, 0.4, 0.3], False, 0.005), ([9.0, None, 7.0], True, 0.015)])
+def test_the_best_rate_is_the_best_on_dev(dev, lower, expected, at, monkeypatch):
+    told = iter(dev)
+    monkeypatch.setattr(Comparison, "outcomes", lambda self, jobs: {
+        job.folder: "failed" if (score := next(told)) is None else {"evaluations": [{"score": score}]} for job in jobs})
+    settings = {"task": "lm"} if lower else {}
+    comparison = Comparison("bert", ["data"], [Variant("lora")], 3, Path("runs"), settings, {"threads": 1})
+    assert comparison.tune()[0]["lr"] == expected
+
+
+def test_tuning_without_dev(at, refused_compare):
+    Path("data/dev.tsv").unlink()
+    refused_compare("--methods head --seeds 1 --epochs 1 --tune", "--tune: head has no score on dev of data; --tune needs a dev split, "
+                    "and a run that ends well")
+
+
+@pytest.fixture
+def refused_compare(capfd):
+    """``refused_compare(options, message)``: a comparison of bert on data ends with code 2 and this last line."""
+    def check(options, message):
+        assert cli.main(["compare", "--model", "bert", "--data", "data", "--out", "runs", *options.split()]) == 2
+        assert capfd.readouterr().err.splitlines()[-1] == f"minipeft: {message}"
+    return check
 
 
 # ---- faults ----------------------------------------------------------------------------------------------------
@@ -207,12 +323,20 @@ def test_a_stopped_comparison_goes_on(number, at, started, capfd):
         ("--methods full,lora --rank 99", "--rank: the rank at blocks.0.attn.q must be a whole number from 1 to 16, got 99"),
         ("--methods full,lora --targets x", "--targets: no module matches 'x'"),
         ("--model gpt2 --data raw.txt --task lm --methods full,head", "this model has no output map of its own"),
-        ("--out data/dev.tsv", "data/dev.tsv/full-seed0: cannot be written"),
+        ("--out data/dev.tsv", "data/dev.tsv/base-seed0: cannot be written"),
+        ("--tune --lr 0.1", "--lr sets the learning rate that --tune would choose; leave out one of them"),
+        ("--sweep lora.rank=1,1", "--sweep: lora.rank has a value twice"),
+        ("--sweep lora.rank=1,99 --methods head", "--rank: the rank at blocks.0.attn.q must be a whole number from 1 to 16, got 99"),
+        ("--methods early_exit --label-smoothing 0.1", "early_exit: each exit is a classifier and has the loss of one, which goes "
+         "without --label-smoothing; use --label-smoothing 0, or another method"),
+        ("--model gpt2 --data raw.txt --task lm --methods early_exit", "early_exit: each exit is a classifier and has the loss of "
+         "one, which goes without task lm; use --task classify, or another method"),
+        ("--methods head --dask tcp://127.0.0.1:1", "--dask: no scheduler answers at 'tcp://127.0.0.1:1' ("),
     ],
 )
 def test_what_cannot_go_well_fails_at_once(options, message, at, started, capsys):
-    before = set(at.rglob("*"))
-    assert cli.main(["compare", "--model", "bert", "--data", "data", *options.split()]) == 2
+    before, data = set(at.rglob("*")), [] if "--data" in options else ["--data", "data"]
+    assert cli.main(["compare", "--model", "bert", *data, *options.split()]) == 2
     out, err = capsys.readouterr()
     assert started == [] and set(at.rglob("*")) == before
     assert out == "" and err.startswith("minipeft: ") and err.count("\n") == 1 and message in err
@@ -224,6 +348,21 @@ def test_half_of_a_model_and_its_data(capsys):
         assert capsys.readouterr().err == "minipeft: compare: give both --model and --data, or neither for the built-in task\n"
     with pytest.raises(ValueError, match="^seeds: expected at least 1, got 0$"):
         compare("bert", "data", ["head"], 0, "runs", {})
+    with pytest.raises(ValueError, match="^jobs: expected at least 1, got 0$"):
+        compare("bert", "data", ["head"], 1, "runs", {}, jobs=0)
+    with pytest.raises(ValueError, match="^sweep: head has the settings lr; got 'head.rank'$"):
+        compare("bert", "data", ["head"], 1, "runs", {}, sweeps={"head.rank": [1]})
+    with pytest.raises(ValueError, match="^sweep: expected a method among full, .* before the dot, got 'rank'$"):
+        compare("bert", "data", ["head"], 1, "runs", {}, sweeps={"rank": [1]})
+
+
+def test_another_number_of_threads_is_another_comparison(at, capsys):
+    line = "compare --model bert --data data --methods head --seeds 1 --epochs 1 --out runs"
+    assert cli.main(line.split()) == 0
+    capsys.readouterr()
+    assert cli.main([*line.split(), "--threads", "2"]) == 2
+    assert capsys.readouterr().err == (
+        "minipeft: runs/base-seed0: holds a run with other settings (--threads was 1, now 2); choose another --out\n")
 
 
 def test_other_settings_in_the_same_folder_fail_before_anything_is_run(at, started, capsys):
@@ -233,24 +372,24 @@ def test_other_settings_in_the_same_folder_fail_before_anything_is_run(at, start
     assert cli.main([*LINE, "--max-length", "20"]) == 2
     assert started == [] and not Path("runs/head-seed0").exists()
     assert capsys.readouterr().err == (
-        "minipeft: runs/lora-seed0: holds a run with other settings (--max-length was 128, now 20); choose another --out\n"
+        "minipeft: runs/base-seed0: holds a run with other settings (--max-length was 128, now 20); choose another --out\n"
     )
 
 
-def test_a_run_that_fails_is_one_line(at, capfd):
-    assert (
-        cli.main(
-            ["compare", "--model", "bert", "--data", "data", "--methods", "head", "--rank", "3", "--lr", "1e30", "--out", "runs"]
-        )
-        == 2
-    )
+def test_a_run_that_fails_names_itself_and_the_others_go_on(at, capfd):
+    line = "compare --model bert --data data --methods head,lora --sweep head.lr=1e30 --seeds 1 --epochs 2 --max-length 30 --out runs"
+    assert cli.main([*line.split(), "--json", "table.json"]) == 2
     out, err = capfd.readouterr()
-    note, *progress, fault = err.splitlines()
-    assert out == "" and note == "note: --rank does nothing with method head and task classify"
-    assert all(line.startswith("[1/3] head seed 0: epoch") for line in progress)
-    assert re.fullmatch(
-        r"minipeft: \[1/3\] head seed 0: training diverged at step \d+: .*; the runs that finished are kept in runs", fault
-    )
+    *progress, fault, advice = err.splitlines()
+    reason = r"training diverged at step \d+: .*"
+    assert any(re.fullmatch(rf"\[\d/3\] head lr=1e\+30 seed 0: failed: {reason}; .* left", said) for said in progress)
+    assert re.fullmatch(rf"minipeft: head lr=1e\+30 seed 0: {reason}", fault)
+    assert advice == ("minipeft: 1 of the runs failed and are not in the table; the others are kept in runs. Repeat the command to "
+                      "try the failed ones again")
+    assert [row["label"] for row in json.loads(Path("table.json").read_text())] == ["base", "lora"] and "lora" in out
+    (failed,) = json.loads(Path("runs/results.json").read_text())["failed"]
+    assert re.fullmatch(reason, failed.pop("reason"))
+    assert failed == {"folder": "head-lr=1e+30-seed0", "label": "head lr=1e+30", "method": "head", "task": "data", "seed": 0}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
@@ -259,44 +398,47 @@ def test_a_run_that_is_killed_by_the_system(at, tmp_path, monkeypatch):
     fake.write_text("#!/bin/sh\nkill -9 $$\n")
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
-    with pytest.raises(
-        ValueError,
-        match="^a label: its process ended with code -9, killed by the system, perhaps for lack of memory; "
-        "the runs that finished are kept in runs$",
-    ):
-        in_own_process(Run("bert", "data"), Path("runs/x"), "a label")
+    outcome = in_own_process(Job(Run("bert", "data"), Path("runs/x"), "a label"))
+    assert outcome.result is None and not outcome.stopped
+    assert outcome.reason == "its process ended with code -9, killed by the system, perhaps for lack of memory"
 
 
-def test_ctrl_c_waits_for_the_run(tmp_path, monkeypatch):
-    """The process gets the same Ctrl-C; it is waited for, because it writes a checkpoint, and only then ended."""
-    seen = []
+class Process:
+    """A run's process that ends with a code, and in the time that it takes."""
 
-    class Process:
-        returncode = None
+    stdout = ()
 
-        def __init__(self, *args, **kwargs):
-            pass
+    def __init__(self, returncode=130, busy=0):
+        self.returncode, self.busy, self.seen = returncode, busy, []
 
-        def communicate(self):
-            raise KeyboardInterrupt
+    def wait(self, timeout=None):
+        if self.busy:
+            self.busy -= 1
+            raise subprocess.TimeoutExpired("run", timeout)
 
-        def wait(self):
-            seen.append("wait")
+    def send_signal(self, number):
+        self.seen.append(number)
 
-        def kill(self):
-            seen.append("kill")
+    def kill(self):
+        self.seen.append("kill")
 
-    monkeypatch.setattr(comparison.subprocess, "Popen", Process)
+
+def test_ctrl_c_that_reaches_only_the_run_stops_the_comparison(at, monkeypatch):
+    monkeypatch.setattr(processes.subprocess, "Popen", lambda *args, **kwargs: Process(130))
+    jobs = [Job(Run("bert", "data", seed=seed), Path(f"runs/{seed}"), "a label") for seed in range(3)]
     with pytest.raises(KeyboardInterrupt):
-        in_own_process(Run("bert", "data"), tmp_path / "x", "a label")
-    assert seen == ["wait", "kill"]
+        processes.run_all(jobs, 1, 1)
+    assert in_own_process(jobs[0]).stopped  # nothing begins any more
+    processes._stop.clear()
 
 
-def test_ctrl_c_that_reaches_only_the_run_stops_the_comparison(at, tmp_path, monkeypatch):
-    process = SimpleNamespace(communicate=lambda: ("", None), returncode=130)
-    monkeypatch.setattr(comparison.subprocess, "Popen", lambda *args, **kwargs: process)
-    with pytest.raises(KeyboardInterrupt):
-        in_own_process(Run("bert", "data"), tmp_path / "x", "a label")
+@pytest.mark.parametrize("busy, seen", [(0, ["kill"]), (1, [signal.SIGINT, "kill"])])
+def test_ctrl_c_waits_for_the_runs_in_hand(busy, seen, monkeypatch):
+    """The same Ctrl-C has reached them and they write a checkpoint; where it has not, they are told."""
+    process = Process(busy=busy)
+    monkeypatch.setattr(processes, "_alive", {process})
+    processes._wait_for_runs()
+    assert process.seen == seen and not processes._alive
 
 
 # ---- the table -------------------------------------------------------------------------------------------------
@@ -304,6 +446,9 @@ def test_ctrl_c_that_reaches_only_the_run_stops_the_comparison(at, tmp_path, mon
 
 def result(score, **more):
     return {
+        "method": "lora",
+        "data": "data",
+        "formula": "",
         "score": score,
         "metric": "accuracy",
         "split": "dev",
@@ -327,6 +472,31 @@ def test_a_row(values):
     assert row["score_std"] == pytest.approx(statistics.stdev(scores) if len(scores) > 1 else 0.0, abs=1e-12)
     assert row["step_ms"] == pytest.approx(statistics.median(steps)) and row["peak_mb"] == max(peaks)
     assert row["seconds"] == pytest.approx(math.fsum(seconds)) and row["trainable"] == 10 and row["method"] == "lora"
+    assert row["label"] == "lora" and row["unmerged_ms"] is None and row["mean_layer"] is None
+
+
+def test_times_and_layers_of_a_row():
+    """Medians of the seeds that measured something; nothing merged leaves a dash."""
+    times = [{"base_ms": b, "unmerged_ms": 2 * b, "merged_ms": None, "unmerged_ratio": r, "merged_ratio": None}
+             for b, r in ((1.0, 2.0), (3.0, 2.2), (100.0, 1.9))]
+    row = summarise("early_exit", [result(0.5, method="early_exit", inference=t, mean_layer=layer)
+                                   for t, layer in zip(times, (1.0, 2.0, 4.5))])
+    assert (row["base_ms"], row["unmerged_ms"], row["unmerged_ratio"]) == (3.0, 6.0, 2.0) and row["merged_ms"] is None
+    assert row["mean_layer"] == 2.5 and cells(row)[-2:] == ["6.0 (2.00x)", "-"]
+    assert notes([row]) == ["early_exit: examples left at layer 2.50 on average; its score and inference time are so"]
+
+
+def test_csv_and_markdown():
+    row = summarise("lora rank=4", [result(0.25, formula="R (D + D)", inference={"base_ms": 1.0, "unmerged_ms": 1.5, "merged_ms": 1.0,
+                                                                             "unmerged_ratio": 1.5, "merged_ratio": 1.0})])
+    table = Table([row], "a title")
+    (read,) = csv.DictReader(io.StringIO(table.csv()))
+    assert read["label"] == "lora rank=4" and float(read["score"]) == 0.25 and read["mean_layer"] == "" and read["trainable"] == "10"
+    assert table.markdown() == (
+        "**a title**\n\n"
+        "| method | trainable | without the head | share (%) | accuracy (dev) | step (ms) | peak (MB) | on disk | inference (ms) | "
+        "merged (ms) |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| lora rank=4 | 10 | 4 | 1 | 0.2500 | 1.0 | 100 | 2 kB | 1.5 (1.50x) | 1.0 (1.00x) |\n\n- lora rank=4: R (D + D)\n")
 
 
 def test_every_score_of_written_texts_is_a_column(capsys):
@@ -345,7 +515,7 @@ def test_every_score_of_written_texts_is_a_column(capsys):
     assert nothing["others"] == {"bleu": (None, 0.0), "exact": (None, 0.0)}
     Table([nothing], "title").show()
     out = capsys.readouterr().out
-    assert len(re.findall(r" - ", out)) == 3 and "no data" in out
+    assert len(re.findall(r" -(?= )", out)) >= 4 and "no data" in out
     assert summarise("full", [result(0.5)])["others"] == {}
 
 
@@ -354,12 +524,12 @@ def test_learning_to_write_end_to_end(at, started, capfd):
     assert cli.main([*line.split(), "--max-target-length", "12", "--num-virtual-tokens", "3"]) == 0
     out, err = capfd.readouterr()
     rows, results = json.loads(Path("table.json").read_text()), results_of()
-    assert started == ["full-seed0", "prefix-seed0"] and len(results) == 2
+    assert sorted(started) == ["base-seed0", "full-seed0", "prefix-seed0"] and len(results) == 3
     for row in rows:
         scores = results[f"{row['method']}-seed0"]["scores"]
         assert row["metric"] == "bleu" and row["score"] == scores["bleu"]
         assert row["others"] == {name: [scores[name], 0.0] for name in ("rouge_l", "exact")}
-    assert re.search(r"bleu +rouge_l +exact", out) and err.count("[1/2] full seed 0: epoch 1 ") == 1
+    assert re.search(r"bleu +rouge_l +exact", out) and err.count("[2/3] full seed 0: bleu ") == 1
 
 
 def test_nothing_is_cut_off_in_a_narrow_terminal(monkeypatch, capsys):
@@ -391,10 +561,10 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(monkeypatch, capsys):
         "2 kB",
     ):
         assert cell in out
-    assert max(map(len, out.splitlines())) < 90
+    assert max(map(len, out.splitlines())) < 110
 
 
-def test_a_table_as_large_as_the_readmes_fits_into_80_columns(capsys):
+def test_a_table_as_large_as_the_readmes_fits_into_105_columns(capsys):
     full = {
         "trainable": 22_566_146,
         "trainable_without_head": 22_565_376,
@@ -410,7 +580,7 @@ def test_a_table_as_large_as_the_readmes_fits_into_80_columns(capsys):
         ],
         "title",
     ).show()
-    assert max(len(line.rstrip()) for line in capsys.readouterr().out.splitlines()) <= 80
+    assert max(len(line.rstrip()) for line in capsys.readouterr().out.splitlines()) <= 105
 
 
 def test_without_dev_and_test_there_is_no_score(at, capsys):
@@ -438,8 +608,8 @@ def test_without_dev_and_test_there_is_no_score(at, capsys):
         )
         == 0
     )
-    (row,) = json.loads(Path("t.json").read_text())  # NaN would be no JSON
-    assert row["score"] is None and row["split"] is None and "nan" not in capsys.readouterr().out
+    base, row = json.loads(Path("t.json").read_text())  # NaN would be no JSON
+    assert base["score"] is row["score"] is None and row["split"] is None and "nan" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

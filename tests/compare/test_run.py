@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from minipeft import arguments, cli
+from minipeft.compare.exits import OFFERED
 from minipeft.compare.run import (EPOCHS, METRICS_OF, RESULT, RUN, Run, check_writable, cut_note, describe, execute, load_config,
                                   longest, make_work, notes_on_data, unused_note)
 from minipeft.data import Tokenizer, files
@@ -38,7 +39,7 @@ def test_the_command_lines_defaults_are_the_runs():
 @pytest.mark.parametrize(
     "name, value, message",
     [
-        ("method", "doora", f"method: expected one of {', '.join(METHODS)}, got 'doora'"),
+        ("method", "doora", f"method: expected one of {', '.join(OFFERED)}, got 'doora'"),
         ("task", "mlm", "task: expected one of classify, lm, seq2seq, got 'mlm'"),
         ("max_length", 1, "max_length: expected at least 2, got 1"),
         ("max_target_length", 1, "max_target_length: expected at least 2, got 1"),

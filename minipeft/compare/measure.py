@@ -1,0 +1,96 @@
+"""What a finished run measures on its model: the time of a forward pass with the base, with the method beside it, and merged.
+
+The three take turns, so that whatever else the machine does falls on all alike; each figure is the median over the rounds.
+"""
+
+import contextlib
+import statistics
+import time
+
+import numpy as np
+
+from ..autograd import no_grad
+from ..data import make_batches
+
+BATCHES, LEAST, MOST, SECONDS = 4, 5, 25, 0.5  # batches in a round; rounds, as many as fit into so many seconds
+
+
+def batches_of(work, count=BATCHES):
+    """Up to ``count`` batches of dev (where there is none, of train), spread evenly over what an evaluation goes through."""
+    held = next(getattr(work, name) for name in ("encodings", "blocks") if hasattr(work, name))
+    split = "dev" if "dev" in held else "train"
+    if work.task == "lm":
+        number = len(held[split][0])
+        groups = [np.arange(i, min(i + work.batch_size, number)) for i in range(0, number, work.batch_size)]
+    else:
+        groups = make_batches(held[split], 2 * work.batch_size)
+    chosen = sorted({len(groups) * i // count for i in range(count)})
+    return [work.collate(groups[i], split) for i in chosen if i < len(groups)]
+
+
+def forward(work, model, batch):
+    """One pass: to the logits of classes, or to the loss of a model that writes text."""
+    if work.task == "classify":
+        return model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+    return work.loss(model, batch)
+
+
+def take_turns(sides, batches, work):
+    """{name: [seconds for all the batches, in each round]} of sides {name: (model, function that makes a context)}.
+
+    The order turns from round to round, and the first round, which warms up, is not counted.
+    """
+    times, names, started, rounds = {name: [] for name in sides}, list(sides), time.perf_counter(), 0
+    while rounds <= LEAST or rounds <= MOST and time.perf_counter() - started < SECONDS:
+        for name in names[rounds % len(names):] + names[:rounds % len(names)]:
+            model, context = sides[name]
+            with context(), no_grad():
+                forward(work, model, batches[0])  # what switching has moved is in the caches again
+                before = time.perf_counter()
+                for batch in batches:
+                    forward(work, model, batch)
+                times[name].append(time.perf_counter() - before)
+        rounds += 1
+    return {name: values[1:] for name, values in times.items()}
+
+
+@contextlib.contextmanager
+def merged(attachment):
+    """Inside this block the attachment is merged into the base."""
+    attachment.merge()
+    try:
+        yield
+    finally:
+        attachment.unmerge()
+
+
+def inference(attachment, used, work):
+    """Time a forward pass.
+
+    Args:
+        attachment: on the model. used: the model as it predicts (see `exits.models_of`). work: whose dev batches are run.
+
+    Returns:
+        {"examples", "batches", "rounds", "base_ms", "unmerged_ms", "merged_ms", "unmerged_ratio", "merged_ratio", "why_not"}: ms
+        for a batch and ratios to the base; merged_ms and merged_ratio are None where nothing can be merged, and ``why_not``
+        then says why. Where the method trains the base in place, and no copy of it is kept, the base is the model itself, whose
+        time does not depend on the numbers in it.
+    """
+    model, batches, why = attachment.model.eval(), batches_of(work), None
+    stays = attachment.base and not attachment.method.keeps_base
+    sides = {"base": (model, contextlib.nullcontext if stays else attachment.disabled),
+             "unmerged": (used, contextlib.nullcontext)}
+    try:
+        attachment.check_mergeable()
+        sides["merged"] = model, lambda: merged(attachment)
+    except ValueError as error:
+        why = str(error).removeprefix("merge: ")
+    times = take_turns(sides, batches, work)
+    out = {"examples": sum(len(b.input_ids) for b in batches), "batches": len(batches), "rounds": len(times["base"])}
+    for name in ("base", "unmerged", "merged"):
+        known = name in times
+        out[f"{name}_ms"] = 1e3 * statistics.median(times[name]) / len(batches) if known else None
+        if name != "base":
+            ratios = [own / base for own, base in zip(times[name], times["base"])] if known else []
+            out[f"{name}_ratio"] = statistics.median(ratios) if known else None
+    return {**out, "why_not": why}

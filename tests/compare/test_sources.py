@@ -1,0 +1,98 @@
+"""Where data comes from, and the learning rate that a model's size gives."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minipeft import cli
+from minipeft.compare import rates
+from minipeft.compare.rates import SMALL, SMALL_WIDTH, default_lr, grid, width_of
+from minipeft.compare.run import Run
+from minipeft.compare.sources import read, toy_task, written
+from minipeft.data import read_dataset, read_sources, read_texts, toy
+from minipeft.methods import METHODS
+
+
+@pytest.mark.parametrize("data, expected", [("toy:topic", ("topic", "medium")), ("toy:describe:easy", ("describe", "easy")),
+                                            ("data", None), (Path("toy"), None)])
+def test_names_of_toy_tasks(data, expected):
+    assert toy_task(data) == expected
+
+
+@pytest.mark.parametrize("data", ["toy:", "toy:weather", "toy:topic:none", "toy:topic:easy:1"])
+def test_toy_tasks_that_are_none(data):
+    with pytest.raises(ValueError) as caught:
+        toy_task(data)
+    assert str(caught.value) == ("data: expected toy:NAME or toy:NAME:DIFFICULTY with a NAME among sentiment, rating, topic, question, "
+                                 "truth, same, reading, grammar, answer, describe and a DIFFICULTY among easy, medium, hard, got "
+                                 f"'{data}'")
+
+
+def test_paths_are_read_as_ever(world):
+    assert read(world / "data", "classify") == read_dataset(world / "data")
+    assert read(world / "told", "seq2seq") == read_sources(world / "told")
+    assert read(world / "raw.txt", "lm", split=False) == read_texts(world / "raw.txt", split=False)
+
+
+def test_a_toy_task_is_what_its_sampler_draws(tmp_path):
+    assert read("toy:topic:easy", "classify") == toy.dataset("topic", "easy")
+    assert read("toy:describe", "seq2seq") == toy.sources("describe", "medium")
+    path = written("toy:topic:easy", tmp_path)
+    assert path == str(tmp_path / "topic-easy") and read_dataset(path) == toy.dataset("topic", "easy")
+    (tmp_path / "topic-easy/dev.tsv").unlink()
+    assert written("toy:topic:easy", tmp_path) == path and not (tmp_path / "topic-easy/dev.tsv").exists()  # once
+    assert written("some/path", tmp_path) == "some/path"
+
+
+@pytest.mark.parametrize("task, message", [
+    ("seq2seq", "data: toy:topic is not for --task seq2seq; expected toy: with one of answer, describe"),
+    ("lm", "data: toy:topic is not for --task lm; give a file of raw text")])
+def test_a_toy_task_of_another_kind(task, message):
+    with pytest.raises(ValueError) as caught:
+        read("toy:topic", task)
+    assert str(caught.value) == message
+
+
+def test_the_commands_take_toy_tasks(world, tmp_path, capsys):
+    line = f"finetune --model {world}/bert --data toy:topic:easy --method head --train-limit 16 --epochs 1 --out {tmp_path}/a"
+    assert cli.main(line.split()) == 0
+    line = f"predict --model {world}/bert --adapter {tmp_path}/a --data toy:topic:easy --split dev --json {tmp_path}/told.json"
+    assert cli.main(line.split()) == 0
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert len(told["predictions"]) == 250 and set(told["predictions"][0]["probabilities"]) == set(toy.TOPICS)
+    capsys.readouterr()
+    assert cli.main(f"finetune --model {world}/bert --data toy:weather --out {tmp_path}/b".split()) == 2
+    assert capsys.readouterr().err.startswith("minipeft: --data: expected toy:NAME or toy:NAME:DIFFICULTY with ")
+
+
+# ---- learning rates --------------------------------------------------------------------------------------------
+
+
+def test_a_small_model_has_rates_of_its_own(world, tmp_path):
+    assert [width_of(world / name) for name in ("bert", "gpt2", "llama", "t5")] == [16] * 4
+    for model in ("bert", "gpt2", "llama", "t5"):
+        for method in METHODS:
+            assert default_lr(method, world / model) == SMALL.get(method, METHODS[method].default_lr)
+    for width, own in ((SMALL_WIDTH, True), (SMALL_WIDTH + 1, False)):
+        (tmp_path / "config.json").write_text(json.dumps({"hidden_size": width}))
+        assert default_lr("full", tmp_path) == (SMALL["full"] if own else METHODS["full"].default_lr)
+    assert Run(str(world / "bert"), "d").lr == SMALL["lora"] and Run(str(world / "bert"), "d", lr=0.5).lr == 0.5
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"hidden_size": "wide"}', "{}"])
+def test_a_config_that_tells_nothing(text, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    assert width_of(tmp_path) is None and default_lr("full", tmp_path) == METHODS["full"].default_lr
+
+
+def test_rates_are_of_methods_that_exist():
+    from minipeft.compare.comparison import MAIN
+    from minipeft.compare.exits import OFFERED
+
+    assert set(MAIN) <= set(SMALL) <= set(OFFERED) and all(0 < lr < 1 for lr in SMALL.values())
+
+
+def test_the_grid_is_around_the_default(world):
+    assert grid("lora", world / "bert") == [float(f"{SMALL['lora'] * f:.3g}") for f in rates.FACTORS]
+    assert grid("full", "nowhere") == [1.5e-05, 5e-05, 0.00015]
