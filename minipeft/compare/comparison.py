@@ -326,4 +326,5 @@ def write(table, results, out):
     for name, text in (("results.csv", table.csv()), ("results.md", table.markdown())):
         with files.atomic(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    write_report(results, out)
+    if any(row["method"] != "base" for row in results["rows"]):  # none where every run failed
+        write_report(results, out)
