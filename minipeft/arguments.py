@@ -53,6 +53,7 @@ METHODS = (
     "full", "head", "top_k", "bitfit", "layernorm", "random_mask", "fisher_mask", "lora", "rslora", "lora_plus", "dora", "pissa",
     "adalora", "ia3", "houlsby", "pfeiffer", "parallel", "compacter", "prefix", "prompt", "task_embedding", "output")
 RUNS = (*METHODS, "early_exit")  # what finetune and compare run; early exit is no method that attaches to a seam alone
+MAIN = ("full", "head", "top_k", "bitfit", "ia3", "lora", "houlsby", "prefix", "prompt", "early_exit")  # of a comparison
 LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "adalora", "pissa"), ("houlsby", "pfeiffer", "parallel", "compacter")
 PROMPTS = ("prefix", "prompt")
 

@@ -12,7 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, EXIT_RULES, FROM_0, FROM_1, METHODS, METRICS, RUNS, SHARE, TASKS,
+from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS, RUNS, SHARE, TASKS,
                         UP_TO_1, add_method_settings, four_bits, given_settings, sweep, whole)
 
 EXAMPLES = {
@@ -29,7 +29,8 @@ COMPARE_NOTE = """peak memory is the high-water mark of a run's own process, Pyt
 seeds; the step is the median of all. Inference is the time of a forward pass over a batch of dev, and how many times the base's
 it is, measured by turns in the same process. Runs beside each other share the memory's bandwidth: for times without neighbours
 use --jobs 1. A comparison that was stopped goes on when the command is repeated. results.json, results.csv and results.md in
---out hold the table. The workers of --dask must see the same folders as this machine.
+--out hold the table. The workers of --dask must see the same folders as this machine, and whoever
+controls the scheduler controls them: use a cluster that you trust.
 
 more examples:
   minipeft compare
@@ -50,8 +51,9 @@ more examples:
 """
 
 # How messages from inside begin, and the option that each is about.
-OPTIONS = {"draft: ": "--draft-layers: ", "max_length: ": "--max-length: ", "stride: ": "--stride: ", "pooling: ": "--pooling: ", "methods: ": "--methods: ",
-           "data: ": "--data: ", "sweep: ": "--sweep: ", "tune: ": "--tune: ", "dask: ": "--dask: ", "exit_rule: ": "--exit-rule: ",
+OPTIONS = {"draft: ": "--draft-layers: ", "max_length: ": "--max-length: ", "stride: ": "--stride: ", "pooling: ": "--pooling: ",
+           "methods: ": "--methods: ", "exit_rule: ": "--exit-rule: ", "looseness: ": "--looseness: ",
+           "data: ": "--data: ", "sweep: ": "--sweep: ", "tune: ": "--tune: ", "dask: ": "--dask: ",
            "model: ": "--model: ", "length: ": "--length: ", "metric: ": "--metric: ", "task: ": "--task: ",
            **{f"task {task}: ": f"--task {task}: " for task in TASKS}}
 
@@ -188,8 +190,9 @@ def _predict_parser(commands):
     predict.add_argument("--max-length", type=whole(2), default=128, help="tokens of a text; longer ones are cut")
     _writing_arguments(predict)
     predict.add_argument("--exit-rule", choices=EXIT_RULES,
-                         help="let each text leave early by this rule, with a model that has exits (finetune --method early_exit)")
-    predict.add_argument("--looseness", type=SHARE, help="how readily it leaves: 0 never early, 1 at the first exit (default: 0.3)")
+                         help="let each text leave early by this rule; for a model with exits (finetune --method early_exit)")
+    predict.add_argument("--looseness", type=SHARE,
+                         help="how readily it leaves: 0 never early, 1 at the first exit (default: 0.3)")
     predict.add_argument("--batch-size", type=whole(1), default=32, help="examples in a batch")
     predict.add_argument("--json", metavar="FILE", help="also write the predictions to FILE")
 
@@ -202,12 +205,13 @@ def _compare_parser(commands):
                          help="Hugging Face model folder; without --model and --data a small encoder is pre-trained on "
                               "CPython's documentation")
     compare.add_argument("--data", metavar="PATH", action="append",
-                         help="folder with train/dev/test files, one file, or toy:NAME[:DIFFICULTY]; several times: several tasks")
-    compare.add_argument("--methods", help="methods, separated by commas (default: "
-                                           f"full,head,top_k,bitfit,ia3,lora,houlsby,prefix,prompt,early_exit), of: {', '.join(RUNS)}")
+                         help="folder with train/dev/test files, one file, or toy:NAME[:DIFFICULTY]; several times: several "
+                              "tasks")
+    compare.add_argument("--methods", help=f"methods, separated by commas (default: {','.join(MAIN)}), of: {', '.join(RUNS)}")
     compare.add_argument("--sweep", type=sweep, action="append", metavar="METHOD.SETTING=VALUES",
                          help="compare a method with each of these values, separated by commas; several times: each combination")
-    compare.add_argument("--tune", action="store_true", help="try three learning rates for each method first, and take the best on dev")
+    compare.add_argument("--tune", action="store_true",
+                         help="try three learning rates for each method first, and take the best on dev")
     compare.add_argument("--seeds", type=whole(1), default=3, help="how many seeds, from 0")
     compare.add_argument("--jobs", type=whole(1), metavar="N",
                          help="runs at a time, each in a process of its own (default: as many as there are cores, at most 4)")

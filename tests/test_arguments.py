@@ -5,8 +5,9 @@ import dataclasses
 
 import pytest
 
-from minipeft.arguments import EXIT_RULES, RUNS, SETTINGS, add_method_settings, given_settings, sweep
+from minipeft.arguments import EXIT_RULES, MAIN, RUNS, SETTINGS, add_method_settings, given_settings, sweep
 from minipeft.arguments import METHODS as NAMES
+from minipeft.compare import comparison
 from minipeft.compare.exits import OFFERED
 from minipeft.methods import METHODS, RULES
 
@@ -20,6 +21,7 @@ def settings_of(name):
 
 def test_every_method_and_every_setting_is_on_offer():
     assert NAMES == tuple(METHODS) and RUNS == tuple(OFFERED) and EXIT_RULES == tuple(RULES)
+    assert MAIN == comparison.MAIN
     for field, (having, _, _) in SETTINGS.items():
         assert set(having) == {name for name in OFFERED if field in settings_of(name)} - ({"pissa"} if field == "alpha" else set()), field
     assert set().union(*map(settings_of, OFFERED)) - set(SETTINGS) == WITHOUT & set().union(*map(settings_of, OFFERED))

@@ -16,7 +16,8 @@ from .exits import Leaving
 from .measure import batches_of, forward, take_turns
 
 LOOSENESSES = 20  # points of a curve besides 0
-TIMED = 5         # points that are timed
+TIMED = 5         # points of each curve that are timed,
+ROUNDS, GROUPS = 2, 2  # in at least so many rounds over so many batches, or a real model would take minutes for it
 
 
 def analyse(run, attachment, work):
@@ -141,7 +142,7 @@ def exit_curves(exits, work):
     curves = {name: [point(name, s, logits, targets) for s in steps] for name in RULES}
     chosen = [{"rule": name, **p} for name, curve in curves.items() for p in spread(curve)]
     sides = {"full": exits.model} | {str(i): Leaving(exits, p["rule"], p["looseness"]) for i, p in enumerate(chosen)}
-    times = take_turns({name: (model, F.no_grad) for name, model in sides.items()}, batches_of(work), work)
+    times = take_turns({name: (model, F.no_grad) for name, model in sides.items()}, batches_of(work, GROUPS), work, ROUNDS)
     ratio = lambda i: float(np.median(np.array(times[str(i)]) / np.array(times["full"])))
     timed = [{name: p[name] for name in ("rule", "looseness", "accuracy", "mean_layer", "ideal")} | {"ratio": ratio(i)}
              for i, p in enumerate(chosen)]

@@ -197,7 +197,8 @@ class Comparison:
             scores = [{"lr": lr, "dev": dev_score(outcomes[tried[task, label, lr].folder])} for lr in rates[label]]
             known = [each for each in scores if each["dev"] is not None]
             if not known:
-                raise ValueError(f"tune: {label} has no score on dev of {task}; --tune needs a dev split, and a run that ends well")
+                raise ValueError(f"tune: {label} has no score on dev of {task}; --tune needs a dev split, and a run that ends "
+                                 "well")
             sign = -1 if self.settings.get("task") == "lm" else 1  # perplexity: the lower the better
             best = max(known, key=lambda each: sign * each["dev"])
             out.append({"task": task, "label": label, "tried": scores, "lr": best["lr"]})
@@ -306,7 +307,8 @@ def tabulate(comparison, sweeps, tune, title):
         good = [job for job in same if isinstance(outcomes[job.folder], dict)]
         facts = lambda job: {"label": label, "method": job.run.method, "task": task, "seed": job.run.seed}
         runs |= {folders[job.folder]: facts(job) for job in good}
-        failed += [{"folder": folders[job.folder], **facts(job), "reason": outcomes[job.folder]} for job in same if job not in good]
+        failed += [{"folder": folders[job.folder], **facts(job), "reason": outcomes[job.folder]} for job in same
+                   if job not in good]
         if good:
             row = summarise(label, [outcomes[job.folder] for job in good], settings.get(label), [folders[j.folder] for j in good])
             rows.append({**row, "task": task})

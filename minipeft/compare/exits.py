@@ -1,4 +1,4 @@
-"""What a run knows beyond `methods.METHODS`: the base as it is, and early exit, which is full fine-tuning with exits behind the blocks.
+"""What a run knows beyond `methods.METHODS`: the base as it is, and early exit, full fine-tuning with an exit behind each block.
 
     early exit   trains   sum_i w_i l_i   on everything (joint);  predicts   with a rule and a looseness, each example from the
                  exit at which it leaves

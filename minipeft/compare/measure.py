@@ -35,13 +35,14 @@ def forward(work, model, batch):
     return work.loss(model, batch)
 
 
-def take_turns(sides, batches, work):
+def take_turns(sides, batches, work, least=LEAST):
     """{name: [seconds for all the batches, in each round]} of sides {name: (model, function that makes a context)}.
 
-    The order turns from round to round, and the first round, which warms up, is not counted.
+    The order turns from round to round, and the first round, which warms up, is not counted. There are ``least`` others, and
+    more where they are short.
     """
     times, names, started, rounds = {name: [] for name in sides}, list(sides), time.perf_counter(), 0
-    while rounds <= LEAST or rounds <= MOST and time.perf_counter() - started < SECONDS:
+    while rounds <= least or rounds <= MOST and time.perf_counter() - started < SECONDS:
         for name in names[rounds % len(names):] + names[:rounds % len(names)]:
             model, context = sides[name]
             with context(), no_grad():

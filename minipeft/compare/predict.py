@@ -48,7 +48,8 @@ def predict(args):
     if isinstance(head, ClassificationHead):
         used = model
         if early:
-            used = leaving_from(model, args.model, args.exit_rule or RULE, LOOSENESS if args.looseness is None else args.looseness)
+            looseness = LOOSENESS if args.looseness is None else args.looseness
+            used = leaving_from(model, args.model, args.exit_rule or RULE, looseness)
         return _classes(args, model, used, tokenizer)
     if early:
         raise ValueError("--exit-rule and --looseness: texts leave early at classifiers, and this model has none; leave them out")

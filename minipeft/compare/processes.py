@@ -21,7 +21,7 @@ from .run import RESULT, Run
 CHILD = """import signal, sys
 sys.path[:] = {path}  # the same package as ours, whatever lies in the folder we are in
 try:
-    from minipeft.compare.run import main
+    from minipeft.compare.child import main
     if hasattr(signal, "pthread_sigmask"):  # from here on a Ctrl-C is heard, also one that came before
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     code = main(sys.argv[1:])

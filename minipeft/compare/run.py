@@ -6,7 +6,6 @@ checkpoint can be resumed.
 """
 
 import contextlib
-import json
 import os
 import sys
 import tempfile
@@ -393,7 +392,8 @@ def describe(run, attachment, settings):
 
 def formula(attachment):
     """The number of trained parameters besides the head in closed form; empty where there are none."""
-    seams = Counter(text for path, _, text in attachment.table() if path in attachment.wrappers and not path.startswith(HEAD_PATHS))
+    rows = [(path, text) for path, _, text in attachment.table() if path in attachment.wrappers]
+    seams = Counter(text for path, text in rows if not path.startswith(HEAD_PATHS))
     parts = [f"{times} x [{text}]" if times > 1 else text for text, times in seams.items() if text]
     own = [p for path, p in attachment.base.items() if not path.startswith(HEAD_PATHS)]
     if own:
@@ -460,53 +460,3 @@ def peak_mb():
     except ImportError:  # Windows
         return 0.0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
-
-
-class Reports:
-    """A display for another process: each call is a line of JSON on standard output, a step's at most a few times a second."""
-
-    def __init__(self, every=0.5):
-        self.every, self.last = every, 0.0
-
-    def start(self, total, done):
-        self.total, self.done = total, done
-        self._say(step=done)
-
-    def step(self, loss, examples):
-        self.done += 1
-        if time.monotonic() - self.last >= self.every or self.done == self.total:
-            self._say(step=self.done, loss=loss)
-
-    def evaluated(self, epoch, scores):
-        self._say(epoch=epoch, step=self.done, scores=scores)
-
-    def evaluating(self, done, total):
-        pass
-
-    def stop(self):
-        pass
-
-    def _say(self, **what):
-        self.last = time.monotonic()
-        print(json.dumps({**what, "total": self.total}), flush=True)
-
-
-def main(arguments):
-    """A run in a process of its own, for a comparison: ``arguments`` are the file that describes it and its folder.
-
-    What it says on standard output, a line of JSON each, is for the comparison to read: progress (see `Reports`) and a user's
-    error, ``{"error"}``.
-    """
-    spec, out = files.read_json(arguments[0], "run description"), Path(arguments[1])
-    notes = spec.pop("notes")
-    resume = any((out / name).is_file() for name in (CHECKPOINT, RESULT))
-    try:
-        execute(Run(**spec), out, resume, notes=notes, display=Reports(), measured=True)
-    except KeyboardInterrupt:
-        return 130
-    except (ValueError, OSError, MemoryError) as error:
-        if os.environ.get("MINIPEFT_DEBUG") == "1":
-            raise
-        print(json.dumps({"error": " ".join(str(error).split()) or type(error).__name__}), flush=True)
-        return 2
-    return 0

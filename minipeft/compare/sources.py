@@ -1,4 +1,4 @@
-"""Where a run's data comes from: a file, a folder, or the toy world by the name of one of its tasks, as in ``toy:sentiment:hard``."""
+"""Where a run's data comes from: a file, a folder, or a task of the toy world by its name, as in ``toy:sentiment:hard``."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def read(data, task, **settings):
 
 
 def written(data, folder):
-    """The path that a comparison's runs read: a toy task is written once, into a folder in ``folder``; others stay as they are."""
+    """The path that a comparison's runs read: a toy task is written once, into a folder in ``folder``; a path stays as it is."""
     toy_name = toy_task(data)
     if toy_name is None:
         return str(data)

@@ -78,8 +78,8 @@ def time_text(ms, ratio=None):
 def headings(first):
     """The names of the columns, in a list, of a table whose first row is ``first``."""
     scores = [f"{name} ({first['split'] or 'no data'})" for name in (first["metric"] or "score", *first["others"])]
-    return ["method", "trainable", "without the head", "share (%)", *scores, "step (ms)", "peak (MB)", "on disk", "inference (ms)",
-            "merged (ms)"]
+    return ["method", "trainable", "without the head", "share (%)", *scores, "step (ms)", "peak (MB)", "on disk",
+            "inference (ms)", "merged (ms)"]
 
 
 def cells(row):
@@ -95,8 +95,8 @@ def cells(row):
 def notes(rows):
     """What is said below a table: how many parameters, by formula, and at which layer examples left."""
     out = [f"{row['label']}: {row['formula']}" for row in rows if row["formula"]]
-    return out + [f"{row['label']}: examples left at layer {row['mean_layer']:.2f} on average; its score and inference time are so"
-                  for row in rows if row["mean_layer"] is not None]
+    left = "examples left at layer {:.2f} on average; its score and inference time are so"
+    return out + [f"{row['label']}: {left.format(row['mean_layer'])}" for row in rows if row["mean_layer"] is not None]
 
 
 # ---- the table -------------------------------------------------------------------------------------------------

@@ -80,7 +80,8 @@ def test_end_to_end(at, started, capfd, tiny):
     names = [f"{method}-seed{seed}" for method in ("base", "head", "lora") for seed in (0, 1)]
     assert sorted(started) == names
     assert err.count("note: ") == 1 and "note: 1 text is longer than 40 tokens and was cut\n" in err  # for the whole comparison
-    assert sorted(re.findall(r"^\[(\d)/6\] (\w+) seed (\d): accuracy 0\.\d{4} on test, \d+\.\d s; .* left$", err, re.MULTILINE)) == [
+    line = r"^\[(\d)/6\] (\w+) seed (\d): accuracy 0\.\d{4} on test, \d+\.\d s; .* left$"
+    assert sorted(re.findall(line, err, re.MULTILINE)) == [
         (str(2 * i + seed + 1), method, str(seed)) for i, method in enumerate(("base", "head", "lora")) for seed in (0, 1)]
 
     rows, results = json.loads(Path("table.json").read_text()), results_of()
@@ -263,8 +264,8 @@ def test_a_sweep(at, capsys):
     line = "compare --model bert --data data --methods head --seeds 1 --epochs 1 --out runs"
     assert cli.main([*line.split(), "--sweep", "lora.rank=1,2", "--sweep", "lora.targets=q,q+v", "--sweep", "full.lr=0.001"]) == 0
     written = json.loads(Path("runs/results.json").read_text())
-    labels = ["base", "head", "lora rank=1 targets=q", "lora rank=1 targets=q+v", "lora rank=2 targets=q", "lora rank=2 targets=q+v",
-              "full lr=0.001"]
+    labels = ["base", "head", "lora rank=1 targets=q", "lora rank=1 targets=q+v", "lora rank=2 targets=q",
+              "lora rank=2 targets=q+v", "full lr=0.001"]
     assert [row["label"] for row in written["rows"]] == labels
     assert [row["trainable_without_head"] for row in written["rows"]][2:6] == [64, 128, 128, 256]
     assert written["rows"][3]["settings"] == {"rank": 1, "targets": "q,v"} and written["rows"][6]["lr"] == 0.001
@@ -298,8 +299,8 @@ def test_the_best_rate_is_the_best_on_dev(dev, lower, expected, at, monkeypatch)
 
 def test_tuning_without_dev(at, refused_compare):
     Path("data/dev.tsv").unlink()
-    refused_compare("--methods head --seeds 1 --epochs 1 --tune", "--tune: head has no score on dev of data; --tune needs a dev split, "
-                    "and a run that ends well")
+    refused_compare("--methods head --seeds 1 --epochs 1 --tune", "--tune: head has no score on dev of data; --tune needs a dev "
+                    "split, and a run that ends well")
 
 
 @pytest.fixture
@@ -326,11 +327,11 @@ def refused_compare(capfd):
         ("--out data/dev.tsv", "data/dev.tsv/base-seed0: cannot be written"),
         ("--tune --lr 0.1", "--lr sets the learning rate that --tune would choose; leave out one of them"),
         ("--sweep lora.rank=1,1", "--sweep: lora.rank has a value twice"),
-        ("--sweep lora.rank=1,99 --methods head", "--rank: the rank at blocks.0.attn.q must be a whole number from 1 to 16, got 99"),
-        ("--methods early_exit --label-smoothing 0.1", "early_exit: each exit is a classifier and has the loss of one, which goes "
-         "without --label-smoothing; use --label-smoothing 0, or another method"),
-        ("--model gpt2 --data raw.txt --task lm --methods early_exit", "early_exit: each exit is a classifier and has the loss of "
-         "one, which goes without task lm; use --task classify, or another method"),
+        ("--sweep lora.rank=1,99 --methods head", "--rank: the rank at blocks.0.attn.q must be a whole number from 1 to 16, got"),
+        ("--methods early_exit --label-smoothing 0.1", "early_exit: each exit is a classifier and has the loss of one, which "
+         "goes without --label-smoothing; use --label-smoothing 0, or another method"),
+        ("--model gpt2 --data raw.txt --task lm --methods early_exit", "early_exit: each exit is a classifier and has the "
+         "loss of one, which goes without task lm; use --task classify, or another method"),
         ("--methods head --dask tcp://127.0.0.1:1", "--dask: no scheduler answers at 'tcp://127.0.0.1:1' ("),
     ],
 )
@@ -377,15 +378,15 @@ def test_other_settings_in_the_same_folder_fail_before_anything_is_run(at, start
 
 
 def test_a_run_that_fails_names_itself_and_the_others_go_on(at, capfd):
-    line = "compare --model bert --data data --methods head,lora --sweep head.lr=1e30 --seeds 1 --epochs 2 --max-length 30 --out runs"
+    line = "compare --model bert --data data --methods head,lora --sweep head.lr=1e30 --seeds 1 --epochs 2 --out runs"
     assert cli.main([*line.split(), "--json", "table.json"]) == 2
     out, err = capfd.readouterr()
     *progress, fault, advice = err.splitlines()
     reason = r"training diverged at step \d+: .*"
     assert any(re.fullmatch(rf"\[\d/3\] head lr=1e\+30 seed 0: failed: {reason}; .* left", said) for said in progress)
     assert re.fullmatch(rf"minipeft: head lr=1e\+30 seed 0: {reason}", fault)
-    assert advice == ("minipeft: 1 of the runs failed and are not in the table; the others are kept in runs. Repeat the command to "
-                      "try the failed ones again")
+    assert advice == ("minipeft: 1 of the runs failed and are not in the table; the others are kept in runs. Repeat the command "
+                      "to try the failed ones again")
     assert [row["label"] for row in json.loads(Path("table.json").read_text())] == ["base", "lora"] and "lora" in out
     (failed,) = json.loads(Path("runs/results.json").read_text())["failed"]
     assert re.fullmatch(reason, failed.pop("reason"))
@@ -487,15 +488,16 @@ def test_times_and_layers_of_a_row():
 
 
 def test_csv_and_markdown():
-    row = summarise("lora rank=4", [result(0.25, formula="R (D + D)", inference={"base_ms": 1.0, "unmerged_ms": 1.5, "merged_ms": 1.0,
-                                                                             "unmerged_ratio": 1.5, "merged_ratio": 1.0})])
+    times = {"base_ms": 1.0, "unmerged_ms": 1.5, "merged_ms": 1.0, "unmerged_ratio": 1.5, "merged_ratio": 1.0}
+    row = summarise("lora rank=4", [result(0.25, formula="R (D + D)", inference=times)])
     table = Table([row], "a title")
     (read,) = csv.DictReader(io.StringIO(table.csv()))
-    assert read["label"] == "lora rank=4" and float(read["score"]) == 0.25 and read["mean_layer"] == "" and read["trainable"] == "10"
+    assert read["label"] == "lora rank=4" and read["mean_layer"] == "" and read["trainable"] == "10"
+    assert float(read["score"]) == 0.25
     assert table.markdown() == (
         "**a title**\n\n"
-        "| method | trainable | without the head | share (%) | accuracy (dev) | step (ms) | peak (MB) | on disk | inference (ms) | "
-        "merged (ms) |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| method | trainable | without the head | share (%) | accuracy (dev) | step (ms) | peak (MB) | on disk | "
+        "inference (ms) | merged (ms) |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
         "| lora rank=4 | 10 | 4 | 1 | 0.2500 | 1.0 | 100 | 2 kB | 1.5 (1.50x) | 1.0 (1.00x) |\n\n- lora rank=4: R (D + D)\n")
 
 

@@ -126,7 +126,8 @@ def test_full_fine_tuning_at_the_same_maps(world):
 # ---- the prefix ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model, data, task", [("bert", "data", "classify"), ("llama", "raw.txt", "lm"), ("t5", "told", "seq2seq")])
+@pytest.mark.parametrize("model, data, task", [("bert", "data", "classify"), ("llama", "raw.txt", "lm"),
+                                               ("t5", "told", "seq2seq")])
 def test_attention_paid_to_the_prefix(model, data, task, world):
     """A share for each head of each attention; keys that point away from the queries get less, and the model stays as it was."""
     _, work, attachment = prepared(world, "prefix", model=str(world / model), data=str(world / data), task=task, max_length=20,

@@ -24,9 +24,9 @@ def test_names_of_toy_tasks(data, expected):
 def test_toy_tasks_that_are_none(data):
     with pytest.raises(ValueError) as caught:
         toy_task(data)
-    assert str(caught.value) == ("data: expected toy:NAME or toy:NAME:DIFFICULTY with a NAME among sentiment, rating, topic, question, "
-                                 "truth, same, reading, grammar, answer, describe and a DIFFICULTY among easy, medium, hard, got "
-                                 f"'{data}'")
+    assert str(caught.value) == ("data: expected toy:NAME or toy:NAME:DIFFICULTY with a NAME among sentiment, rating, topic, "
+                                 "question, truth, same, reading, grammar, answer, describe and a DIFFICULTY among easy, "
+                                 f"medium, hard, got '{data}'")
 
 
 def test_paths_are_read_as_ever(world):
