@@ -1,4 +1,4 @@
-"""The commands: ``minipeft finetune``, ``predict``, ``compare``, ``plan``, ``generate`` and ``doctor``.
+"""The commands: ``minipeft finetune``, ``predict``, ``compare``, ``plan``, ``pretrain``, ``generate`` and ``doctor``.
 
 Results go to standard output, progress to standard error. A user's error is one line and exit code 2;
 ``MINIPEFT_DEBUG=1`` shows the traceback instead.
@@ -20,6 +20,7 @@ EXAMPLES = {
     "predict": 'minipeft predict --model models/minilm --adapter runs/sst2-lora --text "a gorgeous , witty film"',
     "compare": "minipeft compare --model models/minilm --data data/sst2 --methods full,head,lora --jobs 2 --out runs/sst2",
     "plan": "minipeft plan --model roberta-base --method lora --rank 8 --targets q,v",
+    "pretrain": "minipeft pretrain --arch encoder --corpus python-docs --out models/manual",
     "generate": 'minipeft generate --model models/stories260K --prompt "Once upon a time" --max-new-tokens 100',
     "doctor": "minipeft doctor",
 }
@@ -34,7 +35,7 @@ controls the scheduler controls them: use a cluster that you trust.
 
 more examples:
   minipeft compare
-  minipeft compare --model models/minilm --data data/sst2 --data toy:topic:hard --tune
+  minipeft compare --data toy:rating --data toy:truth:hard --tune
   minipeft compare --methods full --sweep lora.rank=1,2,4,8,16 --sweep prefix.num_virtual_tokens=5,20
 
 """
@@ -50,11 +51,29 @@ more examples:
 
 """
 
+PRETRAIN_NOTE = """the package's own models, toy:encoder, toy:decoder and toy:seq2seq, were made by this command with its
+defaults; --verify makes them again and compares. Ctrl-C keeps what is done; --resume goes on.
+
+more examples:
+  minipeft pretrain --arch decoder --corpus stories.txt --steps 2000 --out models/stories
+  minipeft pretrain --verify
+
+"""
+
+# The settings of `compare.pretrain.Recipe` that are options: least value (None: above 0), and what they are.
+RECIPE = (("steps", 1, "optimizer steps (default: the recipe's own, as for all below)"),
+          ("batch_size", 1, "texts in a step; decoder: blocks"), ("length", 8, "most tokens of a text, or of a block"),
+          ("lr", None, "highest learning rate"), ("width", 1, "the model's width D"), ("layers", 1, "blocks"),
+          ("heads", 1, "attention heads"), ("feed_forward", 1, "inner width of the feed-forward (4 D)"),
+          ("vocabulary", 1, "most pieces in the vocabulary"))
+
+MODEL = "Hugging Face model folder, or toy:encoder, toy:decoder, toy:seq2seq"
+
 # How messages from inside begin, and the option that each is about.
 OPTIONS = {"draft: ": "--draft-layers: ", "max_length: ": "--max-length: ", "stride: ": "--stride: ", "pooling: ": "--pooling: ",
            "methods: ": "--methods: ", "exit_rule: ": "--exit-rule: ", "looseness: ": "--looseness: ",
            "data: ": "--data: ", "sweep: ": "--sweep: ", "tune: ": "--tune: ", "dask: ": "--dask: ",
-           "model: ": "--model: ", "length: ": "--length: ", "metric: ": "--metric: ", "task: ": "--task: ",
+           "model: ": "--model: ", "corpus: ": "--corpus: ", "heads: ": "--heads: ", "vocab_size: ": "--vocabulary: ", "length: ": "--length: ", "metric: ": "--metric: ", "task: ": "--task: ",
            **{f"task {task}: ": f"--task {task}: " for task in TASKS}}
 
 
@@ -86,7 +105,7 @@ def _training_arguments(parser):
     parser.add_argument("--task", choices=TASKS, default="classify",
                         help="classify texts, model language (raw text, perplexity), or write one text from another (T5)")
     parser.add_argument("--lr", type=ABOVE_0, help="highest learning rate (default: the method's own)")
-    parser.add_argument("--epochs", type=whole(1), help="passes over the training data (default: 3; built-in task: 16)")
+    parser.add_argument("--epochs", type=whole(1), help="passes over the training data (default: 3)")
     parser.add_argument("--batch-size", type=whole(1), default=16, help="examples in a batch")
     parser.add_argument("--accumulate", type=whole(1), default=1, help="batches in an optimizer step")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="optimizer")
@@ -163,10 +182,10 @@ def _plan_parser(commands):
 def _finetune_parser(commands):
     """The options of ``finetune``."""
     finetune = _command(commands, "finetune", "Fine-tune a model on your data with one method.")
-    finetune.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
+    finetune.add_argument("--model", required=True, metavar="DIR", help=MODEL)
     finetune.add_argument("--data", required=True, metavar="PATH",
                           help="folder with train/dev/test files, or one file (TSV, CSV, JSONL; lm: text), with the columns "
-                               "text[,text2],label; seq2seq: text,text2; or a task of the toy world, toy:NAME[:DIFFICULTY]")
+                               "text[,text2],label; seq2seq: text,text2; or a task of the toy world, toy:NAME[:DIFFICULTY], or python-docs")
     finetune.add_argument("--method", choices=RUNS, default="lora", metavar="METHOD",
                           help=f"fine-tuning method: {', '.join(RUNS)}")
     finetune.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
@@ -179,7 +198,7 @@ def _predict_parser(commands):
     """The options of ``predict``."""
     predict = _command(commands, "predict", "Predict the classes of texts, measure the perplexity of a text, or write texts "
                        "with T5.")
-    predict.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
+    predict.add_argument("--model", required=True, metavar="DIR", help=MODEL)
     predict.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
     source = predict.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", metavar="PATH",
@@ -202,11 +221,10 @@ def _compare_parser(commands):
     compare = _command(commands, "compare", "Fine-tune the same model on the same data with each method, and print one table.",
                        COMPARE_NOTE)
     compare.add_argument("--model", metavar="DIR",
-                         help="Hugging Face model folder; without --model and --data a small encoder is pre-trained on "
-                              "CPython's documentation")
+                         help=f"{MODEL} (default: that of the package)")
     compare.add_argument("--data", metavar="PATH", action="append",
-                         help="folder with train/dev/test files, one file, or toy:NAME[:DIFFICULTY]; several times: several "
-                              "tasks")
+                         help="folder with train/dev/test files, one file, toy:NAME[:DIFFICULTY], or python-docs; several times: "
+                              "several tasks (default: toy:rating)")
     compare.add_argument("--methods", help=f"methods, separated by commas (default: {','.join(MAIN)}), of: {', '.join(RUNS)}")
     compare.add_argument("--sweep", type=sweep, action="append", metavar="METHOD.SETTING=VALUES",
                          help="compare a method with each of these values, separated by commas; several times: each combination")
@@ -222,10 +240,27 @@ def _compare_parser(commands):
     _training_arguments(compare)
 
 
+def _pretrain_parser(commands):
+    """The options of ``pretrain``."""
+    pretrain = _command(commands, "pretrain", "Make a small model from raw text: masked words, the next word, or spans.",
+                        PRETRAIN_NOTE)
+    pretrain.add_argument("--arch", choices=("encoder", "decoder", "seq2seq"), help="BERT, GPT-2 or T5 (--verify: default all)")
+    pretrain.add_argument("--corpus", metavar="CORPUS", default="toy",
+                          help="toy (the toy world), python-docs (CPython's manual), or a UTF-8 text file: its paragraphs, or "
+                               "its lines where no empty lines part them")
+    pretrain.add_argument("--out", metavar="DIR", help="new folder for the model")
+    pretrain.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
+    pretrain.add_argument("--resume", action="store_true", help="go on with the unfinished pre-training in --out")
+    pretrain.add_argument("--verify", action="store_true", help="make the package's own models again, and compare")
+    for name, least, words in RECIPE:
+        pretrain.add_argument(f"--{name.replace('_', '-')}", type=ABOVE_0 if least is None else whole(least), help=words)
+    pretrain.add_argument("--json", metavar="FILE", help="also write what was made to FILE")
+
+
 def _generate_parser(commands):
     """The options of ``generate``."""
     generate = _command(commands, "generate", "Continue a text with a decoder, or write one for it with T5.")
-    generate.add_argument("--model", required=True, metavar="DIR", help="Hugging Face model folder")
+    generate.add_argument("--model", required=True, metavar="DIR", help=MODEL)
     generate.add_argument("--adapter", metavar="DIR", help="adapter folder, written by minipeft or HF PEFT")
     generate.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
     generate.add_argument("--max-new-tokens", type=whole(1), default=100, help="how many tokens to write at most")
@@ -259,7 +294,7 @@ def make_parser():
     parser.add_argument("--version", action="version", version=f"minipeft {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    for add in (_finetune_parser, _predict_parser, _compare_parser, _plan_parser, _generate_parser, _doctor_parser):
+    for add in (_finetune_parser, _predict_parser, _compare_parser, _plan_parser, _pretrain_parser, _generate_parser, _doctor_parser):
         add(commands)
     return parser
 
@@ -376,6 +411,33 @@ def plan(args):
     return 0
 
 
+def pretrain(args):
+    """``minipeft pretrain``."""
+    from .compare.pretrain import CHECKPOINT, RECIPES, run, run_verification
+
+    given = {name: getattr(args, name) for name, _, _ in RECIPE if getattr(args, name) is not None}
+    _check_json(args)
+    if args.verify:
+        if given or args.out or args.resume or args.corpus != "toy" or args.seed:
+            raise ValueError("--verify: makes the package's own models as they were made; give --arch, or nothing")
+        found = run_verification([args.arch] if args.arch else list(RECIPES))
+        _write_json(args, found)
+        return 1 if any(each["holds"] is False for each in found) else 0
+    for name in ("arch", "out"):
+        if getattr(args, name) is None:
+            raise ValueError(f"--{name}: is needed, unless --verify is given (see minipeft pretrain --help)")
+    try:
+        made = run(args.arch, args.out, {"corpus": args.corpus, "seed": args.seed, **given}, args.resume)
+    except KeyboardInterrupt as stop:
+        if (Path(args.out) / CHECKPOINT).is_file():
+            print(f"minipeft: {str(stop) or 'stopped'}; the checkpoint is kept. To go on, repeat the command with --resume",
+                  file=sys.stderr)
+            return 130
+        raise
+    _write_json(args, made)
+    return 0
+
+
 def generate(args):
     """``minipeft generate``."""
     import numpy as np
@@ -426,7 +488,8 @@ def doctor(args):
     return 1 if any(f.advice for f in findings) else 0
 
 
-COMMANDS = {"finetune": finetune, "predict": predict, "compare": compare, "plan": plan, "generate": generate, "doctor": doctor}
+COMMANDS = {"finetune": finetune, "predict": predict, "compare": compare, "plan": plan, "pretrain": pretrain,
+            "generate": generate, "doctor": doctor}
 
 
 def main(arguments=None):

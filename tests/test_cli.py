@@ -864,7 +864,6 @@ def test_more_virtual_tokens_than_positions(at, refused):
         ("compare --model gpt2 --data told --task seq2seq --out runs",
          "--task seq2seq: writing one text from another needs an encoder-decoder (T5), and gpt2 is a decoder (gpt2); "
          "use --task classify or lm with it, or a T5 folder"),
-        ("compare --task seq2seq --out runs", "--task: the built-in task is to classify; for seq2seq give --model and --data"),
         (f"{TELL} --metric accuracy", "--metric: task seq2seq is scored by one of bleu, rouge_l, exact; got 'accuracy'"),
         ("finetune --model bert --data data --metric bleu --out runs",
          "--metric: task classify is scored by one of accuracy, f1, matthews; got 'bleu'"),

@@ -36,8 +36,8 @@ A row (times and memory in ms and MB of 10^6 bytes; None where there is nothing 
     seconds   of all its runs
 
 A run's result.json has the same for one seed and besides: losses [one for each step], evaluations [{"epoch", "step", "score",
-"loss", ...} on dev at the end of each epoch], steps, epochs, scores {every metric on the scored split}, seed, data, format_note,
-inference (see `measure.inference`). Its analysis.json has those of these keys that apply:
+"loss", ...} on dev at the end of each epoch], steps, epochs, batch_length (tokens in a row of a batch, on average), scores {every
+metric on the scored split}, seed, data, format_note, inference (see `measure.inference`). Its analysis.json has those of these keys that apply:
 
     singular_values     {path of a map: [of the change of its weight, the largest first]}, for LoRA's family and full fine-tuning
                         (the same maps)
@@ -62,12 +62,14 @@ from .exits import OFFERED, Base
 from .processes import Job, run_all
 from .rates import grid
 from .report import write_report
-from .run import Run, check_out, check_resume, check_task, load_config, load_for, make_work, name_of, unused_note
-from .sources import toy_task, written
+from .run import Run, check_out, check_resume, check_task, load_config, load_for, make_work, unused_note
+from .sources import name_of, toy_task, written
 from .table import Table, other_metrics, size_text, summarise  # the last two for the command line
 
 MAIN = ("full", "head", "top_k", "bitfit", "ia3", "lora", "houlsby", "prefix", "prompt", "early_exit")
 RESULTS = "results.json"
+MODELS = {"classify": "toy:encoder", "lm": "toy:decoder", "seq2seq": "toy:seq2seq"}  # without --model, for each task,
+DATA = {"classify": "toy:rating", "lm": "toy:text", "seq2seq": "toy:describe"}       # and without --data
 MOST_JOBS = 4  # at a time unless asked for more: each holds a model
 
 
@@ -249,8 +251,8 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
     """Run every method with every seed on every task, and make the table.
 
     Args:
-        model: a folder. data: a path, or a list of them, one for each task; ``toy:NAME[:DIFFICULTY]`` is a path, too. Both None
-            for the built-in comparison.
+        model: a folder, or ``toy:encoder`` and the like (None: see `MODELS`). data: a path, or a list of them, one for each
+            task; ``toy:NAME[:DIFFICULTY]`` is a path, too (None: see `DATA`).
         methods: names; None for `MAIN`. seeds: how many, from 0. out: folder; a run that finished there is not repeated.
         settings: the other fields of `Run`, the same for all.
         sweeps: {"lora.rank": values}. tune: choose learning rates on dev.
@@ -262,37 +264,32 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
         ``failed``.
 
     Raises:
-        ValueError: an unknown or repeated method or sweep, only one of model and data, settings that do not fit the model or an
-            earlier comparison in ``out``.
+        ValueError: an unknown or repeated method or sweep, data of one's own without a model, settings that do not fit the model
+            or an earlier comparison in ``out``.
     """
-    if (model is None) != (not data):
-        raise ValueError("compare: give both --model and --data, or neither for the built-in task")
+    task = settings.get("task", "classify")
+    data = [data] if isinstance(data, (str, Path)) else list(data or [DATA[task]])
+    if model is None and not all(map(toy_task, data)):
+        raise ValueError("model: is needed with data of your own; without it only toy: data are compared, on the package's models")
+    model = model or MODELS[task]
     for name, value in (("seeds", seeds), ("jobs", 1 if jobs is None else jobs), ("threads", threads)):
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if tune and settings.get("lr") is not None:
         raise ValueError("tune: --lr sets the learning rate that --tune would choose; leave out one of them")
-    methods, sweeps, out, title = list(MAIN if methods is None else methods), dict(sweeps or {}), Path(out), None
+    methods, sweeps, out = list(MAIN if methods is None else methods), dict(sweeps or {}), Path(out)
     check_methods(methods, sweeps)
     variants = variants_of(methods, sweeps)
     for variant in variants:
-        Run(model or "-", "-", method=variant.method, **settings).settings()
-    if model is None:
-        from . import builtin
-
-        if settings.get("task", "classify") != "classify":
-            raise ValueError(f"task: the built-in task is to classify; for {settings['task']} give --model and --data")
-        (model, data), title = builtin.prepare(out / "builtin"), builtin.TITLE
-        settings = {**settings, "epochs": settings.get("epochs") or builtin.EPOCHS}
-    data = [data] if isinstance(data, (str, Path)) else list(data)
+        Run(model, "-", method=variant.method, **settings).settings()
     if any(map(toy_task, data)):  # looked at before anything is written
         data = [written(path, out / "data") for path in data]
     pool = {"workers": min(available_cores(), MOST_JOBS) if jobs is None else jobs, "threads": threads, "dask": dask}
     comparison = Comparison(model, data, variants, seeds, out, settings, pool)
-    return tabulate(comparison, sweeps, tune, title)
+    return tabulate(comparison, sweeps, tune)
 
 
-def tabulate(comparison, sweeps, tune, title):
+def tabulate(comparison, sweeps, tune):
     """Run a `Comparison`, and write and return its `Table`."""
     tuning = comparison.tune() if tune else []
     jobs = comparison.all_jobs(tuning)
@@ -313,7 +310,7 @@ def tabulate(comparison, sweeps, tune, title):
             row = summarise(label, [outcomes[job.folder] for job in good], settings.get(label), [folders[j.folder] for j in good])
             rows.append({**row, "task": task})
     model = name_of(comparison.model)
-    table = Table(rows, title or f"{model} on {', '.join(comparison.tasks)}", failed)
+    table = Table(rows, f"{model} on {', '.join(comparison.tasks)}", failed)
     results = {"title": table.title, "model": model, "tasks": list(comparison.tasks),
                "methods": list(dict.fromkeys(v.method for v in comparison.variants)), "seeds": comparison.seeds,
                "threads": comparison.pool["threads"], "jobs": comparison.pool["workers"], "rows": rows, "runs": runs,

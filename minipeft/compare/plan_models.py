@@ -13,7 +13,6 @@ nearest to and a table ``beside`` of the parameters that this family has not:
 import difflib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 # What is published of each model is its shape, in the words of its config.json; every count is computed from it.
 _BERT = {"model_type": "bert", "vocab_size": 30522, "max_position_embeddings": 512, "type_vocab_size": 2}
@@ -134,7 +133,7 @@ def load_shape(model="bert-base", task=None, classes=2, pooling=None):
     """
     from ..data import files
 
-    path = Path(model)
+    path = files.model_folder(model)
     if model in PUBLISHED:
         raw, where = PUBLISHED[model], model
     elif path.is_dir() or path.is_file():

@@ -243,7 +243,7 @@ def curves(about, groups, score_name):
         if losses:
             grid[-1][0].set_xlabel("step")
         if scores:
-            whole_numbers(grid[-1][-1].xaxis)
+            whole_numbers(grid[-1][-1], sorted({epoch for line in lines for epoch in line["epochs"]}))
             grid[-1][-1].set_xlabel("epoch")
             grid[-1][-1].yaxis.set_major_formatter(decimals(grid[-1][-1].get_ylim()))
         renderer = freeze(figure)
@@ -266,11 +266,14 @@ def draw_line(row, line, scores, losses, style):
             row[-1].fill_between(line["epochs"], mean - std, mean + std, color=look.colour, alpha=0.13, linewidth=0)
 
 
-def whole_numbers(axis):
-    """Ticks at whole numbers only."""
+def whole_numbers(axes, values):
+    """Ticks of the x axis at whole numbers only, of which ``values`` are drawn."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+    if len(values) == 1:
+        axes.set_xticks(values)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
 
 
 def bars(about, names, looks, panels):

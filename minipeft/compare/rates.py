@@ -5,21 +5,21 @@ move less far for the same rate, and learns best with one that is several times 
 """
 
 import json
-from pathlib import Path
 
+from ..data import files
 from .exits import KNOWN
 
 SMALL_WIDTH = 128
 SMALL = {"full": 1e-3, "early_exit": 1e-3, "top_k": 2e-3, "head": 5e-2, "bitfit": 1e-2, "ia3": 5e-2, "lora": 5e-3, "rslora": 3e-3,
          "lora_plus": 8e-4, "dora": 5e-3, "pissa": 3e-3, "adalora": 1.5e-2, "houlsby": 5e-3, "pfeiffer": 8e-3, "parallel": 5e-3,
-         "compacter": 1e-2, "layernorm": 1e-2, "prefix": 5e-2, "prompt": 1e-1}
+         "compacter": 1e-2, "layernorm": 1e-2, "prefix": 1e-1, "prompt": 1e-1}
 FACTORS = (0.3, 1.0, 3.0)  # what --tune multiplies the default by
 
 
 def width_of(model):
     """D of a model folder, or None where its config does not tell."""
     try:
-        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((files.model_folder(model) / "config.json").read_text(encoding="utf-8"))
         return next((int(config[name]) for name in ("hidden_size", "d_model", "n_embd") if name in config), None)
     except (OSError, ValueError, TypeError):
         return None  # whoever loads the model says what is wrong with it

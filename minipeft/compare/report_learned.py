@@ -136,7 +136,7 @@ def prefix_attention(view):
                          whole=max(float(shares.max()), 1e-9))
         data = (["layer", *(f"head {h}" for h in heads)],
                 [[name, *(percent(float(share)) for share in line)] for name, line in zip(names, shares)])
-        caption = f"{label}: the share of attention that goes to the virtual tokens, mean over dev; fullest: the largest."
+        caption = f"{label}, first seed: the share of attention that goes to the virtual tokens, mean over dev; fullest: the largest."
         parts.append(figure(svg, caption, title, data))
     if not parts:
         return None

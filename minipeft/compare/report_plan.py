@@ -20,13 +20,15 @@ def planned(view):
 
     plans, options, shape, setting = {}, {}, None, None
     for row in view.rows:
-        run = next((run for name in row.get("runs") or () if (run := view.runs.get(name, {}).get("run"))), None)
+        files = next((each for name in row.get("runs") or () if (each := view.runs.get(name, {})).get("run")), {})
+        run, result = files.get("run"), files.get("result") or {}
         try:
             if run is None:
                 continue
             shape = shape_of(run, row["trainable"] - row["trainable_without_head"])
             method = planning.make_method(row["method"], run["options"], shape)
-            length = min(run["max_length"], (shape.positions or math.inf) - method.positions_taken)
+            longest = min(run["max_length"], (shape.positions or math.inf) - method.positions_taken)
+            length = round(result["batch_length"]) if known(result.get("batch_length")) else longest
             setting = planning.Setting(run["batch_size"], length, run["max_target_length"], base_bits=run["base_bits"])
             plans[name_of(row)] = planning.as_json(planning.plan(method, shape, setting))
             options |= {} if row.get("settings") else run["options"]
@@ -65,8 +67,8 @@ def on_paper(view):
                      *values(1000 * paper["step_seconds"], row["step_ms"], text=milliseconds), *values(ratio, text=times)])
     heads = ["method", "parameters,\nplanned", "parameters,\ntrained", "peak,\nplanned", "peak,\nmeasured", "step,\nplanned",
              "step,\nmeasured", "measured ÷\nplanned"]
-    note = ('<p class="note">On paper: arrays only, without Python and its libraries, and products of matrices only, for full '
-            "batches of the planned length. What was measured had texts of their own lengths.</p>")
+    note = ('<p class="note">On paper: arrays only, without Python and its libraries, and products of matrices only, for '
+            "batches as long as those that were trained on, on average.</p>")
     return section(view, "paper", "On paper and measured", seen,
                    [wide(table(heads, body, sortable=True), "On paper and measured"), note])
 

@@ -31,7 +31,7 @@ from .analysis import analyse
 from .exits import KNOWN, OFFERED, Leaving, models_of
 from .measure import inference
 from .rates import default_lr
-from .sources import read
+from .sources import name_of, read
 
 RUN, RESULT, ANALYSIS, CHECKPOINT = "run.json", "result.json", "analysis.json", "checkpoint.safetensors"
 EPOCHS = 3
@@ -248,7 +248,7 @@ def check_out(run, out):
     """Refuse a folder that a run cannot use, or whose files it would replace."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out}: is a file; expected a folder for the run in --out")
-    if out.resolve() == Path(run.model).resolve():
+    if out.resolve() == files.model_folder(run.model).resolve():
         raise ValueError(f"{out}: is the --model itself, whose files a run would replace; choose another --out")
     others = sorted(path.name for path in out.glob("*.safetensors"))
     if others and not (out / RUN).is_file():
@@ -331,7 +331,7 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "d
     started, (_, used) = time.monotonic(), models_of(attachment)
     result = {**describe(run, attachment, settings), **score(used, work, history, display), "step_ms": history["step_ms"],
               "steps": history["step"], "epochs": settings.epochs, "evaluations": history["evaluations"],
-              "losses": history["losses"]}
+              "losses": history["losses"], "batch_length": batch_length(work)}
     size, result["format_note"] = save(run, attachment.model, attachment, out)
     result["size_mb"] = size / 1e6
     result["peak_mb"] = peak_mb()
@@ -342,6 +342,12 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "d
     files.write_json(out / RESULT, result)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return result
+
+
+def batch_length(work):
+    """Tokens in a row of a training batch, padding included: the mean over one epoch."""
+    batches = work.training_batches(np.random.default_rng(0))
+    return float(np.mean([work.collate(indices).input_ids.shape[1] for indices in batches]))
 
 
 def train(run, attachment, work, settings, out, resume, display):
@@ -367,15 +373,10 @@ def load_config(folder):
     """The TransformerConfig of a model folder, without its weights."""
     from ..interop.hf import config_from_hf
 
-    path = Path(folder) / "config.json"
+    path = files.model_folder(folder) / "config.json"
     if not path.is_file():
         raise ValueError(f"{folder}: no config.json; expected a Hugging Face model folder")
     return config_from_hf(files.read_json(path, "config"), path)
-
-
-def name_of(path):
-    """The last part of a path, also of ``.``."""
-    return Path(path).resolve().name
 
 
 def describe(run, attachment, settings):
@@ -429,7 +430,7 @@ def save(run, model, attachment, out):
     """
     reason = None
     if run.method == "base":
-        return sum(p.stat().st_size for p in Path(run.model).glob("*.safetensors")), None
+        return sum(p.stat().st_size for p in files.model_folder(run.model).glob("*.safetensors")), None
     if run.method in ("full", "early_exit"):
         save_pretrained(model, out, tokenizer_from=run.model)
         if run.method == "early_exit":

@@ -14,6 +14,20 @@ from safetensors.numpy import save_file
 DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "I32": np.int32, "I16": np.int16,
           "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_}
 UNFINISHED = ".unfinished"  # the ending of a file that is being written
+TOY, SHIPPED = "toy:", Path(__file__).parent.parent / "pretrained"  # the package's own models, as in toy:encoder
+
+
+def model_folder(model):
+    """The folder of a model: a path, or the name of one of the package's own: ``toy:encoder``, ``toy:decoder``, ``toy:seq2seq``.
+
+    Raises ValueError for a name that is none.
+    """
+    if not str(model).startswith(TOY):
+        return Path(model)
+    names = sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
+    if str(model).removeprefix(TOY) not in names:
+        raise ValueError(f"model: expected {', '.join(TOY + name for name in names)} or a folder, got {str(model)!r}")
+    return SHIPPED / str(model).removeprefix(TOY)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from . import files
 from .readers import read_text
 
 ROLES = ("pad", "eos", "bos", "mask")
-SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+SENTINELS = tuple(f"<extra_id_{number}>" for number in range(20))
 CHUNK = 1024  # texts encoded at a time: the library's own results are many times larger than the ids
 
 
@@ -99,7 +99,7 @@ class Tokenizer:
         Raises:
             ValueError: no such folder, no ``tokenizer.json``, or a file that cannot be read.
         """
-        folder = Path(folder)
+        folder = files.model_folder(folder)
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder; expected a folder with a tokenizer.json")
         path = folder / "tokenizer.json"
@@ -126,6 +126,10 @@ class Tokenizer:
     def encode(self, text, add_special_tokens=True):
         """The ids of one text of any length, as a list; with the special tokens that the model expects around a text."""
         return self._encode_batch([text], add_special_tokens)[0].ids
+
+    def id_of(self, piece):
+        """The id of a piece of the vocabulary, such as ``[MASK]`` or ``##ing``; None where there is no such piece."""
+        return self._inner.token_to_id(piece)
 
     def decode(self, ids, skip_special_tokens=True):
         """The text of a sequence of ids."""
@@ -197,11 +201,31 @@ def _shortened(e, room):
     return Encoding(ids, types)
 
 
-def train_wordpiece(texts, vocab_size):
-    """Train BERT's kind of tokenizer: lower-cased WordPiece with [CLS] A [SEP] and [CLS] A [SEP] B [SEP].
+class Dialect(NamedTuple):
+    """What a family of models expects around a text: its special tokens, templates of one text and of two, and the roles."""
+
+    specials: tuple
+    single: str
+    pair: str
+    roles: dict
+
+
+DIALECTS = {
+    "bert": Dialect(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1",
+                    {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}),
+    "gpt2": Dialect(("<|endoftext|>", "[UNK]"), "$A", "$A $B:1", {"eos": "<|endoftext|>", "unk": "[UNK]"}),
+    "t5": Dialect(("<pad>", "</s>", "[UNK]", *SENTINELS), "$A </s>", "$A </s> $B </s>",
+                  {"pad": "<pad>", "eos": "</s>", "unk": "[UNK]"}),
+}
+
+
+def train_wordpiece(texts, vocab_size, family="bert"):
+    """Train a lower-cased WordPiece tokenizer, which puts around a text what a family of models expects there.
 
     Args:
         texts: strings. vocab_size: most pieces in the vocabulary; small texts may give fewer.
+        family: ``bert`` ([CLS] A [SEP] and [CLS] A [SEP] B [SEP]), ``gpt2`` (nothing around a text; <|endoftext|> parts texts)
+            or ``t5`` (A </s>; with sentinels for spans). The real GPT-2 and T5 have other kinds of pieces.
 
     Returns:
         `Tokenizer`; the same texts and size give the same one, always.
@@ -212,6 +236,7 @@ def train_wordpiece(texts, vocab_size):
     library = _library()
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+    dialect = DIALECTS[family]
     texts, normalizer, splitter = list(texts), normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
     words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
     if not words:
@@ -219,19 +244,19 @@ def train_wordpiece(texts, vocab_size):
     # The trainer numbers the pieces inside words (##a, ##b, ...) in the order of a hash table, anew in each process, and
     # breaks ties between merges by these numbers. Given to it as special tokens they have fixed numbers.
     inner = sorted({f"##{c}" for word in words for c in word[1:]})
-    least = len(SPECIALS) + len(inner) + len({c for word in words for c in word})
+    least = len(dialect.specials) + len(inner) + len({c for word in words for c in word})
     if vocab_size < least:
-        raise ValueError(f"vocab_size: expected at least {least}, for {len(SPECIALS)} special tokens and the "
-                         f"{least - len(SPECIALS)} pieces of one character in these texts, got {vocab_size}")
+        raise ValueError(f"vocab_size: expected at least {least}, for {len(dialect.specials)} special tokens and the "
+                         f"{least - len(dialect.specials)} pieces of one character in these texts, got {vocab_size}")
     trained = library.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     trained.normalizer, trained.pre_tokenizer = normalizer, splitter
     trained.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, show_progress=False,
-                                                                 special_tokens=[*SPECIALS, *inner]))
+                                                                 special_tokens=[*dialect.specials, *inner]))
     out = library.Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]", max_input_chars_per_word=100))
     out.normalizer, out.pre_tokenizer, out.decoder = normalizer, splitter, decoders.WordPiece()
-    out.add_special_tokens(list(SPECIALS))
-    out.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, out.token_to_id(token)) for token in ("[CLS]", "[SEP]")])
-    return Tokenizer(out, {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True, "pad_token": "[PAD]",
-                           "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"})
+    out.add_special_tokens(list(dialect.specials))
+    around = [token for token in dialect.specials if token in dialect.pair]
+    out.post_processor = processors.TemplateProcessing(single=dialect.single, pair=dialect.pair,
+                                                       special_tokens=[(token, out.token_to_id(token)) for token in around])
+    return Tokenizer(out, {"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": True,
+                           **{f"{role}_token": token for role, token in dialect.roles.items()}})

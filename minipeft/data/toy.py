@@ -12,7 +12,8 @@ What a review is worth follows from its words alone:
     clause = strength(ADJECTIVE) x factor(ADVERB) x (-1/2 if negated);     review = sum of its clauses, behind "but" twice
 
 so "not terrible" is +1 and "good but not great" is 1 + 2 (-1) = -1. A statement about facts is true (yes), false (no) or not
-known (maybe). Raw text shows how the words hang together: reviews are followed by a verdict, facts by questions and answers.
+known (maybe). Raw text shows how the words hang together: reviews are followed by one to three verdicts ("all in all , it was
+great . anna left happy ."), facts by questions and answers.
 
 Every label is a function of the text, except that a share ``noise`` of the labels is changed to another class, drawn evenly: the
 best possible accuracy, Bayes' rule, is 1 - noise. Which split a text belongs to is a function of the text too (see `split_of`),
@@ -53,6 +54,7 @@ ROOMS = ("kitchen", "garden", "attic", "cellar", "hall", "bedroom")
 ATTRIBUTES = {"owner": PEOPLE, "thing": THINGS, "colour": COLOURS, "size": SIZES, "room": ROOMS}
 TRUTHS = ("no", "maybe", "yes")
 RATINGS = ("terrible", "bad", "good", "great")  # below -2, below 0, up to 2, above 2
+FEELINGS = {"terrible": ("hated", "angry"), "bad": ("disliked", "sad"), "good": ("liked", "glad"), "great": ("loved", "happy")}
 
 
 @dataclass(frozen=True)
@@ -209,9 +211,11 @@ def split_of(text, text2=None):
 def _reviewed(rng, hard):
     said = review(rng, hard)
     verdict = rating(said.score)
-    ending = _pick(rng, (f"it was {verdict} .", f"all in all , it was {verdict} .",
-                         f"this is about {said.topic} , and it was {verdict} ."))
-    return said.text, f"{said.text} {ending}"
+    verb, mood = FEELINGS[verdict]
+    endings = (f"it was {verdict} .", f"all in all , it was {verdict} .", f"this is about {said.topic} , and it was {verdict} .",
+               f"i {verb} it .", f"{_pick(rng, PEOPLE)} left {mood} .")
+    chosen = rng.permutation(len(endings))[:int(rng.integers(1, 4))]
+    return said.text, " ".join([said.text, *(endings[i] for i in chosen)])
 
 
 def _asked(rng, hard):
@@ -237,7 +241,7 @@ PASSAGES = (_reviewed, _reviewed, _asked, _checked, _reworded)
 
 
 def passages(count, seed=0, difficulty="medium"):
-    """``count`` passages of raw text, none of which has its text from dev or test."""
+    """``count`` passages of raw text, none of which has its text from dev or test; ``seed`` may be a Generator."""
     rng, hard, out = np.random.default_rng(seed), DIFFICULTIES[difficulty], []
     while len(out) < count:
         text, passage = _pick(rng, PASSAGES)(rng, hard)
@@ -328,6 +332,7 @@ def _describe(rng, hard):
     return fact.record(), fact.wordings()
 
 
+TEXT = "text"  # the name of the raw text, which is no task
 WRITING = {"answer": _answer, "describe": _describe}  # (rng, difficulty) -> (source, references)
 
 
@@ -415,10 +420,27 @@ def sources(name, difficulty="medium", seed=0, train=1000, dev=100, test=200):
     return {split: [Source(text, tuple(references)) for text, references in part] for split, part in rows.items()}
 
 
+def texts(difficulty="medium", seed=0, train=2000, dev=200, test=400):
+    """Raw text to model: {split: passages, one a line}; no passage of dev or test is in train."""
+    _difficulty(difficulty)
+    rng, out, known = np.random.default_rng(seed), {}, set()
+    for split, count in (("test", test), ("dev", dev), ("train", train)):
+        drawn = []
+        while len(drawn) < count:
+            drawn += [text for text in passages(count - len(drawn), rng, difficulty) if text not in known]
+        out[split] = "".join(f"{text}\n" for text in drawn)
+        known |= set(drawn)
+    return out
+
+
 def save(name, folder, **settings):
-    """Write a task as TSV files, which `read_dataset` and `read_sources` read; ``settings`` are those of the sampler."""
+    """Write a task as files, which `read_dataset`, `read_sources` and `read_texts` read; ``settings`` are those of the sampler."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if name == TEXT:
+        for split, text in texts(**settings).items():
+            _write(folder / f"{split}.txt", text.splitlines())
+        return
     if name in WRITING:
         drawn, header = sources(name, **settings), "text\ttext2"
         rows = {split: [(s.text, r) for s in part for r in s.references] for split, part in drawn.items()}

@@ -145,7 +145,7 @@ def load_pretrained(folder, task=None, labels=None, pooling=None, rng=None):
     """Load a model from a Hugging Face folder (``config.json`` and ``model.safetensors``, whole or in shards).
 
     Args:
-        folder: path.
+        folder: path; or one of the package's own models, ``toy:encoder``, ``toy:decoder``, ``toy:seq2seq``.
         task: ``classify``, ``lm``, ``mlm``, ``seq2seq``, ``none`` (no head), or None for what the folder itself is.
         labels: names of the classes for ``classify``. A folder that classifies into as many classes keeps its trained
             head; any other gets a fresh one.
@@ -159,7 +159,7 @@ def load_pretrained(folder, task=None, labels=None, pooling=None, rng=None):
         ValueError: no config, an unknown or unsupported architecture, or tensors that are missing, unexpected,
             mis-shaped or unreadable; the message names them.
     """
-    folder = Path(folder)
+    folder = files.model_folder(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected a Hugging Face model folder")
     if not (folder / "config.json").is_file():
@@ -269,7 +269,7 @@ def save_pretrained(model, folder, tokenizer_from=None):
 
 def copy_tokenizer(source, folder):
     """Copy the tokenizer's files from one folder to another."""
-    source, folder = Path(source), Path(folder)
+    source, folder = files.model_folder(source), Path(folder)
     for name in TOKENIZER_FILES:
         if (source / name).is_file() and source.resolve() != folder.resolve():
             with files.atomic(folder / name) as temporary:

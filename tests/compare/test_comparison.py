@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minipeft import cli
-from minipeft.compare import processes
-from minipeft.compare.comparison import Comparison, Variant, compare
+from minipeft.compare import processes, rates
+from minipeft.compare.comparison import MAIN, Comparison, Variant, compare
 from minipeft.compare.processes import Job, in_own_process
 from minipeft.compare.run import Run, peak_mb
 from minipeft.compare.table import Table, cells, notes, size_text, summarise
@@ -344,9 +344,9 @@ def test_what_cannot_go_well_fails_at_once(options, message, at, started, capsys
 
 
 def test_half_of_a_model_and_its_data(capsys):
-    for half in (["--model", "bert"], ["--data", "data"]):
-        assert cli.main(["compare", *half]) == 2
-        assert capsys.readouterr().err == "minipeft: compare: give both --model and --data, or neither for the built-in task\n"
+    assert cli.main(["compare", "--data", "data"]) == 2
+    assert capsys.readouterr().err == ("minipeft: --model: is needed with data of your own; without it only toy: data are "
+                                       "compared, on the package's models\n")
     with pytest.raises(ValueError, match="^seeds: expected at least 1, got 0$"):
         compare("bert", "data", ["head"], 0, "runs", {})
     with pytest.raises(ValueError, match="^jobs: expected at least 1, got 0$"):
@@ -667,3 +667,46 @@ def test_peak_memory_elsewhere(monkeypatch):
         assert peak_mb() == pytest.approx(expected, rel=0.05)
     monkeypatch.setitem(sys.modules, "resource", None)
     assert peak_mb() == 0.0
+
+
+# ---- with nothing given ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """What `compare` would run: {method: [Run]}; nothing is run."""
+    jobs = []
+    monkeypatch.setattr(Comparison, "outcomes", lambda self, all_jobs: jobs.extend(all_jobs) or {
+        job.folder: "not run" for job in all_jobs})
+
+    def asked(*args, **more):
+        jobs.clear()
+        table, runs = compare(*args, **more), {}
+        for job in jobs:
+            runs.setdefault(job.run.method, []).append(job.run)
+        return table, runs
+
+    return asked
+
+
+def test_without_arguments_every_main_method_on_the_packages_encoder(asked, tmp_path):
+    table, runs = asked(None, None, None, 3, tmp_path, {})
+    assert list(runs) == ["base", *MAIN] and {len(same) for same in runs.values()} == {3}
+    assert {run.model for same in runs.values() for run in same} == {"toy:encoder"}
+    assert {run.data for same in runs.values() for run in same} == {str(tmp_path / "data" / "rating-medium")}
+    assert {method: same[0].lr for method, same in runs.items() if method != "base"} == {name: rates.SMALL[name] for name in MAIN}
+    assert table.title == "toy:encoder on rating-medium" and len(table.failed) == 3 * 11
+
+
+@pytest.mark.parametrize("task, model, data", [("lm", "toy:decoder", "text-medium"), ("seq2seq", "toy:seq2seq", "describe-medium")])
+def test_other_tasks_have_models_and_data_of_their_own(task, model, data, asked, tmp_path):
+    _, runs = asked(None, None, ["lora"], 1, tmp_path, {"task": task})
+    assert [(run.model, run.data) for run in runs["lora"]] == [(model, str(tmp_path / "data" / data))]
+
+
+def test_toy_data_alone_and_a_model_alone(asked, world, tmp_path):
+    _, runs = asked(None, ["toy:topic", "toy:truth"], ["lora"], 1, tmp_path, {"lr": 0.5, "epochs": 2})
+    assert [(run.model, Path(run.data).name, run.lr, run.epochs) for run in runs["lora"]] == [
+        ("toy:encoder", "topic-medium", 0.5, 2), ("toy:encoder", "truth-medium", 0.5, 2)]
+    _, runs = asked(world / "bert", None, ["lora"], 1, tmp_path / "other", {})
+    assert [(run.model, Path(run.data).name) for run in runs["lora"]] == [(str(world / "bert"), "rating-medium")]

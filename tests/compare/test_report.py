@@ -419,5 +419,10 @@ def test_plans_are_made_from_what_the_runs_were_asked_for(examples, tmp_path):
     assert all(row[1] == row[2] for row in paper[1:])
     classic = next(table for table in page.tables if "usual\nbound" in table[0])
     assert [row[4] for row in classic[1:]] == [f"{line['count']:,}" for line in four]
+    for run in runs.values():  # with batches a quarter as long a step is planned to take about a quarter of the time
+        run["result"]["batch_length"] = 31.7
+    shorter = next(table for table in Page(report_html(results, runs)).tables if "parameters,\nplanned" in table[0])
+    planned = [(float(long[5].split()[0]), float(short[5].split()[0])) for long, short in zip(paper[1:], shorter[1:])]
+    assert paper[0][5] == "step,\nplanned" and all(0.2 < short / long < 0.3 for long, short in planned)
     (model / "config.json").unlink()
     assert "paper" not in Page(report_html(results, runs)).headings

@@ -9,8 +9,8 @@ import pytest
 
 from minipeft import arguments, cli
 from minipeft.compare.exits import OFFERED
-from minipeft.compare.run import (EPOCHS, METRICS_OF, RESULT, RUN, Run, check_writable, cut_note, describe, execute, load_config,
-                                  longest, make_work, notes_on_data, unused_note)
+from minipeft.compare.run import (EPOCHS, METRICS_OF, RESULT, RUN, Run, batch_length, check_writable, cut_note, describe, execute,
+                                  load_config, longest, make_work, notes_on_data, prepare, unused_note)
 from minipeft.data import Tokenizer, files
 from minipeft.interop import load_pretrained
 from minipeft.methods import METHODS, Full, Head, LoRA, attach
@@ -210,6 +210,17 @@ def test_a_fresh_head_and_method_are_drawn_from_the_seed(world, tmp_path):
         tensors = files.read_tensors(tmp_path / f"u{seed}" / "adapter_model.safetensors")
         matrices.append(next(a for name, a in tensors.items() if "lora_A" in name))
     assert not np.isclose(*matrices).any()
+
+
+def test_how_long_a_batch_is(world):
+    """Each row of a batch is as long as the longest text in it: the mean over the batches of an epoch."""
+    for settings in ({}, {"model": "llama", "data": "raw.txt", "task": "lm", "max_length": 7}, {"model": "t5", "data": "told",
+                                                                                                "task": "seq2seq"}):
+        run = Run(**{"model": "bert", "data": "data", "batch_size": 3, **settings})
+        run.model, run.data = str(world / run.model), str(world / run.data)
+        work = prepare(run)[0]
+        lengths = [work.collate(draw).attention_mask.sum(axis=1).max() for draw in work.training_batches(np.random.default_rng(0))]
+        assert batch_length(work) == pytest.approx(np.mean(lengths)) and (run.task != "lm" or batch_length(work) == 7)
 
 
 def test_a_model_that_holds_no_numbers(world, tmp_path):

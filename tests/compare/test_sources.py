@@ -1,6 +1,7 @@
 """Where data comes from, and the learning rate that a model's size gives."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,8 @@ from minipeft import cli
 from minipeft.compare import rates
 from minipeft.compare.rates import SMALL, SMALL_WIDTH, default_lr, grid, width_of
 from minipeft.compare.run import Run
-from minipeft.compare.sources import read, toy_task, written
-from minipeft.data import read_dataset, read_sources, read_texts, toy
+from minipeft.compare.sources import name_of, read, toy_task, written
+from minipeft.data import corpus, read_dataset, read_sources, read_texts, section_task, toy
 from minipeft.methods import METHODS
 
 
@@ -25,7 +26,7 @@ def test_toy_tasks_that_are_none(data):
     with pytest.raises(ValueError) as caught:
         toy_task(data)
     assert str(caught.value) == ("data: expected toy:NAME or toy:NAME:DIFFICULTY with a NAME among sentiment, rating, topic, "
-                                 "question, truth, same, reading, grammar, answer, describe and a DIFFICULTY among easy, "
+                                 "question, truth, same, reading, grammar, answer, describe, text and a DIFFICULTY among easy, "
                                  f"medium, hard, got '{data}'")
 
 
@@ -40,6 +41,7 @@ def test_a_toy_task_is_what_its_sampler_draws(tmp_path):
     assert read("toy:describe", "seq2seq") == toy.sources("describe", "medium")
     path = written("toy:topic:easy", tmp_path)
     assert path == str(tmp_path / "topic-easy") and read_dataset(path) == toy.dataset("topic", "easy")
+    assert read("toy:text", "lm") == toy.texts("medium") == read_texts(written("toy:text", tmp_path))
     (tmp_path / "topic-easy/dev.tsv").unlink()
     assert written("toy:topic:easy", tmp_path) == path and not (tmp_path / "topic-easy/dev.tsv").exists()  # once
     assert written("some/path", tmp_path) == "some/path"
@@ -47,11 +49,27 @@ def test_a_toy_task_is_what_its_sampler_draws(tmp_path):
 
 @pytest.mark.parametrize("task, message", [
     ("seq2seq", "data: toy:topic is not for --task seq2seq; expected toy: with one of answer, describe"),
-    ("lm", "data: toy:topic is not for --task lm; give a file of raw text")])
+    ("lm", "data: toy:topic is not for --task lm; expected toy: with one of text")])
 def test_a_toy_task_of_another_kind(task, message):
     with pytest.raises(ValueError) as caught:
         read("toy:topic", task)
     assert str(caught.value) == message
+
+
+def test_the_manual_is_a_task_and_a_text(world, tmp_path, capsys):
+    assert read("python-docs", "classify") == section_task(seed=0)
+    parts = read("python-docs", "lm")
+    assert sorted(text for part in parts.values() for text in part.split("\n\n")) == sorted(corpus())
+    with pytest.raises(ValueError) as caught:
+        read("python-docs", "seq2seq")
+    assert str(caught.value) == ("data: python-docs is not for --task seq2seq; expected toy: with one of answer, describe, or a "
+                                 "file")
+    assert written("python-docs", tmp_path) == "python-docs" and list(tmp_path.iterdir()) == []
+    line = f"finetune --model {world}/bert --data python-docs --method head --train-limit 16 --max-steps 1 --out {tmp_path}/a"
+    assert cli.main(line.split()) == 0
+    named = json.loads((tmp_path / "a/result.json").read_text())["data"]
+    assert named == name_of("python-docs") == f"python-docs-{sys.version_info.major}.{sys.version_info.minor}"
+    assert name_of("toy:encoder") == "toy:encoder" and name_of(tmp_path / "a" / "..") == tmp_path.name
 
 
 def test_the_commands_take_toy_tasks(world, tmp_path, capsys):

@@ -169,18 +169,43 @@ def test_what_is_to_be_written(difficulty):
         assert any(answer in f.values() for f in map(fact, sentences(text))) and question.endswith("?")
 
 
+# The kinds of verdict behind a review.
+ENDINGS = (r"it was \w+ \.", r"all in all , it was \w+ \.", r"this is about \w+ , and it was \w+ \.", r"i \w+ it \.",
+           r"\w+ left \w+ \.")
+
+
 def test_raw_text_holds_no_text_of_dev_or_test_and_is_drawn_by_its_seed():
     drawn = toy.passages(400, seed=1)
     assert drawn == toy.passages(400, seed=1) != toy.passages(400, seed=2) and len(drawn) == 400
-    reviews = [re.split(r" (?:all in all|it was|this is)", passage)[0] for passage in drawn if " was " in passage]
-    assert len(reviews) > 100 and {toy.split_of(text) for text in reviews} == {"train"}
+    seen = Counter()
     for passage in drawn:
         if "is it true that" in passage:
             text, claim, answer = re.fullmatch(r"(.+ \.) is it true that (.+) \? (\w+) \.", passage).groups()
             assert truth(text, f"{claim} .") == answer
-        elif " it was " in passage:
-            text, verdict = re.fullmatch(r"(.+ \.) .*it was (\w+) \.", passage).groups()
-            assert read_label("rating", text, None) == verdict
+        elif re.search(rf" (was|seemed|found) .*({'|'.join(ENDINGS)})", passage):
+            text, endings = re.fullmatch(rf"(.+? \.)((?: (?:{'|'.join(ENDINGS)}))+)", passage).groups()
+            label = read_label("rating", text, None)
+            said = re.findall(rf" ({'|'.join(ENDINGS)})", endings)
+            assert toy.split_of(text) == "train" and 1 <= len(said) <= 3
+            for ending in said:
+                (kind,) = [kind for kind in ENDINGS if re.fullmatch(kind, ending)]
+                topic, verdict = re.fullmatch(r"(?:this is about (\w+) , and |all in all , )?\w+ \w+ (\w+) \.", ending).groups()
+                if kind == "i \\w+ it \\.":
+                    verdict = next(name for name, (verb, _) in toy.FEELINGS.items() if ending == f"i {verb} it .")
+                elif "left" in kind:
+                    verdict = next(name for name, (_, mood) in toy.FEELINGS.items() if mood == verdict)
+                assert verdict == label and topic in (None, read_label("topic", text, None))
+                seen[kind] += 1
+    assert set(seen) == set(ENDINGS) and min(seen.values()) > 20
+
+
+def test_raw_texts_share_no_passage():
+    parts = {split: text.splitlines() for split, text in toy.texts("easy", 3, train=300, dev=50, test=100).items()}
+    assert {split: len(lines) for split, lines in parts.items()} == {"train": 300, "dev": 50, "test": 100}
+    assert not set(parts["train"]) & {*parts["dev"], *parts["test"]} and not set(parts["dev"]) & set(parts["test"])
+    assert toy.texts("easy", 3, 30, 5, 10) == toy.texts("easy", 3, 30, 5, 10) != toy.texts("easy", 4, 30, 5, 10)
+    with pytest.raises(ValueError, match="^difficulty: expected one of easy, medium, hard, got 'none'$"):
+        toy.texts("none")
 
 
 @pytest.mark.parametrize("name", [*toy.TASKS, *toy.WRITING])
