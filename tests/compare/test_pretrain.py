@@ -33,7 +33,7 @@ def text(tmp_path):
 SHA256 = {
     "encoder": "6dbcd3121165950b3a4d06f735c42ff822553b7d1f42e15762452b7e3227997a",
     "decoder": "194a9abc00f2228f2ee2cd0756bed96f00a198f802c2a04bd33236821513c21f",
-    "seq2seq": "9b1febb41539f6ff69c4b6909e1bcce0219093f8111e20fa2c288056adb4aba3",
+    "seq2seq": "e002b0ff4e82e11a53cd7232937b7766f1c8bff6bcfe37a90ffa85d7104a4c4f",
 }
 
 
@@ -109,6 +109,16 @@ def test_a_model_is_made_and_loads(arch, text, tmp_path, capsys):
     assert json.loads((again / MADE).read_text()) == made, "the same seed, the same bits"
     assert cli.main([*line[:6], str(tmp_path / "other"), *SMALL, "--seed", "1"]) == 0
     assert json.loads((tmp_path / "other" / MADE).read_text())["losses"] != made["losses"]
+
+
+def test_the_seed_draws_everything(monkeypatch, tmp_path):
+    """The weights at the start, and by the loop's settings the texts, their order and what is hidden."""
+    seen = []
+    monkeypatch.setattr(pretrain, "fit", lambda model, parameters, work, settings, **where: seen.append(
+        (settings.seed, model.embed.tokens.weight.data.copy())) or {"losses": [], "evaluations": []})
+    for seed in (0, 3):
+        pretrain.pretrain(Recipe("encoder", seed=seed, width=16, heads=2), tmp_path / str(seed))
+    assert [seed for seed, _ in seen] == [0, 3] and not np.isclose(seen[0][1], seen[1][1]).any()
 
 
 def test_results_on_the_manual_state_the_version_of_python(tmp_path, capsys):

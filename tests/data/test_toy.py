@@ -200,8 +200,10 @@ def test_raw_text_holds_no_text_of_dev_or_test_and_is_drawn_by_its_seed():
 
 
 def test_raw_texts_share_no_passage():
-    parts = {split: text.splitlines() for split, text in toy.texts("easy", 3, train=300, dev=50, test=100).items()}
-    assert {split: len(lines) for split, lines in parts.items()} == {"train": 300, "dev": 50, "test": 100}
+    parts = {split: text.splitlines() for split, text in toy.texts("easy", 0, train=3000, dev=50, test=100).items()}
+    assert {split: len(lines) for split, lines in parts.items()} == {"train": 3000, "dev": 50, "test": 100}
+    drawn = toy.passages(3150, 0, "easy")  # the same draws, of which one came twice
+    assert set(drawn[150:]) & set(drawn[:150])
     assert not set(parts["train"]) & {*parts["dev"], *parts["test"]} and not set(parts["dev"]) & set(parts["test"])
     assert toy.texts("easy", 3, 30, 5, 10) == toy.texts("easy", 3, 30, 5, 10) != toy.texts("easy", 4, 30, 5, 10)
     with pytest.raises(ValueError, match="^difficulty: expected one of easy, medium, hard, got 'none'$"):
