@@ -265,3 +265,23 @@ def test_faults_of_training():
                                                    "character in these texts, got 11")):
         train_wordpiece(["abc abd"], 11)
     assert [train_wordpiece(["abc abd"], size).vocab_size for size in (12, 13, 100)] == [12, 13, 15]
+
+
+@pytest.mark.parametrize("family, single, pair, roles", [
+    ("bert", "[CLS] a b [SEP]", "[CLS] a [SEP] b [SEP]", {"pad": "[PAD]", "mask": "[MASK]"}),
+    ("gpt2", "a b", "a b", {"pad": "<|endoftext|>", "eos": "<|endoftext|>"}),
+    ("t5", "a b </s>", "a </s> b </s>", {"pad": "<pad>", "eos": "</s>"}),
+])
+def test_what_a_family_expects_around_a_text(family, single, pair, roles, tmp_path):
+    tokenizer = train_wordpiece(["a b ab ba", "b a"], 60, family)
+    tokenizer.save(tmp_path)
+    for each in (tokenizer, Tokenizer.from_folder(tmp_path)):
+        shown = lambda e, each=each: each.decode(e.ids, skip_special_tokens=False)
+        assert shown(each.encode_pairs(["a b"])[0]) == single
+        (both,) = each.encode_pairs(["a"], ["b"])
+        assert shown(both) == pair and both.types[-1] == (0 if family == "t5" else 1)
+        for role in ("pad", "eos", "mask"):
+            expected = each.id_of(roles[role]) if role in roles else 0 if role == "pad" else None
+            assert getattr(each, f"{role}_id") == expected and (role not in roles or expected in each.special_ids)
+    assert tokenizer.id_of("[nothing]") is None
+    assert (tokenizer.id_of("<extra_id_19>") is not None) == (family == "t5")
