@@ -109,6 +109,7 @@ class Progress(ProgressBar):
     def evaluated(self, epoch, scores):
         """A round ended with this loss on the held-out texts."""
         left = f"{self.left * self._seconds() / self.steps:.0f} s left" if self.steps else "going on"
+        left = left if self.left else "done"
         average = "-" if self.average is None else f"{self.average:.4f}"
         self._print(f"{self.title}: step {self.total - self.left} of {self.total}  training loss {average}  held-out loss "
                     f"{scores['loss']:.4f}  {left}")
