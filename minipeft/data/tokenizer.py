@@ -127,6 +127,15 @@ class Tokenizer:
         """The ids of one text of any length, as a list; with the special tokens that the model expects around a text."""
         return self._encode_batch([text], add_special_tokens)[0].ids
 
+    def shortened(self, text, count):
+        """The beginning of a text that is at most ``count`` tokens long, cut behind a token; "" for none."""
+        ends = [end for _, end in self._inner.encode(text, add_special_tokens=False).offsets]
+        return text if len(ends) <= count else text[:ends[count - 1]] if count > 0 else ""
+
+    def piece_of(self, number):
+        """The piece of the vocabulary with this id."""
+        return self._inner.id_to_token(int(number))
+
     def id_of(self, piece):
         """The id of a piece of the vocabulary, such as ``[MASK]`` or ``##ing``; None where there is no such piece."""
         return self._inner.token_to_id(piece)

@@ -1,0 +1,142 @@
+"""Templates: a text becomes a sentence with a gap, and what the model would write there tells the class.
+
+    "{text} It was {mask}."          the soup was cold . It was [MASK].
+
+    masked (BERT)     [CLS] the soup was cold . It was [MASK]. [SEP]        read at the mask
+    causal (GPT-2)    the soup was cold . It was                            read at the last token; what is behind {mask} is left out
+    seq2seq (T5)      the soup was cold . It was <extra_id_0>. </s>         read in the decoder behind <extra_id_0>
+
+Where the whole is too long the texts are cut, and never the template.
+
+Sources: Schick and Schütze, EACL 2021, arXiv:2001.07676, section 3 (patterns); Raffel et al., JMLR 2020, section 3.1.4 (sentinels).
+"""
+
+import string
+from typing import NamedTuple
+
+from ..data.tokenizer import longest_first
+
+FIELDS = ("text", "text2", "mask")
+KINDS = ("masked", "causal", "seq2seq")
+SENTINEL = "<extra_id_0>"
+
+
+class Cloze(NamedTuple):
+    """A filled template: token ``ids``, their ``types``, and ``place``, the index of the token whose state is read."""
+
+    ids: list
+    types: list
+    place: int
+
+
+def kind_of(config):
+    """How a model is prompted, one of `KINDS`."""
+    return "seq2seq" if config.encoder_decoder else "causal" if config.causal else "masked"
+
+
+class Template:
+    """A pattern such as ``"{text} It was {mask}."``, with the fields {text}, {text2} (pairs) and {mask}.
+
+    Args:
+        pattern: the words; {mask} stands in it once, each text at most once. Braces of the pattern's own are doubled.
+
+    Raises:
+        ValueError: no mask or several, an unknown field, or braces that do not close.
+    """
+
+    def __init__(self, pattern):
+        self.pattern, self.parts = pattern, []  # [(words before, field or None)]
+        try:
+            parsed = list(string.Formatter().parse(pattern))
+        except ValueError as error:
+            raise ValueError(f"template: {pattern!r}: {error}; write {{text}} and {{mask}}, and {{{{ for a brace") from None
+        for words, name, spec, conversion in parsed:
+            if name is not None and (name not in FIELDS or spec or conversion):
+                raise ValueError(f"template: expected the fields {{text}}, {{text2}} and {{mask}}, got {{{name}}} in {pattern!r}")
+            self.parts.append((words, name))
+        names = [name for _, name in self.parts if name]
+        for name in FIELDS:
+            if names.count(name) > 1 or name == "mask" and name not in names:
+                raise ValueError(f"template: expected {{{name}}} once, got it {names.count(name)} times in {pattern!r}")
+        self.spaced = self.before().endswith(" ") or self.before() == ""  # whether the word at the mask begins a new word
+
+    def before(self):
+        """The words of the pattern directly before the mask, "" where a text stands there."""
+        return next(words for words, name in self.parts if name == "mask")
+
+    def halves(self, text, text2):
+        """What stands before the mask, and what behind it."""
+        fields, out = {"text": text, "text2": text2 or ""}, ["", ""]
+        side = 0
+        for words, name in self.parts:
+            out[side] += words
+            if name == "mask":
+                side = 1
+            elif name:
+                out[side] += fields[name]
+        return out
+
+    def fill(self, text, text2=None, word=""):
+        """The pattern with texts and a word in the gap."""
+        before, behind = self.halves(text, text2)
+        return (before + word + behind).strip()
+
+    def encode(self, tokenizer, examples, max_length, kind):
+        """Fill the template with each example.
+
+        Args:
+            tokenizer: a `Tokenizer`. examples: things with ``text`` and ``text2``. max_length: most tokens, all included.
+            kind: one of `KINDS`.
+
+        Returns:
+            (list of `Cloze`, how many texts were cut).
+
+        Raises:
+            ValueError: a masked model's tokenizer without a mask token, T5's without sentinels, or no room beside the template.
+        """
+        gap = self._gap(tokenizer, kind)
+        pairs = [(e.text, e.text2) for e in examples]
+        encodings = tokenizer.encode_pairs([self._shown(*pair, gap, kind) for pair in pairs])
+        cut = [number for number, e in enumerate(encodings) if len(e.ids) > max_length]
+        for number in cut:
+            pairs[number], encodings[number] = self._shortened(tokenizer, pairs[number], max_length, gap, kind)
+        return [self._cloze(tokenizer, e, pair, gap, kind) for e, pair in zip(encodings, pairs)], len(cut)
+
+    def _gap(self, tokenizer, kind):
+        """The token that stands for the gap, as text; "" for causal models, which read up to it."""
+        if kind == "causal":
+            return ""
+        number = tokenizer.mask_id if kind == "masked" else tokenizer.id_of(SENTINEL)
+        if number is None:
+            raise ValueError("template: this tokenizer has no mask token" if kind == "masked" else
+                             f"template: this tokenizer has no sentinel {SENTINEL}")
+        return tokenizer.piece_of(number)
+
+    def _shown(self, text, text2, gap, kind):
+        """The text that the model reads."""
+        before, behind = self.halves(text, text2)
+        return before.strip() if kind == "causal" else (before + gap + behind).strip()
+
+    def _shortened(self, tokenizer, pair, max_length, gap, kind):
+        """(texts, encoding) of an example whose texts are cut until all fits."""
+        texts = [text or "" for text in pair]
+        lengths = [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+        room = sum(lengths) + max_length - len(tokenizer.encode(self._shown(*texts, gap, kind)))
+        while room >= 0:
+            kept = tuple(tokenizer.shortened(text, count) for text, count in zip(texts, longest_first(*lengths, room)))
+            (encoding,) = tokenizer.encode_pairs([self._shown(*kept, gap, kind)])
+            if len(encoding.ids) <= max_length:
+                return kept, encoding
+            room -= 1  # the seam between a text and the template may take one token more
+        raise ValueError(f"max_length: the template {self.pattern!r} alone takes more than {max_length} tokens; give a larger one")
+
+    def _cloze(self, tokenizer, encoding, pair, gap, kind):
+        """An encoding with the place to read at."""
+        if kind == "causal":
+            return Cloze(encoding.ids or [tokenizer.pad_id], encoding.types or [0], max(len(encoding.ids) - 1, 0))
+        if kind == "seq2seq":
+            return Cloze(encoding.ids, encoding.types, 1)  # of the decoder, which reads its start token and the sentinel
+        # A text may hold the words of a mask itself: the template's own is the one behind as many as stand before it.
+        before = tokenizer.encode(self.halves(*pair)[0].strip(), add_special_tokens=False)
+        places = [place for place, number in enumerate(encoding.ids) if number == tokenizer.mask_id]
+        return Cloze(encoding.ids, encoding.types, places[before.count(tokenizer.mask_id)])
