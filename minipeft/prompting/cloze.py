@@ -67,7 +67,7 @@ class ClozeClassification(Classification):
         if not dataset.has_pairs and any(name == "text2" for _, name in template.parts):
             raise ValueError(f"template: {template.pattern!r} has {{text2}}, and the data no second text")
         self.template, self.verbalizer, self.kind = template, verbalizer, kind_of(config)
-        self.words = verbalizer.ids(tokenizer, template.spaced)
+        self.words = self._words(tokenizer)
         self.start = self._start(tokenizer, config)
         self.labels, self.metric, self.batch_size, self.pad_id = dataset.labels, metric, batch_size, tokenizer.pad_id
         self.encodings, self.places, self.targets, self.truncated = {}, {}, {}, 0
@@ -84,6 +84,10 @@ class ClozeClassification(Classification):
         self.places[split] = np.array([row.place for row in rows], np.int64)
         self.targets[split] = np.array([-1 if e.label is None else e.label for e in examples], np.int64)
         self.truncated += cut
+
+    def _words(self, tokenizer):
+        """What stands for each class: the ids of its words."""
+        return self.verbalizer.ids(tokenizer, self.template.spaced)
 
     def _start(self, tokenizer, config):
         """What an encoder-decoder has written before the gap; None for other models."""

@@ -1,0 +1,51 @@
+"""Contextual calibration: what a model would answer without having read anything is divided out of its answers.
+
+    q_cf = the mean of q on inputs without content ("", "N/A", ...)
+    q'_c = (q_c / q_cf,c) / sum over c' of (q_c' / q_cf,c')
+
+so that an input without content is worth the same for every class. Nothing is trained. In the logits it is a bias,
+s'_c = s_c - log q_cf,c, which is what output tuning would learn with ``part="bias"``.
+
+Source: Zhao, Wallace, Feng, Klein, Singh, ICML 2021, arXiv:2102.09690, section 5 (the diagonal form).
+"""
+
+import numpy as np
+
+from ..data import Example
+from ..training.metrics import METRICS
+
+CONTENT_FREE = ("", "N/A", "[MASK]")  # section 5: the mean over several is steadier than one
+
+
+def calibrated(q, q_cf):
+    """q' (N, C) of probabilities q (N, C), and those of the content-free inputs (M, C) or their mean (C,)."""
+    q_cf = np.atleast_2d(np.asarray(q_cf, np.float64)).mean(axis=0)  # (C,)
+    if not (q_cf > 0).all():
+        raise ValueError("calibration: an input without content has no probability of one class; there is nothing to divide by")
+    ratio = np.asarray(q, np.float64) / q_cf
+    return ratio / ratio.sum(axis=-1, keepdims=True)
+
+
+class Calibration:
+    """A work that classifies by prompting, with its answers calibrated.
+
+    Args:
+        work: a `ClozeClassification` or `RankClassification`. tokenizer: its `Tokenizer`. max_length: as it has.
+        inputs: texts without content.
+    """
+
+    SPLIT = "content-free"
+
+    def __init__(self, work, tokenizer, max_length, inputs=CONTENT_FREE):
+        self.work = work
+        work.add(self.SPLIT, tokenizer, [Example(text, text, None) for text in inputs], max_length)
+
+    def predict(self, model, split):
+        """Calibrated probabilities (N, C)."""
+        return calibrated(self.work.predict(model, split), self.work.predict(model, self.SPLIT))
+
+    def evaluate(self, model, split):
+        """{"score", and each metric} on a split whose examples have classes."""
+        p, actual = self.predict(model, split).argmax(axis=1), self.work.targets[split]
+        scores = {name: f(p, actual, len(self.work.labels)) for name, f in METRICS.items()}
+        return {"score": scores[self.work.metric], **scores}

@@ -1,0 +1,96 @@
+"""Classifying by answers of any length: which of them would the model sooner write behind the prompt?
+
+    l(c) = sum over t of log p(c_t | prompt, c_<t),      divided by the number of tokens of c where the length is not to count
+    q = softmax of l,                 training: -mean over t of log p(right answer's t-th token | ...)
+
+Maximum likelihood over the whole vocabulary, so that the model stays one that writes: this is how T0 is trained. For causal models,
+which read the prompt and write on, and for sequence-to-sequence models, which write what stands for the sentinel.
+
+Sources: Sanh et al., ICLR 2022, arXiv:2110.08207, section 5 (rank classification); Liu et al., NeurIPS 2022, arXiv:2205.05638,
+section 3.2 (length normalisation); Brown et al., NeurIPS 2020, arXiv:2005.14165, section 2.4.
+"""
+
+import numpy as np
+
+from .. import autograd as F
+from ..autograd import no_grad
+from ..data import Encoding, collate, make_batches
+from .cloze import ClozeClassification
+from .verbalizers import restricted_softmax
+
+
+class RankClassification(ClozeClassification):
+    """Texts with a class each, classified by which class's answer is the most probable.
+
+    Args:
+        as those of `ClozeClassification`, but that the verbalizer's first word for a class is its answer, which may be many words.
+        normalised: divide an answer's log probability by its number of tokens.
+
+    Raises ValueError for a masked model, which writes one token and no answer.
+    """
+
+    def __init__(self, tokenizer, dataset, config, template, verbalizer, max_length, batch_size, normalised=True, **more):
+        self.normalised = normalised
+        super().__init__(tokenizer, dataset, config, template, verbalizer, max_length, batch_size, **more)
+
+    def _words(self, tokenizer):
+        """The tokens of each class's answer."""
+        if self.kind == "masked":
+            raise ValueError("ranking: a masked model fills in one token; expected a decoder or an encoder-decoder, or classify by the "
+                             "gap")
+        space = " " if self.template.spaced else ""
+        return [tokenizer.encode(space + words[0], add_special_tokens=False) for words in self.verbalizer.words.values()]
+
+    def add(self, split, tokenizer, examples, max_length):
+        """Take the examples of one more split; room is left for the longest answer."""
+        longest = max(map(len, self.words)) if self.kind == "causal" else 0
+        super().add(split, tokenizer, examples, max_length - longest)
+
+    def answers(self, model, batch, choices):
+        """The logits of the tokens of answers, and these tokens.
+
+        Args:
+            batch: a `ClozeBatch` of B prompts. choices: (B,) the class whose answer is written behind each.
+
+        Returns:
+            (logits (N, V), tokens (N,), rows (N,): which prompt's each is), N tokens of answers in all.
+        """
+        words = [self.words[c] for c in choices]
+        rows = np.repeat(np.arange(batch.size), [len(each) for each in words])  # (N,)
+        steps = np.concatenate([np.arange(len(each)) for each in words])        # (N,)
+        tokens = np.concatenate([np.asarray(each, np.int64) for each in words])
+        if self.start is not None:
+            written = [Encoding([*self.start, *each[:-1]], [0] * (len(self.start) + len(each) - 1)) for each in words]
+            target = collate(written, None, np.arange(batch.size), self.pad_id)  # (B, S)
+            states = model(batch.input_ids, batch.attention_mask, decoder_input_ids=target.input_ids,
+                           decoder_attention_mask=target.attention_mask).last_hidden_state
+            return model.head.project(states[rows, steps + len(self.start) - 1]), tokens, rows
+        whole = [Encoding([*ids[:place + 1], *each], [0] * (place + 1 + len(each)))
+                 for ids, place, each in zip(batch.input_ids, batch.places, words)]
+        joined = collate(whole, None, np.arange(batch.size), self.pad_id)  # (B, T)
+        states = model(joined.input_ids, joined.attention_mask).last_hidden_state  # (B, P + T, D)
+        return model.head.project(states[rows, batch.places[rows] + steps + model.embed.tokens.virtual]), tokens, rows
+
+    def loss(self, model, batch):
+        """Mean cross-entropy of the right answers' tokens, a Tensor."""
+        logits, tokens, _ = self.answers(model, batch, batch.labels)
+        return F.cross_entropy(logits, tokens)
+
+    def log_likelihoods(self, model, batch):
+        """l (B, C) of a batch, an array in float64."""
+        out = np.zeros((batch.size, len(self.words)))
+        for c, words in enumerate(self.words):
+            logits, tokens, rows = self.answers(model, batch, np.full(batch.size, c))
+            z = logits.data.astype(np.float64)  # (N, V)
+            z -= z.max(axis=1, keepdims=True)
+            np.add.at(out[:, c], rows, z[np.arange(len(tokens)), tokens] - np.log(np.exp(z).sum(axis=1)))
+            out[:, c] /= len(words) if self.normalised else 1
+        return out
+
+    def predict(self, model, split):
+        """Probabilities (N, C) of a split's examples, in their order."""
+        out = np.zeros((len(self.encodings[split]), len(self.labels)))
+        with no_grad():
+            for indices in make_batches(self.encodings[split], 2 * self.batch_size):
+                out[indices] = restricted_softmax(self.log_likelihoods(model, self.collate(indices, split)))
+        return out

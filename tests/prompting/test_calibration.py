@@ -1,0 +1,56 @@
+"""Calibration: an input without content is worth the same for every class, and what is equal stays equal."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minipeft import load_pretrained
+from minipeft.data import Tokenizer, toy
+from minipeft.prompting import ClozeClassification, Template, Verbalizer
+from minipeft.prompting.calibration import Calibration, calibrated
+
+
+def drawn(rng, *shape):
+    return rng.dirichlet(np.ones(shape[-1]), shape[:-1])
+
+
+@given(st.integers(0, 2**32), st.integers(2, 5), st.integers(1, 4))
+def test_the_content_free_input_becomes_uniform(seed, classes, inputs):
+    rng = np.random.default_rng(seed)
+    q_cf = drawn(rng, inputs, classes) + 1e-3
+    assert np.allclose(calibrated(q_cf.mean(axis=0)[None], q_cf), 1 / classes)
+    q = drawn(rng, 7, classes)
+    out = calibrated(q, q_cf)
+    assert np.allclose(out.sum(axis=1), 1) and np.allclose(calibrated(q, np.ones(classes) / classes), q)
+    slow = [[a / b for a, b in zip(row, q_cf.mean(axis=0))] for row in q]
+    assert np.allclose(out, [np.array(row) / sum(row) for row in slow])
+
+
+def test_it_is_a_bias_in_the_logits():
+    rng = np.random.default_rng(0)
+    s, q_cf = rng.standard_normal((5, 3)), drawn(rng, 3)
+    q = np.exp(s) / np.exp(s).sum(axis=1, keepdims=True)
+    moved = np.exp(s - np.log(q_cf))
+    assert np.allclose(calibrated(q, q_cf), moved / moved.sum(axis=1, keepdims=True))
+
+
+def test_nothing_to_divide_by():
+    with pytest.raises(ValueError, match="^calibration: an input without content has no probability of one class; there is nothing "
+                                         "to divide by$"):
+        calibrated(np.ones((1, 2)) / 2, [1.0, 0.0])
+
+
+def test_a_biased_model_is_set_right():
+    """A bias on one label word pushes all to its class; calibration takes it away again."""
+    model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
+    dataset = toy.dataset("sentiment", seed=1, train=10, dev=80, test=10)
+    work = ClozeClassification(tokenizer, dataset, model.config, Template("{text} it was {mask} ."),
+                               Verbalizer({"negative": "bad", "positive": "good"}), 60, 16)
+    right = work.evaluate(model, "dev")["accuracy"]
+    model.head.output.bias.data[tokenizer.id_of("good")] += 12
+    pushed, set_right = work.evaluate(model, "dev")["accuracy"], Calibration(work, tokenizer, 60)
+    assert pushed < 0.65 < 0.8 < right and set_right.evaluate(model, "dev")["score"] > pushed + 0.15
+    p = set_right.predict(model, Calibration.SPLIT)
+    assert np.allclose(calibrated(work.predict(model, Calibration.SPLIT).mean(axis=0)[None], work.predict(
+        model, Calibration.SPLIT)), 0.5) and p.shape == (3, 2)
