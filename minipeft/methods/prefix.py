@@ -88,7 +88,7 @@ class Prefix(Method):
     shift_positions: bool = True
 
     name = "prefix"
-    default_lr = 5e-3
+    default_lr = 2e-2
     unmergeable = "it adds keys and values for the queries to choose among"
 
     def __post_init__(self):
