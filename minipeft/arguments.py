@@ -52,7 +52,9 @@ BLEU_TOKENIZERS = ("13a", "intl", "zh", "char", "none")
 METHODS = (
     "full", "head", "top_k", "bitfit", "layernorm", "random_mask", "fisher_mask", "lora", "rslora", "lora_plus", "dora", "pissa",
     "adalora", "ia3", "houlsby", "pfeiffer", "parallel", "compacter", "prefix", "prompt", "task_embedding", "output")
-RUNS = (*METHODS, "early_exit")  # what finetune and compare run; early exit is no method that attaches to a seam alone
+RUNS = (*METHODS, "early_exit")  # what finetune runs; early exit is no method that attaches to a seam alone
+STRATEGIES = ("zero_shot", "in_context", "prompt_based", "pet", "ipet")  # classifying by prompting, with few labels or none
+COMPARED = (*RUNS, *STRATEGIES)  # what compare runs
 MAIN = ("full", "head", "top_k", "bitfit", "ia3", "lora", "houlsby", "prefix", "prompt", "early_exit")  # of a comparison
 LORAS, ADAPTERS = ("lora", "rslora", "lora_plus", "dora", "adalora", "pissa"), ("houlsby", "pfeiffer", "parallel", "compacter")
 PROMPTS = ("prefix", "prompt")
@@ -88,6 +90,16 @@ SETTINGS = {
     "exit_rule": (("early_exit",), EXIT_RULES, "when an example leaves"),
     "looseness": (("early_exit",), SHARE, "how readily: 0 never early, 1 at the first exit"),
     "part": (("output",), ("embedding", "bias"), "what is trained for each label"),
+    "by": (("prompt_based", "pet", "ipet"), METHODS, "the method that trains (default: full)"),
+    "calibrate": (("zero_shot", "in_context"), None, "divide out the answers to a text without content"),
+    "ranking": (("zero_shot", "in_context", "prompt_based"), None, "classify by the probability of the class's whole answer"),
+    "per_class": (("in_context",), whole(0), "solved examples of each class before a text, 0 for all"),
+    "sets": (("in_context",), whole(1), "sets of solved examples that a prediction is averaged over"),
+    "similar": (("in_context",), None, "draw solved examples from the half that is most similar to the text"),
+    "demonstrations": (("prompt_based",), whole(0), "solved examples of each class before a text"),
+    "weighted": (("pet", "ipet"), None, "weigh prompts by their accuracy before training"),
+    "pair_steps": (("pet", "ipet"), whole(1), "steps in the training of each prompt"),
+    "generations": (("ipet",), whole(0), "how many generations, 0 for as many as lead to 1,000 labelled texts"),
 }
 
 
@@ -101,11 +113,11 @@ def sweep(text):
     if not equals or not dot or not values:
         raise argparse.ArgumentTypeError(f"expected METHOD.SETTING=VALUE,VALUE,... as in lora.rank=1,2,4, got {text!r}")
     field = field.replace("-", "_")
-    having, kind, _ = SETTINGS.get(field, (RUNS, ABOVE_0, "")) if field == "lr" else SETTINGS.get(field, ((), str, ""))
-    if method not in RUNS or method not in having:
+    having, kind, _ = SETTINGS.get(field, (COMPARED, ABOVE_0, "")) if field == "lr" else SETTINGS.get(field, ((), str, ""))
+    if method not in COMPARED or method not in having:
         known = ["lr", *(f for f, (methods, _, _) in SETTINGS.items() if method in methods)]
-        raise argparse.ArgumentTypeError(f"{method} has the settings {', '.join(known)}; got {text!r}" if method in RUNS else
-                                         f"expected a method among {', '.join(RUNS)} before the dot, got {text!r}")
+        raise argparse.ArgumentTypeError(f"{method} has the settings {', '.join(known)}; got {text!r}" if method in COMPARED else
+                                         f"expected a method among {', '.join(COMPARED)} before the dot, got {text!r}")
     return f"{method}.{field}", [_value(kind, part, text) for part in values.split(",")]
 
 
@@ -120,11 +132,11 @@ def _value(kind, part, text):
     return part.replace("+", ",") if kind is str else kind(part)
 
 
-def add_method_settings(parser, methods=METHODS):
-    """Add an option for every setting of some methods."""
+def add_method_settings(parser, methods=METHODS, without=()):
+    """Add an option for every setting of some methods, but for those that a command has under another name."""
     group = parser.add_argument_group("settings of methods (left out, each method has its own default)")
     for field, (having, kind, words) in SETTINGS.items():
-        if not set(having) & set(methods):
+        if not set(having) & set(methods) or field in without:
             continue
         text, flag = f"{', '.join(having)}: {words}", "--" + field.replace("_", "-")
         if kind is None:

@@ -1,4 +1,4 @@
-"""The commands: ``minipeft finetune``, ``predict``, ``compare``, ``plan``, ``pretrain``, ``generate`` and ``doctor``.
+"""The commands: ``minipeft finetune``, ``predict``, ``prompt``, ``compare``, ``plan``, ``pretrain``, ``generate``, ``doctor``.
 
 Results go to standard output, progress to standard error. A user's error is one line and exit code 2;
 ``MINIPEFT_DEBUG=1`` shows the traceback instead.
@@ -12,12 +12,15 @@ import sys
 import textwrap
 from pathlib import Path
 
-from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS, RUNS, SHARE, TASKS,
+from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, COMPARED, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS, RUNS, SHARE, STRATEGIES,
+                        TASKS,
                         UP_TO_1, add_method_settings, four_bits, given_settings, sweep, whole)
 
 EXAMPLES = {
     "finetune": "minipeft finetune --model models/minilm --data data/sst2 --method lora --rank 8 --out runs/sst2-lora",
     "predict": 'minipeft predict --model models/minilm --adapter runs/sst2-lora --text "a gorgeous , witty film"',
+    "prompt": 'minipeft prompt --model toy:encoder --template "{text} It was {mask} ." --verbalizer "great=positive,terrible=negative" '
+              '--text "the soup was not bad ."',
     "compare": "minipeft compare --model models/minilm --data data/sst2 --methods full,head,lora --jobs 2 --out runs/sst2",
     "plan": "minipeft plan --model roberta-base --method lora --rank 8 --targets q,v",
     "pretrain": "minipeft pretrain --arch encoder --corpus python-docs --out models/manual",
@@ -37,6 +40,25 @@ more examples:
   minipeft compare
   minipeft compare --data toy:rating --data toy:truth:hard --tune
   minipeft compare --methods full --sweep lora.rank=1,2,4,8,16 --sweep prefix.num_virtual_tokens=5,20
+
+"""
+
+PROMPT_NOTE = """{text} stands for the text, {text2} for the second of a pair, {mask} for the word that the model fills in. A verbalizer
+names words for each class, word=class,word=class,...; each must be one token, unless --ranking is given.
+
+  nothing else              zero-shot: the model as it is
+  --shots K                 in-context: K examples of each class, solved, stand before every text
+  --method M                prompt-based fine-tuning by M, on all of train or with --shots on K of each class
+  --shots K --unlabelled P  PET: several prompts (--template and --verbalizer several times) are fine-tuned, and label the
+                            raw text at P, from which a classifier learns; with --generations iPET
+
+With --shots the mean and the standard deviation over five draws are shown. A toy task has prompts of its own.
+
+more examples:
+  minipeft prompt --model toy:encoder --data toy:sentiment --calibrate
+  minipeft prompt --model toy:encoder --data toy:rating --shots 8 --method lora --rank 4 --out runs/prompted
+  minipeft prompt --model toy:encoder --data toy:rating --shots 4 --unlabelled toy:rating
+  minipeft prompt --model toy:encoder --data toy:topic --shots 8 --search-words 5
 
 """
 
@@ -73,7 +95,8 @@ MODEL = "Hugging Face model folder, or toy:encoder, toy:decoder, toy:seq2seq"
 OPTIONS = {"draft: ": "--draft-layers: ", "max_length: ": "--max-length: ", "stride: ": "--stride: ", "pooling: ": "--pooling: ",
            "methods: ": "--methods: ", "exit_rule: ": "--exit-rule: ", "looseness: ": "--looseness: ",
            "data: ": "--data: ", "sweep: ": "--sweep: ", "tune: ": "--tune: ", "dask: ": "--dask: ",
-           "model: ": "--model: ", "corpus: ": "--corpus: ", "heads: ": "--heads: ", "vocab_size: ": "--vocabulary: ", "length: ": "--length: ", "metric: ": "--metric: ", "task: ": "--task: ",
+           "model: ": "--model: ", "template: ": "--template: ", "verbalizer: ": "--verbalizer: ",
+           "unlabelled: ": "--unlabelled: ", "shots: ": "--shots: ", "by: ": "--by: ", "corpus: ": "--corpus: ", "heads: ": "--heads: ", "vocab_size: ": "--vocabulary: ", "length: ": "--length: ", "metric: ": "--metric: ", "task: ": "--task: ",
            **{f"task {task}: ": f"--task {task}: " for task in TASKS}}
 
 
@@ -100,7 +123,7 @@ def _command(commands, name, summary, note=""):
                                formatter_class=_HelpFormatter, allow_abbrev=False)
 
 
-def _training_arguments(parser):
+def _training_arguments(parser, methods=RUNS, without=()):
     """The settings that ``finetune`` and ``compare`` share; the names are the fields of `compare.run.Run`."""
     parser.add_argument("--task", choices=TASKS, default="classify",
                         help="classify texts, model language (raw text, perplexity), or write one text from another (T5)")
@@ -135,7 +158,7 @@ def _training_arguments(parser):
     parser.add_argument("--train-limit", type=whole(1), help="use only so many training examples (the same for every seed)")
     parser.add_argument("--max-steps", type=whole(1), help="stop after so many steps")
     parser.add_argument("--json", metavar="FILE", help="also write the result to FILE")
-    add_method_settings(parser, RUNS)
+    add_method_settings(parser, methods, without)
 
 
 def _writing_arguments(parser):
@@ -144,6 +167,16 @@ def _writing_arguments(parser):
                         help="seq2seq: tokens of a target (longer ones are cut), and most tokens to write")
     parser.add_argument("--bleu-tokenizer", choices=BLEU_TOKENIZERS, default="13a",
                         help="seq2seq: what BLEU takes for words, in sacrebleu's names; zh for Chinese")
+
+
+def _prompting_arguments(parser):
+    """What ``prompt`` and the strategies of ``compare`` ask with."""
+    parser.add_argument("--template", metavar="TEXT", action="append",
+                        help='what the model reads, as in "{text} It was {mask}."; several times: several prompts, for PET')
+    parser.add_argument("--verbalizer", metavar="WORDS", action="append",
+                        help="words for the classes, as in great=positive,terrible=negative; several times: one for each template")
+    parser.add_argument("--shots", type=whole(0), metavar="K", help="learn from K examples of each class, drawn by the seed")
+    parser.add_argument("--unlabelled", metavar="PATH", help="raw text for PET and iPET: a file or folder as --data's")
 
 
 def _tokens(text):
@@ -216,6 +249,24 @@ def _predict_parser(commands):
     predict.add_argument("--json", metavar="FILE", help="also write the predictions to FILE")
 
 
+def _prompt_parser(commands):
+    """The options of ``prompt``."""
+    prompt = _command(commands, "prompt", "Classify by asking in words: with no labels, a few, or all.", PROMPT_NOTE)
+    prompt.add_argument("--model", required=True, metavar="DIR", help=f"{MODEL}; with its language-model head")
+    prompt.add_argument("--data", metavar="PATH", help="folder with train/dev/test files, one file, or toy:NAME[:DIFFICULTY]")
+    prompt.add_argument("--text", metavar="TEXT", help="one text")
+    prompt.add_argument("--text2", metavar="TEXT", help="the second text of a pair, with --text")
+    _prompting_arguments(prompt)
+    prompt.add_argument("--method", choices=METHODS, metavar="METHOD", help=f"fine-tune by one of {', '.join(METHODS)}")
+    prompt.add_argument("--adapter", metavar="DIR", help="ask with an adapter that was fine-tuned by prompting")
+    prompt.add_argument("--search-words", type=whole(1), metavar="N", help="look for the N best verbalizers on train, and stop")
+    prompt.add_argument("--splits", type=whole(1), metavar="N", help="draws of --shots examples (default: 5)")
+    prompt.add_argument("--seed", type=whole(0), default=0, help="the first draw")
+    prompt.add_argument("--jobs", type=whole(1), metavar="N", help="runs at a time (default: as many as there are cores, at most 4)")
+    prompt.add_argument("--out", metavar="DIR", help="keep what is trained in this folder; finished runs in it are not repeated")
+    _training_arguments(prompt, (*METHODS, *STRATEGIES), without=("by",))  # which is --method here
+
+
 def _compare_parser(commands):
     """The options of ``compare``."""
     compare = _command(commands, "compare", "Fine-tune the same model on the same data with each method, and print one table.",
@@ -225,7 +276,9 @@ def _compare_parser(commands):
     compare.add_argument("--data", metavar="PATH", action="append",
                          help="folder with train/dev/test files, one file, toy:NAME[:DIFFICULTY], or python-docs; several times: "
                               "several tasks (default: toy:rating)")
-    compare.add_argument("--methods", help=f"methods, separated by commas (default: {','.join(MAIN)}), of: {', '.join(RUNS)}")
+    compare.add_argument("--methods",
+                         help=f"methods, separated by commas (default: {','.join(MAIN)}), of: {', '.join(COMPARED)}; the last "
+                              f"{len(STRATEGIES)} classify by prompting")
     compare.add_argument("--sweep", type=sweep, action="append", metavar="METHOD.SETTING=VALUES",
                          help="compare a method with each of these values, separated by commas; several times: each combination")
     compare.add_argument("--tune", action="store_true",
@@ -237,7 +290,8 @@ def _compare_parser(commands):
     compare.add_argument("--dask", metavar="ADDRESS", help="let the workers of the Dask scheduler at this address do the runs")
     compare.add_argument("--out", metavar="DIR", default="runs/compare",
                          help="folder for the runs; finished runs in it are not repeated")
-    _training_arguments(compare)
+    _prompting_arguments(compare)
+    _training_arguments(compare, COMPARED)
 
 
 def _pretrain_parser(commands):
@@ -294,7 +348,7 @@ def make_parser():
     parser.add_argument("--version", action="version", version=f"minipeft {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    for add in (_finetune_parser, _predict_parser, _compare_parser, _plan_parser, _pretrain_parser, _generate_parser, _doctor_parser):
+    for add in (_finetune_parser, _predict_parser, _prompt_parser, _compare_parser, _plan_parser, _pretrain_parser, _generate_parser, _doctor_parser):
         add(commands)
     return parser
 
@@ -375,6 +429,26 @@ def predict(args):
         print("\t".join(row))
     for line in summary["lines"]:
         print(line, file=sys.stderr)
+    return 0
+
+
+def prompt(args):
+    """``minipeft prompt``."""
+    from .compare.prompt_command import run
+
+    _check_json(args)
+    fields = {k: v for k, v in _run_fields(args).items() if k not in ("model", "data", "method", "seed")}
+    try:
+        rows, lines, found = run(args, fields)
+    except KeyboardInterrupt:
+        kept = f"what is done is kept in {args.out}. To go on, repeat the command" if args.out else "nothing is kept without --out"
+        print(f"minipeft: stopped; {kept}", file=sys.stderr)
+        return 130
+    _write_json(args, found)
+    for line in lines:
+        print(line, file=sys.stderr)
+    for row in rows:
+        print("\t".join(row))
     return 0
 
 
@@ -488,7 +562,7 @@ def doctor(args):
     return 1 if any(f.advice for f in findings) else 0
 
 
-COMMANDS = {"finetune": finetune, "predict": predict, "compare": compare, "plan": plan, "pretrain": pretrain,
+COMMANDS = {"finetune": finetune, "predict": predict, "prompt": prompt, "compare": compare, "plan": plan, "pretrain": pretrain,
             "generate": generate, "doctor": doctor}
 
 

@@ -5,10 +5,11 @@ import dataclasses
 
 import pytest
 
-from minipeft.arguments import EXIT_RULES, MAIN, RUNS, SETTINGS, add_method_settings, given_settings, sweep
+from minipeft.arguments import COMPARED, EXIT_RULES, MAIN, RUNS, SETTINGS, STRATEGIES, add_method_settings, given_settings, sweep
 from minipeft.arguments import METHODS as NAMES
 from minipeft.compare import comparison
-from minipeft.compare.exits import OFFERED
+from minipeft.compare import exits, strategies
+from minipeft.compare.run import OFFERED
 from minipeft.methods import METHODS, RULES
 
 # Settings without an option: they are no single value, or come from --words, or are for those who write programs.
@@ -20,7 +21,8 @@ def settings_of(name):
 
 
 def test_every_method_and_every_setting_is_on_offer():
-    assert NAMES == tuple(METHODS) and RUNS == tuple(OFFERED) and EXIT_RULES == tuple(RULES)
+    assert NAMES == tuple(METHODS) and RUNS == tuple(exits.OFFERED) and EXIT_RULES == tuple(RULES)
+    assert STRATEGIES == tuple(strategies.STRATEGIES) and COMPARED == tuple(OFFERED)
     assert MAIN == comparison.MAIN
     for field, (having, _, _) in SETTINGS.items():
         assert set(having) == {name for name in OFFERED if field in settings_of(name)} - ({"pissa"} if field == "alpha" else set()), field
@@ -35,6 +37,9 @@ def test_a_command_offers_the_settings_of_its_methods():
     add_method_settings(parser, RUNS)
     assert given_settings(parser.parse_args("--looseness 0.5 --exit-rule margin".split())) == {
         "looseness": 0.5, "exit_rule": "margin"}
+    parser = argparse.ArgumentParser()
+    add_method_settings(parser, COMPARED, without=("by",))
+    assert hasattr(parser.parse_args([]), "generations") and not hasattr(parser.parse_args([]), "by")
 
 
 @pytest.mark.parametrize("text, expected", [
@@ -43,6 +48,7 @@ def test_a_command_offers_the_settings_of_its_methods():
     ("prefix.num-virtual-tokens=5", ("prefix.num_virtual_tokens", [5])),
     ("houlsby.train_norms=true,false", ("houlsby.train_norms", [True, False])),
     ("bitfit.terms=all,two", ("bitfit.terms", ["all", "two"])),
+    ("prompt_based.by=lora,full", ("prompt_based.by", ["lora", "full"])),
     ("early_exit.looseness=0,0.5", ("early_exit.looseness", [0.0, 0.5])),
     ("full.lr=1e-4,1e-3", ("full.lr", [1e-4, 1e-3])),
 ])
@@ -57,7 +63,7 @@ def test_a_sweep(text, expected):
     ("lora.rank=1,,2", "expected a whole number of at least 1, got ''"),
     ("lora.rank=x", "expected a whole number of at least 1, got 'x'"),
     ("lora.bottleneck=2", "lora has the settings lr, rank, alpha, targets, dropout; got 'lora.bottleneck=2'"),
-    ("doora.rank=2", f"expected a method among {', '.join(RUNS)} before the dot, got 'doora.rank=2'"),
+    ("doora.rank=2", f"expected a method among {', '.join(COMPARED)} before the dot, got 'doora.rank=2'"),
     ("bitfit.terms=three", "expected values among all, two, got 'bitfit.terms=three'"),
 ])
 def test_a_sweep_that_is_none(text, message):

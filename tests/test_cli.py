@@ -164,6 +164,7 @@ def test_absurd_numbers(name, option, value, refused, tmp_path, monkeypatch):
         "generate": "--model m --prompt p",
         "plan": "",
         "pretrain": "--arch encoder --out o",
+        "prompt": "--model m --text t",
     }
     refused(f"{name} {needed[name]}", f"{option}: expected ", f"{option}={value}")
 
@@ -191,6 +192,7 @@ def test_numeric_options_are_those():
         "--dask",
         "--prompt",
         "--corpus",
+        "--unlabelled",
     }
 
 

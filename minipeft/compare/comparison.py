@@ -3,7 +3,7 @@
 A comparison owns a folder:
 
     results.json    the table with all that stands below; results.csv and results.md, the table alone
-    report.html     all of it drawn, one page that opens from disk
+    report.html     all of it drawn, one page that opens from disk; score.svg, its first drawing alone
     NAME-seedS/     a run: run.json (its settings), result.json, analysis.json, and the adapter or model. NAME is the method,
                     with what was swept or tuned behind it: lora, lora-rank=4, lora-lr=0.001. Where there are several tasks
                     (--data given more than once) the runs of each lie in a folder of the task's name
@@ -58,12 +58,13 @@ from ..data import Tokenizer, files
 from ..kernels.backend import available_cores
 from ..methods import attach, quantise
 from .board import Board
-from .exits import OFFERED, Base
+from .exits import Base
 from .processes import Job, run_all
 from .rates import grid
 from .report import write_report
-from .run import Run, check_out, check_resume, check_task, load_config, load_for, make_work, unused_note
+from .run import OFFERED, Run, check_out, check_resume, check_task, load_config, load_for, make_work, unused_note
 from .sources import name_of, toy_task, written
+from .strategies import STRATEGIES, toy_prompts
 from .table import Table, other_metrics, size_text, summarise  # the last two for the command line
 
 MAIN = ("full", "head", "top_k", "bitfit", "ia3", "lora", "houlsby", "prefix", "prompt", "early_exit")
@@ -143,9 +144,9 @@ def check_methods(methods, sweeps):
 class Comparison:
     """What is compared, and where: the model, the data of each task, variants, seeds, the folder."""
 
-    def __init__(self, model, data, variants, seeds, out, settings, pool):
+    def __init__(self, model, data, variants, seeds, out, settings, pool, prompts=None):
         self.model, self.variants, self.seeds, self.out, self.settings, self.pool = model, variants, seeds, out, settings, pool
-        self.tasks = {}  # {name: path}
+        self.tasks, self.prompts = {}, prompts or {}  # {name: path}, {path: (templates, verbalizers)}
         for path in data:
             name, number = name_of(path), 2
             while name in self.tasks:
@@ -156,6 +157,8 @@ class Comparison:
         """The `Run` of a variant."""
         settings = {**self.settings, "method": variant.method, "lr": variant.lr or self.settings.get("lr")}
         settings |= {name: value for name, value in variant.settings.items() if name == "lr"}
+        if variant.method in STRATEGIES and not settings.get("template"):
+            settings |= dict(zip(("template", "verbalizer"), self.prompts.get(self.tasks[task], ())))
         own = {name: value for name, value in variant.settings.items() if name != "lr"}
         options = {**(self.settings.get("options") or {}), **own}
         return Run(str(self.model), str(self.tasks[task]), seed=seed, **{**settings, "options": options})
@@ -191,7 +194,9 @@ class Comparison:
 
         Raises ValueError where there is no score on dev, or no rate led to one.
         """
-        rates = {variant.label: grid(variant.method, self.model) for variant in self.variants if "lr" not in variant.settings}
+        trained = {variant.label: self.run(next(iter(self.tasks)), variant, 0).trained_by() for variant in self.variants}
+        rates = {variant.label: grid(trained[variant.label], self.model) for variant in self.variants
+                 if "lr" not in variant.settings and trained[variant.label] != Base.name}
         tried = {(task, variant.label, lr): self.job(task, replace(variant, lr=lr), 0) for task in self.tasks
                  for variant in self.variants for lr in rates.get(variant.label, ())}
         outcomes, out = self.outcomes(list(tried.values())), []
@@ -236,8 +241,12 @@ def check_fit(runs):
         seen.append(kind)
         tokenizer, config = Tokenizer.from_folder(run.model), load_config(run.model)
         check_task(run, config)
+        if run.strategy() is not None:
+            make_work(run, tokenizer, config, check=True)
+            run.make_method(tokenizer)
+            continue
         if run.data not in works:
-            works[run.data] = make_work(replace(run, train_limit=1), tokenizer, config)
+            works[run.data] = make_work(replace(run, train_limit=None if run.shots else 1), tokenizer, config)
         work = works[run.data]
         model, method = load_for(run, getattr(work, "labels", ()), run.seed), run.make_method(tokenizer)
         method.check(config)
@@ -282,10 +291,14 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
     variants = variants_of(methods, sweeps)
     for variant in variants:
         Run(model, "-", method=variant.method, **settings).settings()
+    prompts = {}
     if any(map(toy_task, data)):  # looked at before anything is written
+        named = [toy_task(path) for path in data]
         data = [written(path, out / "data") for path in data]
+        if set(methods) & set(STRATEGIES):
+            prompts = {path: toy_prompts(name[0]) for path, name in zip(data, named) if name}
     pool = {"workers": min(available_cores(), MOST_JOBS) if jobs is None else jobs, "threads": threads, "dask": dask}
-    comparison = Comparison(model, data, variants, seeds, out, settings, pool)
+    comparison = Comparison(model, data, variants, seeds, out, settings, pool, prompts)
     return tabulate(comparison, sweeps, tune)
 
 

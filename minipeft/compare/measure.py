@@ -18,7 +18,7 @@ BATCHES, LEAST, MOST, SECONDS = 4, 5, 25, 0.5  # batches in a round; rounds, as 
 def batches_of(work, count=BATCHES):
     """Up to ``count`` batches of dev (where there is none, of train), spread evenly over what an evaluation goes through."""
     held = next(getattr(work, name) for name in ("encodings", "blocks") if hasattr(work, name))
-    split = "dev" if "dev" in held else "train"
+    split = next(name for name in ("dev", "train", "test") if name in held and len(held[name]))
     if work.task == "lm":
         number = len(held[split][0])
         groups = [np.arange(i, min(i + work.batch_size, number)) for i in range(0, number, work.batch_size)]
@@ -31,7 +31,7 @@ def batches_of(work, count=BATCHES):
 def forward(work, model, batch):
     """One pass: to the logits of classes, or to the loss of a model that writes text."""
     if work.task == "classify":
-        return model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+        return work.scores(model, batch)
     return work.loss(model, batch)
 
 

@@ -20,16 +20,17 @@ from pathlib import Path
 from ..data import files
 from .report_facts import views
 from .report_learned import exits, prefix_attention, spectra
-from .report_page import page
+from .report_page import alone, page
 from .report_plan import four, on_paper, planned
 from .report_sections import costs, failures, learning, overview, sweeps, the_table, tradeoff, tuning
 
-REPORT, PARTS = "report.html", ("result", "analysis", "run")
+REPORT, PICTURE, PARTS = "report.html", "score.svg", ("result", "analysis", "run")
 PER_TASK = (the_table, tradeoff, learning, costs, sweeps, tuning, exits, spectra, prefix_attention, on_paper, four)
 
 
 def write_report(results, folder, runs=None):
-    """Write ``report.html`` into ``folder``; the same results give the same bytes.
+    """Write ``report.html`` into ``folder``, and ``score.svg``, its drawing of score against parameters (of several tasks the
+    first's); the same results give the same bytes.
 
     Args:
         results: the content of ``results.json``. folder: where the report goes; it is made if need be.
@@ -43,10 +44,15 @@ def write_report(results, folder, runs=None):
         ValueError: there are no rows, or a file of a run is not JSON. OSError: the report cannot be written.
     """
     folder = Path(folder)
-    html = report_html(results, read_runs(results, folder) if runs is None else runs)
+    runs = read_runs(results, folder) if runs is None else runs
+    written = {REPORT: report_html(results, runs)}
+    drawn = tradeoff(views(results, runs)[0])
+    if drawn is not None:
+        written[PICTURE] = alone(drawn.html())
     folder.mkdir(parents=True, exist_ok=True)
-    with files.atomic(folder / REPORT) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+    for name, text in written.items():
+        with files.atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return folder / REPORT
 
 

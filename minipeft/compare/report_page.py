@@ -3,18 +3,21 @@
 Everything that is given as text is escaped here; what is already HTML is a `Html`.
 """
 
+import re
 from dataclasses import dataclass, field
 from html import escape
 
-STYLE = """
+COLOURS = """
 :root { color-scheme: light dark; --paper: #fdfcfa; --ink: #1d1d1f; --soft: #5b5b62; --line: #d5d3ce; --tint: #f3f1ec;
   --c0: #0b62a4; --c1: #b8470a; --c2: #00734f; --c3: #9c3876; --c4: #7a6000; --c5: #2a7c94; --c6: #5f5f66; }
 @media (prefers-color-scheme: dark) { :root { --paper: #16171a; --ink: #ececee; --soft: #a6a7ae; --line: #3b3d43; --tint: #202226;
   --c0: #6bb5f0; --c1: #f59358; --c2: #3fcb9e; --c3: #e892c4; --c4: #dfbc45; --c5: #7fd0e6; --c6: #b4b4bb; } }
-* { box-sizing: border-box; }
+"""
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+STYLE = COLOURS + """* { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); line-height: 1.55;
-  font: 1.0625rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
+  font: 1.0625rem/1.55 """ + FONT + """; }
 main, header, footer { display: grid; grid-template-columns: minmax(1.1rem, 1fr) minmax(0, 40rem) minmax(1.1rem, 1fr); }
 section { display: contents; }
 main > *, section > *, header > *, footer > * { grid-column: 2; min-width: 0; }
@@ -154,6 +157,13 @@ def figure(svg, caption, label, data):
     return (f'<figure class="wide"><div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{svg}</div>\n'
             f"<figcaption>{safe(caption)}</figcaption>\n"
             f'<details><summary>The numbers</summary><div class="scroll">{table(*data)}</div></details></figure>')
+
+
+def alone(html):
+    """The first drawing of a part of the page as a file of its own, with the page's colours, in light and in dark."""
+    svg = re.search(r"<svg.*?</svg>", html, re.S)[0]
+    style = f"{COLOURS}svg {{ background: var(--paper); font-family: {FONT}; }} * {{ stroke-linejoin: round; }} text {{ stroke: none; }}"
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace("<title>", f"<style>{style}</style><title>", 1)
 
 
 def page(title, under, sections):

@@ -28,27 +28,34 @@ from ..training import (L2SP, METRICS, TEXT_METRICS, Classification, LanguageMod
 from ..training.display import ProgressBar
 from ..training.text_metrics import without_spaces
 from .analysis import analyse
-from .exits import KNOWN, OFFERED, Leaving, models_of
+from .exits import KNOWN as METHODS_AND_BASE
+from .exits import OFFERED as METHODS_OFFERED
+from .exits import Leaving, models_of
 from .measure import inference
 from .rates import default_lr
 from .sources import name_of, read
+from .strategies import FEW_EPOCHS, GENTLE, PET, STRATEGIES, Strategy, few
 
 RUN, RESULT, ANALYSIS, CHECKPOINT = "run.json", "result.json", "analysis.json", "checkpoint.safetensors"
 EPOCHS = 3
 HEAD_DRAW, METHOD_DRAW = 10, 11  # what a generator made of (seed, purpose) is for
+OFFERED, KNOWN = METHODS_OFFERED | STRATEGIES, METHODS_AND_BASE | STRATEGIES  # what is offered, and what a run may be of
 METRICS_OF = {"classify": tuple(METRICS), "lm": (), "seq2seq": TEXT_METRICS}  # the first is the default
 # The tasks that have a use for a setting; those not named here serve all.
-TASKS_OF = {"pooling": ("classify",), "metric": ("classify", "seq2seq"), "label_smoothing": ("classify", "seq2seq"),
+TASKS_OF = {"pooling": ("classify",), "shots": ("classify",), "template": ("classify",), "verbalizer": ("classify",),
+            "unlabelled": ("classify",), "metric": ("classify", "seq2seq"), "label_smoothing": ("classify", "seq2seq"),
             "stride": ("lm",), "max_target_length": ("seq2seq",), "bleu_tokenizer": ("seq2seq",)}
 
 
 @dataclass
 class Run:
-    """What to do: everything that ``minipeft finetune --help`` explains.
+    """What to do: everything that ``minipeft finetune --help`` and ``minipeft compare --help`` explain.
 
     ``options`` are settings of the method, {field: value}, and ``words`` a text whose tokens start its virtual tokens. ``lr``,
-    ``epochs`` and ``metric`` may be given as None, which becomes the method's own learning rate (see ``rates.py``), `EPOCHS` and
-    the task's first metric; None in the others stands for a default that depends on the model or means no limit.
+    ``epochs`` and ``metric`` may be given as None, which becomes the method's own learning rate (see ``rates.py``), `EPOCHS` (with
+    few examples `FEW_EPOCHS`) and the task's first metric; None in the others stands for a default that depends on the model or
+    means no limit. ``shots`` examples of each class are drawn by the seed, in place of all; ``template``, ``verbalizer`` (lists)
+    and ``unlabelled`` (a path) are for strategies.
     """
 
     model: str
@@ -81,13 +88,18 @@ class Run:
     seed: int = 0
     train_limit: int | None = None
     max_steps: int | None = None
+    shots: int | None = None
+    template: list | None = None
+    verbalizer: list | None = None
+    unlabelled: str | None = None
 
     def __post_init__(self):
         if self.method not in KNOWN:
             raise ValueError(f"method: expected one of {', '.join(OFFERED)}, got {self.method!r}")
         if self.task not in METRICS_OF:
             raise ValueError(f"task: expected one of {', '.join(METRICS_OF)}, got {self.task!r}")
-        for name, least in (("max_length", 2), ("max_target_length", 2), ("train_limit", 1), ("stride", 1)):
+        for name, least in (("max_length", 2), ("max_target_length", 2), ("train_limit", 1), ("stride", 1),
+                            ("shots", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name}: expected at least {least}, got {value}")
@@ -97,10 +109,28 @@ class Run:
         self.metric = metrics[0] if metrics and self.metric is None else self.metric
         if metrics and self.metric not in metrics:
             raise ValueError(f"metric: task {self.task} is scored by one of {', '.join(metrics)}; got {self.metric!r}")
-        self.lr = default_lr(self.method, self.model) if self.lr is None else self.lr
-        self.epochs = EPOCHS if self.epochs is None else self.epochs
+        if self.shots == 0 and self.method not in ("base", "zero_shot", "pet", "ipet"):
+            raise ValueError(f"shots: {self.method} learns from labelled examples; expected at least 1 of each class, got 0")
+        if self.lr is None:
+            gentle = self.method == "prompt_based" and self.shots is not None
+            self.lr = default_lr(self.trained_by(), self.model) * (GENTLE if gentle else 1)
+        few_texts = self.shots is not None and not issubclass(KNOWN[self.method], PET)
+        self.epochs = (FEW_EPOCHS if few_texts else EPOCHS) if self.epochs is None else self.epochs
         defaults = vars(KNOWN[self.method]())  # an option given as it is by default asks for nothing else
         self.options = {name: v for name, v in self.options.items() if name not in defaults or defaults[name] != v}
+
+    def trained_by(self):
+        """The name of the method whose learning rate it is."""
+        kind = KNOWN[self.method]
+        by = self.options.get("by", kind.by) if issubclass(kind, Strategy) else self.method
+        return "base" if by is None or by not in KNOWN else by
+
+    def strategy(self):
+        """The `Strategy`, None for a method that classifies with a head."""
+        kind = KNOWN[self.method]
+        if not issubclass(kind, Strategy):
+            return None
+        return kind(**{name: value for name, value in self.options.items() if name in settings_of(kind)})
 
     def settings(self):
         """The training loop's part of it."""
@@ -111,8 +141,10 @@ class Run:
         """Names of the fields that were set and that this method and task have no use for."""
         defaults = {f.name: f.default for f in fields(self)}
         idle = [name for name, tasks in TASKS_OF.items() if self.task not in tasks and getattr(self, name) != defaults[name]]
-        known = settings_of(KNOWN[self.method])
+        known = settings_of(KNOWN[self.method]) | settings_of(KNOWN[self.trained_by()])
         idle += [name for name in self.options if name not in known]
+        idle += [name for name in ("template", "verbalizer") if getattr(self, name) and self.strategy() is None]
+        idle += ["unlabelled"] * (self.unlabelled is not None and not issubclass(KNOWN[self.method], PET))
         return idle + ["words"] * (self.words is not None and "words" not in known)
 
     def hooks(self, attachment):
@@ -129,6 +161,8 @@ class Run:
 
     def make_method(self, tokenizer=None):
         """The method with its settings; ``tokenizer`` turns ``words`` into token ids."""
+        if self.strategy() is not None:
+            return self.strategy().method(self, tokenizer)
         known, method = settings_of(KNOWN[self.method]), KNOWN[self.method]
         options = {name: value for name, value in self.options.items() if name in known}
         if self.words is not None and "words" in known and tokenizer is not None:
@@ -183,7 +217,10 @@ def notes_on_data(work, length):
 
 def check_task(run, config):
     """Refuse a task that a model of this config cannot do, and a method that cannot do the task."""
-    if config.encoder_decoder and run.task != "seq2seq":
+    prompted = run.strategy() is not None and not isinstance(run.strategy(), PET)  # with the head that it was pre-trained with
+    if run.strategy() is not None and run.task != "classify":
+        raise ValueError(f"{run.method}: a strategy classifies texts; use --task classify")
+    if config.encoder_decoder and run.task != "seq2seq" and not prompted:
         raise ValueError(f"task {run.task}: {run.model} is T5, an encoder-decoder, which writes one text from another; use "
                          "--task seq2seq with it, or a model of another kind (BERT, GPT-2, LLaMA)")
     if run.task == "seq2seq" and not config.encoder_decoder:
@@ -199,13 +236,21 @@ def check_task(run, config):
                          f"{'--task classify' if run.task != 'classify' else '--label-smoothing 0'}, or another method")
 
 
-def make_work(run, tokenizer, config):
-    """The `Classification`, `LanguageModelling` or `Sequence2Sequence` that a run trains on."""
+def make_work(run, tokenizer, config, check=False):
+    """The `Classification`, `LanguageModelling` or `Sequence2Sequence` that a run trains on.
+
+    ``check``: of a strategy only see that all fits, which leaves its long parts out, and give nothing.
+    """
     method = run.make_method(tokenizer)
     method.check(config)
     limit = longest(run.max_length, config, method.positions_taken)
     if run.task == "classify":
-        return Classification(tokenizer, read(run.data, run.task), limit, run.batch_size, run.metric, run.train_limit,
+        dataset, strategy = read(run.data, run.task), run.strategy()
+        if run.shots is not None:
+            dataset = few(dataset, run.shots, run.seed)
+        if strategy is not None:
+            return (strategy.check if check else strategy.work)(run, tokenizer, config, dataset, limit)
+        return Classification(tokenizer, dataset, limit, run.batch_size, run.metric, run.train_limit,
                               label_smoothing=run.label_smoothing)
     texts = read(run.data, run.task)
     if "train" not in texts:
@@ -219,6 +264,8 @@ def make_work(run, tokenizer, config):
 
 def load_for(run, labels, seed):
     """The run's model with a head for its task."""
+    if run.strategy() is not None:
+        return run.strategy().load(run, labels, np.random.default_rng([seed, HEAD_DRAW]))
     if run.task != "classify":
         return load_pretrained(run.model, task=run.task, rng=np.random.default_rng([seed, HEAD_DRAW]))
     if run.pooling in ("cls", "pooler") and load_config(run.model).causal:
@@ -345,9 +392,9 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "d
 
 
 def batch_length(work):
-    """Tokens in a row of a training batch, padding included: the mean over one epoch."""
-    batches = work.training_batches(np.random.default_rng(0))
-    return float(np.mean([work.collate(indices).input_ids.shape[1] for indices in batches]))
+    """Tokens in a row of a training batch, padding included: the mean over one epoch; None where there are none."""
+    lengths = [work.collate(indices).input_ids.shape[1] for indices in work.training_batches(np.random.default_rng(0))]
+    return float(np.mean(lengths)) if lengths else None
 
 
 def train(run, attachment, work, settings, out, resume, display):
@@ -429,13 +476,14 @@ def save(run, model, attachment, out):
     head is in a file of its own; None where there is nothing to say.
     """
     reason = None
-    if run.method == "base":
+    trained = attachment.method.name
+    if trained == "base":
         return sum(p.stat().st_size for p in files.model_folder(run.model).glob("*.safetensors")), None
-    if run.method in ("full", "early_exit"):
+    if trained in ("full", "early_exit"):
         save_pretrained(model, out, tokenizer_from=run.model)
-        if run.method == "early_exit":
+        if trained == "early_exit":
             attachment.method.model.save_exits(out)
-    elif run.method == "head":
+    elif trained == "head":
         save_adapter(attachment, out, base=run.model)
     else:
         reason = save_adapter(attachment, out, base=run.model)

@@ -12,6 +12,7 @@ from .early_exit import EarlyExit
 from .exit_rules import RULES, Confident
 from .exit_training import Joint, SelfDistilled, TwoStage
 from .full import Full
+from .fusion import Fusion
 from .head import Head
 from .ia3 import IA3
 from .layer_skip import ExitLoss, draft_and_verify, layer_dropout
@@ -35,7 +36,7 @@ METHODS = {method.name: method for method in (
     Full, Head, TopK, BitFit, LayerNormTuning, RandomMask, FisherMask, LoRA, RsLoRA, LoRAPlus, DoRA, PiSSA, AdaLoRA, IA3, Houlsby,
     Pfeiffer, Parallel, Compacter, Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
 
-__all__ = ["AdapterDrop", "Attachment", "Confident", "EarlyExit", "ExitLoss", "GradualUnfreezing", "Joint", "METHODS", "Method",
-           "RULES", "SelfDistilled", "TokenExit", "TwoStage", "activate", "adapter_drop", "attach", "combine", "dequantise",
+__all__ = ["AdapterDrop", "Attachment", "Confident", "EarlyExit", "ExitLoss", "Fusion", "GradualUnfreezing", "Joint", "METHODS",
+           "Method", "RULES", "SelfDistilled", "TokenExit", "TwoStage", "activate", "adapter_drop", "attach", "combine", "dequantise",
            "discriminative", "draft_and_verify", "fisher_importance", "layer_dropout", "match", "mixed", "quantise",
            *(method.__name__ for method in METHODS.values())]

@@ -12,7 +12,7 @@ Source: Zhao, Wallace, Feng, Klein, Singh, ICML 2021, arXiv:2102.09690, section 
 import numpy as np
 
 from ..data import Example
-from ..training.metrics import METRICS
+from ..training import Classification
 
 CONTENT_FREE = ("", "N/A", "[MASK]")  # section 5: the mean over several is steadier than one
 
@@ -40,12 +40,15 @@ class Calibration:
         self.work = work
         work.add(self.SPLIT, tokenizer, [Example(text, text, None) for text in inputs], max_length)
 
+    def __getattr__(self, name):  # called only for what is not set here: everything else is the work's own
+        if name == "work":
+            raise AttributeError(name)
+        return getattr(self.work, name)
+
     def predict(self, model, split):
         """Calibrated probabilities (N, C)."""
         return calibrated(self.work.predict(model, split), self.work.predict(model, self.SPLIT))
 
     def evaluate(self, model, split):
-        """{"score", and each metric} on a split whose examples have classes."""
-        p, actual = self.predict(model, split).argmax(axis=1), self.work.targets[split]
-        scores = {name: f(p, actual, len(self.work.labels)) for name, f in METRICS.items()}
-        return {"score": scores[self.work.metric], **scores}
+        """The scores of a split, as the work has them, of the calibrated probabilities."""
+        return Classification.evaluate(self, model, split)

@@ -51,14 +51,15 @@ class ClozeClassification(Classification):
     Args:
         tokenizer: a `Tokenizer`. dataset: a `Dataset`, whose classes are the verbalizer's. config: the model's.
         template: a `Template`. verbalizer: a `Verbalizer`.
-        max_length: longest prompt in tokens; longer texts are cut, the template never. batch_size, metric, train_limit, seed: as in
-            `Classification`.
+        max_length: longest prompt in tokens; longer texts are cut, the template never.
+        batch_size, metric, train_limit, seed: as in `Classification`.
+        demonstrations: `Demonstrations`, which stand before every text; default: none.
 
     Raises ValueError where template, verbalizer, data and model do not fit each other.
     """
 
     def __init__(self, tokenizer, dataset, config, template, verbalizer, max_length, batch_size, metric="accuracy",
-                 train_limit=None, seed=0):
+                 train_limit=None, seed=0, demonstrations=None):
         if metric not in METRICS:
             raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
         if tuple(dataset.labels) != verbalizer.labels:
@@ -70,6 +71,7 @@ class ClozeClassification(Classification):
         self.words = self._words(tokenizer)
         self.start = self._start(tokenizer, config)
         self.labels, self.metric, self.batch_size, self.pad_id = dataset.labels, metric, batch_size, tokenizer.pad_id
+        self.demonstrations, self.sources = demonstrations, {}
         self.encodings, self.places, self.targets, self.truncated = {}, {}, {}, 0
         for split, examples in dataset.splits.items():
             if split == "train" and train_limit is not None and train_limit < len(examples):
@@ -79,11 +81,18 @@ class ClozeClassification(Classification):
 
     def add(self, split, tokenizer, examples, max_length):
         """Take the examples of one more split."""
-        rows, cut = self.template.encode(tokenizer, examples, max_length, self.kind)
+        self.sources[split] = tokenizer, examples, max_length
+        self.targets[split] = np.array([-1 if e.label is None else e.label for e in examples], np.int64)
+        self.truncated += self.fill(split)
+
+    def fill(self, split, number=0):
+        """Fill the template with the texts of a split, behind the demonstrations of this number; returns how many were cut."""
+        tokenizer, examples, max_length = self.sources[split]
+        contexts = self.demonstrations and self.demonstrations.draw(examples, self.template, self.verbalizer, number)
+        rows, cut = self.template.encode(tokenizer, examples, max_length, self.kind, contexts)
         self.encodings[split] = [Encoding(row.ids, row.types) for row in rows]
         self.places[split] = np.array([row.place for row in rows], np.int64)
-        self.targets[split] = np.array([-1 if e.label is None else e.label for e in examples], np.int64)
-        self.truncated += cut
+        return cut
 
     def _words(self, tokenizer):
         """What stands for each class: the ids of its words."""
@@ -92,6 +101,12 @@ class ClozeClassification(Classification):
     def _start(self, tokenizer, config):
         """What an encoder-decoder has written before the gap; None for other models."""
         return [config.decoder_start_token_id, tokenizer.id_of(SENTINEL)] if self.kind == "seq2seq" else None
+
+    def training_batches(self, rng):
+        """The batches of an epoch, as arrays of indices, behind demonstrations drawn anew."""
+        if self.demonstrations:
+            self.fill("train", int(rng.integers(self.demonstrations.sets, 2**31)))
+        return super().training_batches(rng)
 
     def collate(self, indices, split="train"):
         """The batch of these examples, padded to its longest."""
@@ -106,10 +121,18 @@ class ClozeClassification(Classification):
         """Mean cross-entropy over the classes, a Tensor."""
         return F.cross_entropy(self.scores(model, batch), batch.labels)
 
+    def probabilities(self, model, batch):
+        """q (B, C), an array in float64."""
+        return restricted_softmax(self.scores(model, batch).data)
+
     def predict(self, model, split):
-        """Probabilities (N, C) of a split's examples, in their order."""
-        out = np.zeros((len(self.encodings[split]), len(self.labels)))
+        """Probabilities (N, C) of a split's examples, in their order; the mean over all sets of demonstrations."""
+        sets = self.demonstrations.sets if self.demonstrations else 1
+        out = np.zeros((sets, len(self.targets[split]), len(self.labels)))
         with no_grad():
-            for indices in make_batches(self.encodings[split], 2 * self.batch_size):
-                out[indices] = restricted_softmax(self.scores(model, self.collate(indices, split)).data)
-        return out
+            for number in range(sets):
+                if self.demonstrations:
+                    self.fill(split, number)
+                for indices in make_batches(self.encodings[split], 2 * self.batch_size):
+                    out[number, indices] = self.probabilities(model, self.collate(indices, split))
+        return out.mean(axis=0)

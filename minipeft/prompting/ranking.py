@@ -3,8 +3,8 @@
     l(c) = sum over t of log p(c_t | prompt, c_<t),      divided by the number of tokens of c where the length is not to count
     q = softmax of l,                 training: -mean over t of log p(right answer's t-th token | ...)
 
-Maximum likelihood over the whole vocabulary, so that the model stays one that writes: this is how T0 is trained. For causal models,
-which read the prompt and write on, and for sequence-to-sequence models, which write what stands for the sentinel.
+Maximum likelihood over the whole vocabulary, so that the model stays one that writes: this is how T0 is trained. For causal
+models, which read the prompt and write on, and for sequence-to-sequence models, which write what stands for the sentinel.
 
 Sources: Sanh et al., ICLR 2022, arXiv:2110.08207, section 5 (rank classification); Liu et al., NeurIPS 2022, arXiv:2205.05638,
 section 3.2 (length normalisation); Brown et al., NeurIPS 2020, arXiv:2005.14165, section 2.4.
@@ -13,8 +13,7 @@ section 3.2 (length normalisation); Brown et al., NeurIPS 2020, arXiv:2005.14165
 import numpy as np
 
 from .. import autograd as F
-from ..autograd import no_grad
-from ..data import Encoding, collate, make_batches
+from ..data import Encoding, collate
 from .cloze import ClozeClassification
 from .verbalizers import restricted_softmax
 
@@ -36,8 +35,8 @@ class RankClassification(ClozeClassification):
     def _words(self, tokenizer):
         """The tokens of each class's answer."""
         if self.kind == "masked":
-            raise ValueError("ranking: a masked model fills in one token; expected a decoder or an encoder-decoder, or classify by the "
-                             "gap")
+            raise ValueError("ranking: a masked model fills in one token; expected a decoder or an encoder-decoder, or classify by "
+                             "the gap")
         space = " " if self.template.spaced else ""
         return [tokenizer.encode(space + words[0], add_special_tokens=False) for words in self.verbalizer.words.values()]
 
@@ -87,10 +86,6 @@ class RankClassification(ClozeClassification):
             out[:, c] /= len(words) if self.normalised else 1
         return out
 
-    def predict(self, model, split):
-        """Probabilities (N, C) of a split's examples, in their order."""
-        out = np.zeros((len(self.encodings[split]), len(self.labels)))
-        with no_grad():
-            for indices in make_batches(self.encodings[split], 2 * self.batch_size):
-                out[indices] = restricted_softmax(self.log_likelihoods(model, self.collate(indices, split)))
-        return out
+    def probabilities(self, model, batch):
+        """q (B, C), an array in float64."""
+        return restricted_softmax(self.log_likelihoods(model, batch))

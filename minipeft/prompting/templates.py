@@ -8,7 +8,8 @@
 
 Where the whole is too long the texts are cut, and never the template.
 
-Sources: Schick and Schütze, EACL 2021, arXiv:2001.07676, section 3 (patterns); Raffel et al., JMLR 2020, section 3.1.4 (sentinels).
+Sources: Schick and Schütze, EACL 2021, arXiv:2001.07676, section 3 (patterns); Raffel et al., JMLR 2020, section 3.1.4
+(sentinels).
 """
 
 import string
@@ -64,9 +65,9 @@ class Template:
         """The words of the pattern directly before the mask, "" where a text stands there."""
         return next(words for words, name in self.parts if name == "mask")
 
-    def halves(self, text, text2):
-        """What stands before the mask, and what behind it."""
-        fields, out = {"text": text, "text2": text2 or ""}, ["", ""]
+    def halves(self, text, text2, context=""):
+        """What stands before the mask, and what behind it; ``context`` stands before everything."""
+        fields, out = {"text": text, "text2": text2 or ""}, [context, ""]
         side = 0
         for words, name in self.parts:
             out[side] += words
@@ -81,12 +82,14 @@ class Template:
         before, behind = self.halves(text, text2)
         return (before + word + behind).strip()
 
-    def encode(self, tokenizer, examples, max_length, kind):
+    def encode(self, tokenizer, examples, max_length, kind, contexts=None):
         """Fill the template with each example.
 
         Args:
             tokenizer: a `Tokenizer`. examples: things with ``text`` and ``text2``. max_length: most tokens, all included.
             kind: one of `KINDS`.
+            contexts: for each example a list of texts that stand before it (its demonstrations); default: none. Where the whole
+                is too long the first of them are left out, whole, before anything is cut.
 
         Returns:
             (list of `Cloze`, how many texts were cut).
@@ -94,13 +97,19 @@ class Template:
         Raises:
             ValueError: a masked model's tokenizer without a mask token, T5's without sentinels, or no room beside the template.
         """
-        gap = self._gap(tokenizer, kind)
-        pairs = [(e.text, e.text2) for e in examples]
-        encodings = tokenizer.encode_pairs([self._shown(*pair, gap, kind) for pair in pairs])
-        cut = [number for number, e in enumerate(encodings) if len(e.ids) > max_length]
-        for number in cut:
-            pairs[number], encodings[number] = self._shortened(tokenizer, pairs[number], max_length, gap, kind)
-        return [self._cloze(tokenizer, e, pair, gap, kind) for e, pair in zip(encodings, pairs)], len(cut)
+        gap, cut = self._gap(tokenizer, kind), 0
+        filled = [(e.text, e.text2, "".join(context)) for e, context in zip(examples, contexts or [()] * len(examples))]
+        encodings = tokenizer.encode_pairs([self._shown(*each, gap, kind) for each in filled])
+        for number, encoding in enumerate(encodings):
+            left = list(contexts[number]) if contexts else []
+            while len(encoding.ids) > max_length and left:
+                del left[0]
+                filled[number] = (*filled[number][:2], "".join(left))
+                (encoding,) = encodings[number:number + 1] = tokenizer.encode_pairs([self._shown(*filled[number], gap, kind)])
+            if len(encoding.ids) > max_length:
+                filled[number], encodings[number] = self._shortened(tokenizer, filled[number][:2], max_length, gap, kind)
+                cut += 1
+        return [self._cloze(tokenizer, e, each, kind) for e, each in zip(encodings, filled)], cut
 
     def _gap(self, tokenizer, kind):
         """The token that stands for the gap, as text; "" for causal models, which read up to it."""
@@ -112,31 +121,31 @@ class Template:
                              f"template: this tokenizer has no sentinel {SENTINEL}")
         return tokenizer.piece_of(number)
 
-    def _shown(self, text, text2, gap, kind):
+    def _shown(self, text, text2, context, gap, kind):
         """The text that the model reads."""
-        before, behind = self.halves(text, text2)
+        before, behind = self.halves(text, text2, context)
         return before.strip() if kind == "causal" else (before + gap + behind).strip()
 
     def _shortened(self, tokenizer, pair, max_length, gap, kind):
-        """(texts, encoding) of an example whose texts are cut until all fits."""
+        """((text, text2, no context), encoding) of an example whose texts are cut until all fits."""
         texts = [text or "" for text in pair]
         lengths = [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
-        room = sum(lengths) + max_length - len(tokenizer.encode(self._shown(*texts, gap, kind)))
+        room = sum(lengths) + max_length - len(tokenizer.encode(self._shown(*texts, "", gap, kind)))
         while room >= 0:
-            kept = tuple(tokenizer.shortened(text, count) for text, count in zip(texts, longest_first(*lengths, room)))
+            kept = (*(tokenizer.shortened(text, count) for text, count in zip(texts, longest_first(*lengths, room))), "")
             (encoding,) = tokenizer.encode_pairs([self._shown(*kept, gap, kind)])
             if len(encoding.ids) <= max_length:
                 return kept, encoding
             room -= 1  # the seam between a text and the template may take one token more
         raise ValueError(f"max_length: the template {self.pattern!r} alone takes more than {max_length} tokens; give a larger one")
 
-    def _cloze(self, tokenizer, encoding, pair, gap, kind):
+    def _cloze(self, tokenizer, encoding, filled, kind):
         """An encoding with the place to read at."""
         if kind == "causal":
             return Cloze(encoding.ids or [tokenizer.pad_id], encoding.types or [0], max(len(encoding.ids) - 1, 0))
         if kind == "seq2seq":
             return Cloze(encoding.ids, encoding.types, 1)  # of the decoder, which reads its start token and the sentinel
         # A text may hold the words of a mask itself: the template's own is the one behind as many as stand before it.
-        before = tokenizer.encode(self.halves(*pair)[0].strip(), add_special_tokens=False)
+        before = tokenizer.encode(self.halves(*filled)[0].strip(), add_special_tokens=False)
         places = [place for place, number in enumerate(encoding.ids) if number == tokenizer.mask_id]
         return Cloze(encoding.ids, encoding.types, places[before.count(tokenizer.mask_id)])

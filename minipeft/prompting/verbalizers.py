@@ -3,8 +3,8 @@
     s(c) = mean over the words w of class c of z_w            z: the model's logits at the gap, over the vocabulary
     q(c) = exp s(c) / sum over the classes c' of exp s(c')    a softmax over the classes alone: other words have no part in it
 
-Sources: Schick and Schütze, EACL 2021, arXiv:2001.07676, section 3.1; several words a class: Schick, Schmid, Schütze, COLING 2020,
-arXiv:2010.13641.
+Sources: Schick and Schütze, EACL 2021, arXiv:2001.07676, section 3.1; several words a class: Schick, Schmid, Schütze,
+COLING 2020, arXiv:2010.13641.
 """
 
 import difflib

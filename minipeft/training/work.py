@@ -60,10 +60,14 @@ class Classification:
         """What a batch counts for when several make one step: its examples."""
         return batch.size
 
+    def scores(self, model, batch):
+        """The logits (B, C) of a batch, a Tensor."""
+        return model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+
     def loss(self, model, batch):
         """Mean cross-entropy of a batch, a Tensor."""
         if self.label_smoothing:
-            logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits  # (B, C)
+            logits = self.scores(model, batch)  # (B, C)
             return smoothed_cross_entropy(logits, batch.labels, self.label_smoothing)
         return model(batch.input_ids, batch.attention_mask, batch.token_type_ids, labels=batch.labels).loss
 
@@ -73,7 +77,7 @@ class Classification:
         with no_grad():
             for indices in make_batches(self.encodings[split], 2 * self.batch_size):
                 batch = self.collate(indices, split)
-                z = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits.data.astype(np.float64)
+                z = self.scores(model, batch).data.astype(np.float64)  # (B, C)
                 e = np.exp(z - z.max(axis=1, keepdims=True))
                 out[indices] = e / e.sum(axis=1, keepdims=True)  # (N, C)
         return out

@@ -376,6 +376,28 @@ def test_runs_are_read_from_the_folder(examples, tmp_path):
     write_report(results, tmp_path)
 
 
+def test_the_first_drawing_is_a_file_of_its_own_too(examples, tmp_path):
+    """It is XML by itself, with a size, words for who cannot see it, and a value for each colour that it names."""
+    results, runs = examples.basic(), {}
+    write_report(results, tmp_path, runs)
+    text = (tmp_path / "score.svg").read_text(encoding="utf-8")
+    root = ElementTree.fromstring(text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.attrib["viewBox"] and root.attrib["aria-label"]
+    named = set(re.findall(r"var\((--\w+)\)", text))
+    assert {"--paper", "--ink"} <= named and all(text.count(f"{name}: #") == 2 for name in named)
+    body = text[text.index("</style>"):].split("<title>", 1)[1]
+    assert body[:200] in report_html(results, runs)
+    write_report(results, tmp_path, runs)
+    assert (tmp_path / "score.svg").read_text(encoding="utf-8") == text
+
+
+def test_one_method_makes_no_drawing(examples, tmp_path):
+    results = examples.basic()
+    results["rows"] = [row for row in results["rows"] if row["method"] in ("base", "lora")]
+    write_report(results, tmp_path, {})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html"]
+
+
 def test_matplotlib_is_imported_only_to_draw():
     code = "import sys, minipeft.compare.report; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

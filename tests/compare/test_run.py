@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from minipeft import arguments, cli
-from minipeft.compare.exits import OFFERED
-from minipeft.compare.run import (EPOCHS, METRICS_OF, RESULT, RUN, Run, batch_length, check_writable, cut_note, describe, execute,
+from minipeft.compare.run import (EPOCHS, METRICS_OF, OFFERED, RESULT, RUN, Run, batch_length, check_writable, cut_note, describe, execute,
                                   load_config, longest, make_work, notes_on_data, prepare, unused_note)
 from minipeft.data import Tokenizer, files
 from minipeft.interop import load_pretrained
@@ -31,7 +30,8 @@ def test_the_command_line_offers_every_task():
 def test_the_command_lines_defaults_are_the_runs():
     args = cli.make_parser().parse_args("finetune --model m --data d --out o".split())
     assert Run(**cli._run_fields(args)) == Run("m", "d")
-    assert set(cli._run_fields(args)) == {f.name for f in fields(Run)}
+    asked = {"shots", "template", "verbalizer", "unlabelled"}  # of compare and prompt
+    assert set(cli._run_fields(args)) == {f.name for f in fields(Run)} - asked
     args = cli.make_parser().parse_args("compare --model m --data d".split())
     assert set(cli._run_fields(args)) == {f.name for f in fields(Run)} - {"method", "seed"}
 

@@ -1,0 +1,220 @@
+"""How far a few labels go: head fine-tuning, prompts, PET, iPET and demonstrations, on 0 to 1,000 labelled texts.
+
+Data. ``toy:rating``, a review in one of four classes (chance 25 %, Bayes' rule 98); for each seed, K texts of each class are drawn
+from the same 8,000, and 2,000 others are the raw text that PET and iPET label. Scores are accuracies on 1,000 test texts, in per
+cent; five seeds, mean and sample standard deviation.
+
+Sides. All train everything (full fine-tuning) on toy:encoder, at the package's learning rates, and are given no more labels than K
+a class to choose by.
+
+    head         a classification head beside the pre-trained model
+    prompt       prompt-based fine-tuning through the first template of `prompting.toy_prompts`
+    PET, iPET    all its templates, raw text, and at the end a classification head
+    in context   solved examples before each text, as many as fit, on toy:decoder; nothing is trained
+
+Without labels: a head that was drawn, the prompt as it is, PET and iPET on what the untrained prompts say.
+
+How many texts a prompt is worth: the mean, over the accuracies that both reach, of the labels that the prompt saves a head
+(`prompting.data_advantage`).
+"""
+
+import argparse
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import common
+
+EXAMPLE = """examples:
+  python -m benchmarks.few_labels --json few.json --markdown few.md --picture few.svg
+  python -m benchmarks.few_labels --fast            # exercises every part; its numbers mean nothing
+"""
+TASK = "rating"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The sizes of a study: ``shots`` of each of four classes, ``raw`` texts without labels."""
+
+    seeds: int = 5
+    shots: tuple = (0, 1, 2, 4, 8, 25, 250)
+    train: int = 8000
+    raw: int = 2000
+    test: int = 1000
+
+
+FAST = Scale(seeds=2, shots=(0, 1, 2), train=60, raw=30, test=20)
+SIDES = {"head": ("full", {}), "prompt": ("prompt_based", {}), "PET": ("pet", {}), "iPET": ("ipet", {}),
+         "in context": ("in_context", {})}
+
+
+class Study:
+    """The runs of a study in the folder ``out``; those that are finished are not made again."""
+
+    def __init__(self, out, scale, told=lambda line: None):
+        self.out, self.scale, self.told = Path(out), scale, told
+
+    def data(self):
+        """(folder of the labelled texts, file of the raw ones), written once; no text is in both."""
+        from minipeft.data import files, toy
+
+        folder = self.out / "data" / f"{TASK}-{self.scale.train}"
+        raw = folder / "raw.tsv"
+        if not raw.is_file():
+            toy.save(TASK, folder, seed=0, train=self.scale.train + self.scale.raw, dev=1, test=self.scale.test)
+            header, *rows = (folder / "train.tsv").read_text(encoding="utf-8").splitlines()
+            parts = {"train.tsv": [header, *rows[self.scale.raw:]],
+                     raw.name: ["text", *(row.split("\t")[0] for row in rows[:self.scale.raw])]}
+            for name, lines in parts.items():
+                with files.atomic(folder / name) as temporary:
+                    temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        return folder, raw
+
+    def run(self, side, shots, seed):
+        """The `Run` of a side."""
+        from minipeft.compare.run import Run
+        from minipeft.compare.strategies import toy_prompts
+
+        (method, options), (folder, raw) = SIDES[side], self.data()
+        model = "toy:decoder" if side == "in context" else "toy:encoder"
+        if shots == 0:
+            method = {"full": "base", "prompt_based": "zero_shot", "in_context": "zero_shot"}.get(method, method)
+        more = {}
+        if method != "full":
+            templates, verbalizers = toy_prompts(TASK)
+            more = {"template": templates, "verbalizer": verbalizers} if method != "base" else {}
+        if method in ("pet", "ipet"):
+            more["unlabelled"] = str(raw)
+        return Run(model, str(folder), method, options=options, shots=shots, seed=seed, max_length=96, **more)
+
+    def score(self, side, shots, seed):
+        """Accuracy on test, in per cent, of a run that is made unless it was before."""
+        from minipeft.compare.run import RESULT, execute
+
+        folder = self.out / "runs" / f"{side.replace(' ', '-')}-{shots}-seed{seed}"
+        before = (folder / RESULT).is_file()
+        result = execute(self.run(side, shots, seed), folder, resume=True, quiet=True)
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
+        if not before:
+            self.told(f"{side}, {shots} of each class, seed {seed}: {100 * result['score']:.1f}")
+        return 100 * result["score"]
+
+    def curves(self):
+        """{side: [[score of each seed] for each number of texts]}."""
+        out = {side: [] for side in SIDES}
+        for shots in self.scale.shots:
+            for side in SIDES:
+                out[side].append([self.score(side, shots, seed) for seed in range(self.scale.seeds)])
+        return out
+
+
+def advantages(scale, curves):
+    """{side: [examples that it saves a head, with each seed]}; None where the two share no accuracy."""
+    from minipeft.prompting import data_advantage
+
+    sizes, out = [4 * shots for shots in scale.shots], {}
+    for side in SIDES:
+        if side != "head":
+            out[side] = [data_advantage(sizes, [c[seed] for c in curves["head"]], [c[seed] for c in curves[side]])
+                         for seed in range(scale.seeds)]
+    return out
+
+
+# ---- how it is shown -----------------------------------------------------------------------------------------------
+
+
+def rows_of(scale, curves):
+    """The table: one row for each side, a column for each number of texts, and what the side saves."""
+    saved, rows = advantages(scale, curves), []
+    for side, columns in curves.items():
+        cells = [f"{statistics.mean(each):.1f} ± {statistics.stdev(each):.1f}" for each in columns]
+        known = [value for value in saved.get(side, []) if value is not None]
+        worth = "–" if len(known) < 2 else f"{statistics.mean(known):.0f} ± {statistics.stdev(known):.0f}"
+        rows.append([side, *cells, worth])
+    return rows
+
+
+def columns_of(scale):
+    """The heads of the table."""
+    return ["labelled texts", *(str(4 * shots) for shots in scale.shots), "labels saved"]
+
+
+def markdown(scale, curves):
+    """The table as Markdown."""
+    lines = [columns_of(scale), ["---", *["--:"] * (len(scale.shots) + 1)], *rows_of(scale, curves)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def picture(scale, curves):
+    """The curves as an SVG that stands by itself."""
+    from minipeft.compare.report_page import alone
+    from minipeft.compare.svg import SERIES, drawing, freeze, to_svg
+
+    sizes = [4 * shots for shots in scale.shots]
+    places = list(range(len(sizes)))  # evenly spaced: 0 has no logarithm
+    with drawing(400) as figure:
+        axes = figure.subplots()
+        for number, (side, columns) in enumerate(curves.items()):
+            means = [statistics.mean(each) for each in columns]
+            spread = [statistics.stdev(each) for each in columns]
+            colour, marker = SERIES[number], "osD^v"[number]
+            axes.plot(places, means, marker + "-", color=colour, markersize=5)
+            axes.fill_between(places, [m - s for m, s in zip(means, spread)], [m + s for m, s in zip(means, spread)], color=colour,
+                              alpha=0.12, linewidth=0)
+            axes.annotate(side, (places[-1], means[-1]), (8, 0), textcoords="offset points", va="center", color=colour)
+        axes.set_xticks(places, [str(size) for size in sizes])
+        axes.set_xlim(-0.3, len(places) - 0.1)
+        axes.set_xlabel("labelled texts")
+        axes.set_ylabel("accuracy (%)")
+        axes.grid(axis="y")
+        freeze(figure)
+        said = "; ".join(f"{side}: {', '.join(f'{statistics.mean(each):.0f}' for each in columns)}" for side, columns in curves.items())
+        return alone(to_svg(figure, "few", "Accuracy against labelled texts",
+                            f"Accuracy in per cent at {', '.join(map(str, sizes))} labelled texts. {said}."))
+
+
+# ---- the command line ------------------------------------------------------------------------------------------
+
+
+def make_parser():
+    """The command line's parser."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.few_labels", description=__doc__, epilog=EXAMPLE,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", metavar="DIR", help="folder of the runs, which are not made twice (runs/few-labels; with --fast "
+                                                     "runs/few-labels-fast)")
+    parser.add_argument("--fast", action="store_true", help="a short form, whose numbers mean nothing")
+    parser.add_argument("--json", metavar="FILE", help="also write all figures to FILE")
+    parser.add_argument("--markdown", metavar="FILE", help="also write the table to FILE")
+    parser.add_argument("--picture", metavar="FILE", help="also draw the curves, as SVG")
+    return parser
+
+
+def main(arguments=None):
+    """The command line."""
+    args = make_parser().parse_args(arguments)
+    common.set_threads(1)
+    scale = FAST if args.fast else Scale()
+    study = Study(args.out or ("runs/few-labels-fast" if args.fast else "runs/few-labels"), scale,
+                  lambda line: print(line, file=sys.stderr, flush=True))
+    try:
+        curves = study.curves()
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"few_labels: {error}", file=sys.stderr)
+        return 2
+    common.print_table("accuracy (%)", columns_of(scale), rows_of(scale, curves))
+    if args.markdown:
+        Path(args.markdown).write_text(markdown(scale, curves), encoding="utf-8")
+    if args.picture:
+        Path(args.picture).write_text(picture(scale, curves), encoding="utf-8")
+    if args.json:
+        common.write_json(args.json, {"scale": vars(scale), "curves": curves, "advantages": advantages(scale, curves)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

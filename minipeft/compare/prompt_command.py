@@ -1,0 +1,160 @@
+"""What ``minipeft prompt`` does: ask a model in words, of one text or of a data set, with few labels or none."""
+
+import contextlib
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from ..data import Dataset, Example, Tokenizer
+from ..kernels.backend import available_cores
+from ..prompting import ClozeClassification, Template, Verbalizer, search_words
+from .comparison import MOST_JOBS, Comparison, Variant
+from .predict import load, taken
+from .run import few, load_config, longest
+from .sources import read, toy_task, written
+from .strategies import KINDS, toy_prompts, with_its_head
+
+SPLITS = 5  # draws of a few examples
+
+
+def strategy_of(args):
+    """The name of the strategy that a command's options ask for."""
+    if args.unlabelled:
+        return "pet" if args.generations is None else "ipet"
+    if args.method:
+        return "prompt_based"
+    return "zero_shot" if args.shots is None else "in_context"
+
+
+def check(args):
+    """Refuse options that do not go together."""
+    if (args.data is None) == (args.text is None):
+        raise ValueError("--data or --text: give one of them, a data set or a single text")
+    toy = args.data is not None and toy_task(args.data) is not None
+    for name in ("template", "verbalizer"):
+        if not getattr(args, name) and not toy and not (name == "verbalizer" and args.search_words):
+            raise ValueError(f'--{name}: is needed, as in --template "{{text}} It was {{mask}}." --verbalizer '
+                             '"great=positive,terrible=negative"')
+    if args.text is not None and (args.shots or args.method or args.unlabelled or args.search_words):
+        raise ValueError("--text: a single text is asked about as the model is; examples to learn from come with --data")
+    if args.adapter and (args.shots or args.method or args.unlabelled):
+        raise ValueError("--adapter: is used as it is, on --text or --data; leave out --shots, --method and --unlabelled")
+    if args.unlabelled and args.shots is None:
+        raise ValueError("--unlabelled: raw text goes with a few labelled examples; say how many of each class with --shots K")
+    if args.generations is not None and not args.unlabelled:
+        raise ValueError("--generations: are of iPET, which labels raw text; give it with --unlabelled PATH")
+
+
+def run(args, settings):
+    """Do what a command asks for.
+
+    Args:
+        args: its arguments. settings: the fields of `Run` among them.
+
+    Returns:
+        (rows, lines, json): rows of text for standard output, lines for people, and what ``--json`` writes.
+    """
+    check(args)
+    if args.data is not None and toy_task(args.data) and not args.template:
+        args.template, args.verbalizer = toy_prompts(toy_task(args.data)[0])
+    if args.text is not None or args.adapter:
+        return asked(args)
+    if args.search_words:
+        return searched(args)
+    return scored(args, settings)
+
+
+# ---- the model as it is ------------------------------------------------------------------------------------------
+
+
+def asked(args):
+    """Classes of one text, or of a data set through an adapter."""
+    tokenizer, config = Tokenizer.from_folder(args.model), load_config(args.model)
+    model = load(args.model, args.adapter) if args.adapter else with_its_head(args.model)
+    template, verbalizer = Template(args.template[0]), Verbalizer.parse(args.verbalizer[0])
+    if args.text is not None:
+        dataset = Dataset({"test": [Example(args.text, args.text2, None)]}, verbalizer.labels)
+    else:
+        dataset = read(args.data, "classify", need_labels=False, split=False)
+        verbalizer = Verbalizer.parse(args.verbalizer[0], dataset.labels)
+    split = next(name for name in ("test", "dev", "train") if name in dataset.splits)
+    dataset = Dataset({split: dataset.splits[split]}, dataset.labels)
+    work = KINDS[bool(args.ranking)](tokenizer, dataset, config, template, verbalizer,
+                                     longest(args.max_length, config, taken(model)), args.batch_size)
+    p = work.predict(model, split)  # (N, C)
+    rows = [(verbalizer.labels[row.argmax()], f"{row.max():.4f}", *filter(None, (e.text, e.text2)))
+            for row, e in zip(p, dataset.splits[split])]
+    lines = [f"{template.fill(args.text, args.text2, '___')}"] if args.text is not None else []
+    lines += [f"{label:<12} {value:.4f}  {', '.join(verbalizer.words[label])}" for label, value in zip(verbalizer.labels, p[0])
+              ] if args.text is not None else []
+    out = {"split": split, "predictions": [dict(zip(verbalizer.labels, map(float, row))) for row in p]}
+    scores = work.evaluate(model, split)
+    if scores:
+        out["scores"] = scores
+        lines.append(f"accuracy {scores['accuracy']:.4f} on the {len(p)} texts of {split}")
+    return rows, lines, out
+
+
+def searched(args):
+    """Verbalizers found by search, the best first."""
+    tokenizer, config = Tokenizer.from_folder(args.model), load_config(args.model)
+    dataset = read(args.data, "classify")
+    if args.shots is not None:
+        dataset = few(dataset, args.shots, args.seed)
+    elif "train" not in dataset.splits:
+        raise ValueError(f"data: {args.data} has no train split to search with")
+    model, limit = with_its_head(args.model), longest(args.max_length, config)
+    any_words = Verbalizer({label: f"word{number}" for number, label in enumerate(dataset.labels)})
+    train = Dataset({"train": dataset.splits["train"][:args.train_limit]}, dataset.labels)
+    work = Gap(tokenizer, train, config, Template(args.template[0]), any_words, limit, args.batch_size)
+    found = search_words(model, work, tokenizer, keep=args.search_words)
+    rows = [(",".join(f"{words[0]}={label}" for label, words in verbalizer.words.items()), f"{accuracy:.4f}")
+            for verbalizer, accuracy in found]
+    return rows, [f"accuracy on {len(work.targets['train'])} training texts, without any training"], [
+        {"verbalizer": words, "accuracy": float(accuracy)} for words, accuracy in rows]
+
+
+class Gap(ClozeClassification):
+    """Texts in a template whose gap is read whole, so that no words have to stand for the classes."""
+
+    def _words(self, tokenizer):
+        return None
+
+
+# ---- a strategy on a data set --------------------------------------------------------------------------------------
+
+
+def scored(args, settings):
+    """The score of a strategy, over draws of a few examples where such are asked for."""
+    strategy, draws = strategy_of(args), args.splits or (1 if args.shots is None else SPLITS)
+    options = {**settings.pop("options"), **({"by": args.method} if args.method and strategy != "zero_shot" else {})}
+    pool = {"workers": min(available_cores(), MOST_JOBS) if args.jobs is None else args.jobs, "threads": 1, "dask": None}
+    with contextlib.ExitStack() as stack:
+        out = Path(args.out or stack.enter_context(tempfile.TemporaryDirectory(prefix="minipeft-")))
+        data = written(args.data, out / "data") if toy_task(args.data) else args.data
+        asked_with = {"template": args.template, "verbalizer": args.verbalizer, "options": options}
+        comparison = Comparison(args.model, [data], [Variant(strategy)], draws, out, {**settings, **asked_with}, pool)
+        (task,) = comparison.tasks
+        jobs = [comparison.job(task, comparison.variants[0], args.seed + number) for number in range(draws)]
+        outcomes = comparison.outcomes(jobs)
+    results = [outcomes[job.folder] for job in jobs]
+    for job, result in zip(jobs, results):
+        if isinstance(result, str):
+            raise ValueError(f"{job.label}: {result}")
+    return described(args, strategy, results)
+
+
+def described(args, strategy, results):
+    """Results as rows, lines and JSON."""
+    metric, scores = results[0]["metric"], [result["score"] for result in results]
+    rows = [(f"draw {args.seed + number}", f"{score:.4f}") for number, score in enumerate(scores)] if len(scores) > 1 else []
+    rows.append((metric, f"{statistics.mean(scores):.4f}", *([f"± {statistics.stdev(scores):.4f}"] if len(scores) > 1 else [])))
+    labels = "no labels" if strategy == "zero_shot" else "all of train" if args.shots is None else f"{args.shots} of each class"
+    trained = f", {results[0]['trainable']:,} parameters trained by {args.method or 'full'}" if results[0]["trainable"] else ""
+    lines = [f"{strategy} on {results[0]['split']} with {labels}{trained}"]
+    if args.out:
+        lines.append(f"saved {args.out}")
+    return rows, lines, {"strategy": strategy, "metric": metric, "scores": scores, "mean": float(np.mean(scores)),
+                         "split": results[0]["split"], "shots": args.shots, "trainable": results[0]["trainable"]}

@@ -1,0 +1,235 @@
+"""Strategies: runs that classify by prompting, with few labels or none; they stand among the methods of a comparison.
+
+    zero_shot       the model as it is, asked through a template
+    in_context      the same, behind solved examples
+    prompt_based    fine-tuned through the template: everything, or by any attached method (``by``)
+    pet, ipet       prompts that were fine-tuned so label raw text, from which a classifier learns (``by``)
+
+All need a template and a verbalizer. Where several are given, PET makes an ensemble of them and the others take the first.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..data import Dataset
+from ..interop import load_pretrained
+from ..methods import METHODS
+from ..nn import unwrap
+from ..prompting import (RAW, SEEDS, Calibration, ClozeClassification, Demonstrations, Ensemble, PETSettings, RankClassification,
+                         Template, Verbalizer, classifier_work, few_shot, text_vectors)
+from ..prompting.toy_prompts import PATTERNS
+from .exits import Base
+from .sources import name_of, read
+
+FEW_EPOCHS = 30  # passes over a few examples
+GENTLE = 0.1     # a prompt answers before any training, and learns from a few texts at so much of a method's learning rate
+KINDS = (ClozeClassification, RankClassification)  # by one word at the gap, by whole answers
+
+
+def toy_prompts(task):
+    """([templates], [verbalizers as text]) of a task of the toy world, for those who give none."""
+    if task not in PATTERNS:
+        raise ValueError(f"template: there are prompts of the package's own for {', '.join(PATTERNS)}; for {task} give --template")
+    words = [",".join(f"{word}={label}" for label, word in own.items()) for _, own in PATTERNS[task]]
+    return [pattern for pattern, _ in PATTERNS[task]], words
+
+
+def few(dataset, shots, seed):
+    """A data set with K examples of each class for training and as many for dev; the first five seeds are those of LM-BFF."""
+    drawn = few_shot(dataset, shots, SEEDS[seed] if seed < len(SEEDS) else seed)
+    return drawn if shots else Dataset({name: part for name, part in drawn.splits.items() if name != "dev"}, drawn.labels)
+
+
+def pairs_of(run, labels):
+    """[(`Template`, `Verbalizer`)] of a run; one verbalizer goes with all templates, and one template with all verbalizers."""
+    for name in ("template", "verbalizer"):
+        if not getattr(run, name):
+            raise ValueError(f"{name}: {run.method} asks through a template and reads the answer by a verbalizer; give --template "
+                             "and --verbalizer")
+    templates = [Template(text) for text in run.template]
+    verbalizers = [Verbalizer.parse(text, labels) for text in run.verbalizer]
+    count = max(len(templates), len(verbalizers))
+    if len(templates) not in (1, count) or len(verbalizers) not in (1, count):
+        raise ValueError(f"verbalizer: {len(templates)} templates go with 1 verbalizer or with {len(templates)}, got "
+                         f"{len(verbalizers)}")
+    return [(templates[i % len(templates)], verbalizers[i % len(verbalizers)]) for i in range(count)]
+
+
+class Strategy(Base):
+    """Base of the strategies: the work that a run does, the model that it loads, and the method that it attaches."""
+
+    by = None  # the method that trains, None for nothing
+
+    def method(self, run, tokenizer=None):
+        """What is attached: the method that trains, with those of the run's options that it has; output tuning has the label words."""
+        if self.by is None:
+            return Base()
+        if self.by not in METHODS:
+            raise ValueError(f"by: expected a method among {', '.join(METHODS)}, got {self.by!r}")
+        known = vars(METHODS[self.by]())
+        options = {name: value for name, value in run.options.items() if name in known}
+        if self.by == "output" and tokenizer is not None:
+            template, verbalizer = pairs_of(run, None)[0]
+            options["words"] = [int(i) for ids in verbalizer.ids(tokenizer, template.spaced) for i in ids]
+        return METHODS[self.by](**options)
+
+    def load(self, run, labels, rng):
+        """The model of a run, with the head that it was pre-trained with."""
+        return with_its_head(run.model)
+
+    def work(self, run, tokenizer, config, dataset, length):
+        """What a run trains and is scored on. Raises ValueError where template, verbalizer, data and model do not fit."""
+        raise NotImplementedError
+
+    def check(self, run, tokenizer, config, dataset, length):
+        """Raise ValueError where `work` would, without its long parts."""
+        with_its_head(run.model)
+        for template, verbalizer in pairs_of(run, dataset.labels):
+            few_rows = Dataset({name: part[:1] for name, part in dataset.splits.items()}, dataset.labels)
+            ClozeClassification(tokenizer, few_rows, config, template, verbalizer, length, run.batch_size, run.metric)
+
+
+def with_its_head(folder):
+    """A model with the head that it was pre-trained with. Raises ValueError where the folder has none that writes words."""
+    model = load_pretrained(folder)
+    if model.head is None or not hasattr(unwrap(model.head), "project"):
+        raise ValueError(f"template: {name_of(folder)} has no language-model head, which fills in the gap; expected a model for masked, "
+                         "causal or sequence-to-sequence language modelling")
+    return model
+
+
+@dataclass
+class ZeroShot(Strategy):
+    """The model as it is, asked through the template.
+
+    Args:
+        calibrate: divide out what it answers to a text without content.
+        ranking: classify by which class's answer is the most probable, of however many words; else by one word at the gap.
+    """
+
+    calibrate: bool = False
+    ranking: bool = False
+
+    name = "zero_shot"
+
+    def work(self, run, tokenizer, config, dataset, length):
+        return self._asked(run, tokenizer, config, dataset, length)
+
+    def _asked(self, run, tokenizer, config, dataset, length, demonstrations=None):
+        kind, (template, verbalizer) = KINDS[self.ranking], pairs_of(run, dataset.labels)[0]
+        work = kind(tokenizer, dataset, config, template, verbalizer, length, run.batch_size, metric=run.metric,
+                    demonstrations=demonstrations)
+        return Calibration(work, tokenizer, length) if self.calibrate else work
+
+    def check(self, run, tokenizer, config, dataset, length):
+        with_its_head(run.model)
+        few_rows = Dataset({name: part[:1] for name, part in dataset.splits.items()}, dataset.labels)
+        self._asked(run, tokenizer, config, few_rows, length)
+
+
+@dataclass
+class InContext(ZeroShot):
+    """The model as it is, behind solved examples from train, drawn by the seed.
+
+    Args:
+        calibrate, ranking: as in `ZeroShot`. per_class: demonstrations of each class, 0 for all there are.
+        sets: sets of demonstrations that a prediction is averaged over. similar: draw from the half that is most similar.
+    """
+
+    per_class: int = 0
+    sets: int = 1
+    similar: bool = False
+
+    name = "in_context"
+
+    def work(self, run, tokenizer, config, dataset, length):
+        if "train" not in dataset.splits:
+            raise ValueError(f"in_context: {run.data} has no train split to take demonstrations from")
+        vectors = text_vectors(load_pretrained(run.model), tokenizer, length) if self.similar else None
+        shown = Demonstrations(dataset.splits["train"], self.per_class or None, self.sets, vectors, seed=run.seed)
+        return self._asked(run, tokenizer, config, dataset, length, shown)
+
+
+@dataclass
+class PromptBased(Strategy):
+    """Fine-tuning through the template.
+
+    Args:
+        by: the method that trains. ranking: train it to write the class's whole answer; else the one word at the gap.
+        demonstrations: so many solved examples of each class stand before every text, drawn anew in each epoch.
+    """
+
+    by: str = "full"
+    ranking: bool = False
+    demonstrations: int = 0
+
+    name = "prompt_based"
+
+    def work(self, run, tokenizer, config, dataset, length):
+        kind, (template, verbalizer) = KINDS[self.ranking], pairs_of(run, dataset.labels)[0]
+        shown = Demonstrations(dataset.splits["train"], self.demonstrations, seed=run.seed) if self.demonstrations else None
+        return kind(tokenizer, dataset, config, template, verbalizer, length, run.batch_size, metric=run.metric,
+                    train_limit=run.train_limit, demonstrations=shown)
+
+
+@dataclass
+class PET(Strategy):
+    """Prompts label raw text, and a classifier learns from it.
+
+    Args:
+        by: the method that trains, the prompts and the classifier. weighted: weigh the prompts by their accuracy before training.
+        pair_steps: steps in the training of each prompt, however many texts it learns from.
+    """
+
+    by: str = "full"
+    weighted: bool = False
+    pair_steps: int = 100
+
+    name = "pet"
+
+    def number(self):
+        """How many generations, None for as many as are needed."""
+        return 0
+
+    def load(self, run, labels, rng):
+        """The classifier."""
+        return load_pretrained(run.model, task="classify", labels=labels, pooling=run.pooling, rng=rng)
+
+    def work(self, run, tokenizer, config, dataset, length):
+        raw = self._raw(run)
+        settings = PETSettings(replace(run.settings(), lr=GENTLE * run.lr, epochs=self.pair_steps, max_steps=self.pair_steps), run.settings(),
+                               weighted=self.weighted, generations=self.number())
+        ensemble = Ensemble(with_its_head(run.model), tokenizer, Dataset({**dataset.splits, RAW: raw}, dataset.labels),
+                            pairs_of(run, dataset.labels), lambda: self.method(run), length, settings)
+        return classifier_work(ensemble.run(), run.metric)
+
+    def _raw(self, run):
+        """The raw texts, as examples without a class."""
+        if not run.unlabelled:
+            raise ValueError(f"unlabelled: {run.method} learns from raw text; give --unlabelled PATH")
+        parts = read(run.unlabelled, "classify", need_labels=False, split=False).splits
+        return [e._replace(label=None) for e in parts.get("train", next(iter(parts.values())))]
+
+    def check(self, run, tokenizer, config, dataset, length):
+        self._raw(run)
+        super().check(run, tokenizer, config, dataset, length)
+
+
+@dataclass
+class IPET(PET):
+    """PET in generations.
+
+    Args:
+        as those of `PET`. generations: how many, 0 for as many as lead to 1,000 labelled texts.
+    """
+
+    generations: int = 0
+
+    name = "ipet"
+
+    def number(self):
+        return self.generations or None
+
+
+STRATEGIES = {strategy.name: strategy for strategy in (ZeroShot, InContext, PromptBased, PET, IPET)}

@@ -1,0 +1,91 @@
+"""Demonstrations: solved examples stand before a question, and the model goes on in their manner without learning anything.
+
+    prompt = T(x_1) with y_1's word | ... | T(x_K) with y_K's word | T(x) with the gap
+    q(y | x) = mean over M such sets of q(y | prompt)
+
+Either all examples stand before every question, in an order of each set's own (in-context learning), or each set has a few of
+every class, drawn from those that are most similar to the question; fine-tuned so, a model learns to use what stands before it.
+
+Sources: Brown et al., NeurIPS 2020, arXiv:2005.14165, section 2 (in context); Gao, Fisch, Chen, ACL 2021, arXiv:2012.15723,
+section 6 (drawn from the more similar half, averaged over sets).
+"""
+
+import numpy as np
+
+from ..autograd import no_grad
+from ..data import collate, make_batches
+
+
+class Demonstrations:
+    """What stands before each question.
+
+    Args:
+        examples: solved `Example`s to draw from. per_class: how many of each class in a set; None for all there are.
+        sets: M, how many sets are averaged in a prediction.
+        vectors: a function from a list of texts to unit vectors (N, D), such as `text_vectors` makes; with it only the half of
+            each class that is most similar to the question is drawn from.
+        separator: what parts a demonstration from what follows.
+        seed: of all draws; those for training are made anew in each epoch.
+
+    Raises ValueError for no examples, or fewer than ``per_class`` of a class.
+    """
+
+    def __init__(self, examples, per_class=None, sets=1, vectors=None, separator=" ", seed=0):
+        self.examples, self.per_class, self.sets, self.separator, self.seed = list(examples), per_class, sets, separator, seed
+        if not self.examples or sets < 1:
+            raise ValueError(f"demonstrations: expected at least 1 example and 1 set, got {len(self.examples)} and {sets}")
+        self.of_class = {}  # {class: [numbers of its examples]}
+        for number, example in enumerate(self.examples):
+            self.of_class.setdefault(example.label, []).append(number)
+        fewest = min(self.of_class, key=lambda label: len(self.of_class[label]))
+        if per_class is not None and not 1 <= per_class <= len(self.of_class[fewest]):
+            raise ValueError(f"demonstrations: expected 1 to {len(self.of_class[fewest])} of each class, as many as there are of "
+                             f"class {fewest}, got {per_class}")
+        self.vectors = vectors
+        self.own_vectors = None if vectors is None else vectors([_joined(e) for e in self.examples])  # (N, D)
+
+    def draw(self, questions, template, verbalizer, number):
+        """[texts to stand before each question], those of the set with this number."""
+        words = {label: listed[0] for label, listed in enumerate(verbalizer.words.values())}
+        shown = [template.fill(e.text, e.text2, words[e.label]) + self.separator for e in self.examples]
+        closeness = None if self.vectors is None else self.vectors([_joined(q) for q in questions]) @ self.own_vectors.T  # (Q, N)
+        out = []
+        for place, question in enumerate(questions):
+            rng = np.random.default_rng([self.seed, number, place])
+            chosen = self._chosen(rng, question, None if closeness is None else closeness[place])
+            out.append([shown[i] for i in rng.permutation(chosen)])
+        return out
+
+    def _chosen(self, rng, question, closeness):
+        """Numbers of the examples for one question, which is never among them itself."""
+        out = []
+        for numbers in self.of_class.values():
+            others = [i for i in numbers if self.examples[i] is not question]
+            if closeness is not None:
+                others = sorted(others, key=lambda i: -closeness[i])[:-(-len(others) // 2)]  # the more similar half
+            count = len(others) if self.per_class is None else min(self.per_class, len(others))
+            out += list(rng.choice(others, count, replace=False)) if count else []
+        return np.array(out, np.int64)
+
+
+def _joined(example):
+    """The texts of an example as one."""
+    return " ".join(filter(None, (example.text, example.text2)))
+
+
+def text_vectors(model, tokenizer, max_length, batch_size=32):
+    """A function from texts to unit vectors (N, D): the mean of a model's last states over a text's tokens, of length 1."""
+    def vectors(texts):
+        encodings = tokenizer.encode_pairs(texts, max_length=max_length)
+        out = np.zeros((len(texts), model.config.hidden_size))
+        with no_grad():
+            for indices in make_batches(encodings, batch_size):
+                batch = collate(encodings, None, indices, tokenizer.pad_id)
+                if model.config.encoder_decoder:
+                    states = model.encode(batch.input_ids, batch.attention_mask)[0].data  # (B, T, D)
+                else:
+                    states = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).last_hidden_state.data
+                states = states[:, states.shape[1] - batch.input_ids.shape[1]:]  # without virtual tokens
+                out[indices] = (states * batch.attention_mask[..., None]).sum(axis=1)  # (B, D)
+        return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+    return vectors

@@ -1,0 +1,211 @@
+"""PET, pattern-exploiting training: a few labelled texts teach several prompts, these label raw text, and a classifier learns it.
+
+    1  for each pattern-verbalizer pair p: fine-tune the model by prompting on the labelled texts                       q_p(l | x)
+    2  on raw text:  s(l | x) = sum over p of w_p log q_p(l | x) / sum of w_p,      soft labels t = softmax(s / T), T = 2
+    3  a classifier with an ordinary head is trained on the raw text:                -mean of sum over l of t_l log q(l | x)
+
+w_p is 1, or the accuracy of pair p on the labelled texts before training. (The papers average logits; log q_p differs from them
+by what is the same for every class, which step 2's softmax does not see.) The pairs are attachments of one model.
+
+iPET goes through step 1 again, in generations: each pair is trained afresh on the labelled texts and on raw text that a part of
+the other pairs has labelled, d times as much for each class in every generation,
+
+    c_j(l) = d c_{j-1}(l),        drawn among the texts that they give class l, with probability proportional to their confidence.
+
+Without any labelled text the first generation is labelled by the untrained pairs.
+
+Sources: Schick and Schütze, EACL 2021, arXiv:2001.07676, sections 3.2 to 3.4; NAACL 2021, arXiv:2009.07118.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import autograd as F
+from ..data import Dataset
+from ..methods import activate, attach
+from ..training import Classification, Settings, fit
+from .auxiliary import ALPHA, WithLanguage, language_work
+from .cloze import ClozeClassification
+from .verbalizers import restricted_softmax
+
+RAW = "unlabelled"  # the split of the raw text
+FIRST = 10          # texts that iPET starts from where none are labelled, in all
+
+
+@dataclass
+class PETSettings:
+    """How PET trains.
+
+    ``training``: of each pair; ``classifier``: of the classifier. ``alpha``: of the auxiliary loss. ``temperature``: T.
+    ``weighted``: weigh pairs by their accuracy before training. ``share``: of the other pairs, which label for one; ``growth``:
+    d; ``until``: how many labelled texts the last generation reaches at least; ``generations``: how many, None for as many as
+    that takes, 0 for PET.
+    """
+
+    training: Settings
+    classifier: Settings
+    alpha: float = ALPHA
+    temperature: float = 2.0
+    weighted: bool = False
+    share: float = 0.25
+    growth: float = 5.0
+    until: int = 1000
+    generations: "int | None" = 0
+
+    def number_of_generations(self, labelled):
+        """k = ceil(log_d(until / labelled))."""
+        if self.generations is not None:
+            return self.generations
+        return max(0, int(np.ceil(np.log(self.until / max(labelled, FIRST)) / np.log(self.growth) - 1e-9)))
+
+
+class SoftClassification(Classification):
+    """Texts with a probability for each class in the place of a class; ``soft``: {split: (N, C)}."""
+
+    def __init__(self, *args, soft, **more):
+        super().__init__(*args, **more)
+        self.soft = soft
+
+    def collate(self, indices, split="train"):
+        """The batch, whose labels (B, C) are probabilities where the split has such."""
+        batch = super().collate(indices, split)
+        if split in self.soft:
+            batch.labels = self.soft[split][indices]
+        return batch
+
+    def loss(self, model, batch):
+        """-mean over the batch of sum over l of t_l log q_l, a Tensor."""
+        z = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits  # (B, C)
+        t = batch.labels.astype(z.dtype)
+        z = z - z.data.max(axis=1, keepdims=True)
+        return (F.log(F.exp(z).sum(axis=1)) - (z * t).sum(axis=1)).mean()
+
+
+class Ensemble:
+    """A model with an attachment for each pattern-verbalizer pair.
+
+    Args:
+        model: with its language-model head. tokenizer, dataset, max_length: as for `ClozeClassification`; the dataset has the
+            splits train (the labelled texts, which may be none) and, where there is raw text, "unlabelled".
+        pairs: [(`Template`, `Verbalizer`)]. method: a function without arguments that makes the `Method` of one pair.
+        settings: `PETSettings`. progress: called with a line on what is done.
+    """
+
+    def __init__(self, model, tokenizer, dataset, pairs, method, max_length, settings, progress=None):
+        self.model, self.tokenizer, self.dataset, self.method, self.settings = model, tokenizer, dataset, method, settings
+        self.max_length, self.progress = max_length, progress or (lambda line: None)
+        read = Dataset({name: part for name, part in dataset.splits.items() if name != "dev"}, dataset.labels)  # nothing is chosen
+        self.works = [ClozeClassification(tokenizer, read, model.config, template, verbalizer, max_length,
+                                          settings.training.batch_size) for template, verbalizer in pairs]
+        self.names = [f"pair{number}" for number in range(len(pairs))]
+        self.labelled, self.raw = dataset.splits["train"], dataset.splits.get(RAW, [])
+        self.trained = [False] * len(pairs)
+        self.weights = np.ones(len(pairs))
+        if settings.weighted and self.labelled:
+            self.weights = np.array([max(work.evaluate(model, "train")["accuracy"], 1e-3) for work in self.works])
+        texts = [" ".join(filter(None, (e.text, e.text2))) for e in (*self.labelled, *self.raw)]
+        self.language = self.raw and language_work(tokenizer, model.config, texts, settings.training.batch_size, max_length)
+
+    def train(self, number, examples):
+        """Train a pair afresh, on these examples."""
+        work, name, settings = self.works[number], self.names[number], self.settings
+        if self.trained[number]:
+            self.model.attachments[name].detach()
+        work.add("train", self.tokenizer, examples, self.max_length)
+        attachment = attach(self.model, self.method(), name, np.random.default_rng([settings.training.seed, number]))
+        both = WithLanguage(work, self.language, settings.alpha) if self.language and settings.alpha else work
+        fit(self.model, attachment.named_parameters(), both, settings.training)
+        self.trained[number] = True
+
+    def enter(self, number):
+        """Make a pair's attachment the active one; one that is not trained is the model as it is."""
+        if vars(self.model).get("attachments"):
+            activate(self.model, *[self.names[number]] * self.trained[number])
+
+    def log_q(self, split):
+        """log q_p (P, N, C) of every pair on a split."""
+        out = []
+        for number, work in enumerate(self.works):
+            self.enter(number)
+            out.append(np.log(np.maximum(work.predict(self.model, split), 1e-30)))
+        return np.array(out)
+
+    def predict(self, split):
+        """Probabilities (N, C) of all pairs together."""
+        return restricted_softmax(mean_score(self.log_q(split), self.weights))
+
+    def evaluate(self, split):
+        """The accuracy of all pairs together on a split with classes."""
+        return float((self.predict(split).argmax(axis=1) == self.works[0].targets[split]).mean())
+
+    def run(self):
+        """Steps 1 and, for iPET, its generations; returns self."""
+        generations = self.settings.number_of_generations(len(self.labelled))
+        if self.labelled:
+            for number in range(len(self.works)):
+                self.train(number, self.labelled)
+                self.progress(f"pair {number + 1} of {len(self.works)} trained on {len(self.labelled)} texts")
+        for generation in range(generations if self.raw else 0):
+            log_q = self.log_q(RAW)
+            for number in range(len(self.works)):
+                rng = np.random.default_rng([self.settings.training.seed, generation, number])
+                examples = [*self.labelled, *self._labelled_by_others(log_q, number, generation, rng)]
+                self.train(number, examples)
+                self.progress(f"generation {generation + 1} of {generations}: pair {number + 1} of {len(self.works)} trained on "
+                              f"{len(examples)} texts")
+        return self
+
+    def _labelled_by_others(self, log_q, number, generation, rng):
+        """Raw texts with the classes that a part of the other pairs gives them."""
+        others = [i for i in range(len(self.works)) if i != number] or [number]
+        chosen = rng.choice(others, max(1, round(self.settings.share * len(others))), replace=False)
+        q = restricted_softmax(mean_score(log_q[chosen], self.weights[chosen]))  # (N, C)
+        classes = len(self.dataset.labels)
+        out = []
+        for label in range(classes):
+            have = sum(e.label == label for e in self.labelled)
+            start = have if self.labelled else FIRST / classes
+            wanted = round(start * self.settings.growth ** (generation + bool(self.labelled))) - have
+            given = np.flatnonzero(q.argmax(axis=1) == label)
+            if len(given) < wanted:  # too few texts have this class: those that come nearest to it
+                picked = np.argsort(-q[:, label], kind="stable")[:wanted]
+            else:
+                confidence = q[given, label]
+                picked = rng.choice(given, wanted, replace=False, p=confidence / confidence.sum())
+            out += [self.raw[i]._replace(label=label) for i in picked]
+        return out
+
+    def soft_labels(self):
+        """t (N, C) of the raw text."""
+        return restricted_softmax(mean_score(self.log_q(RAW), self.weights) / self.settings.temperature)
+
+
+def mean_score(log_q, weights):
+    """s (N, C), the weighted mean over the pairs of log q (P, N, C)."""
+    return np.tensordot(weights / weights.sum(), log_q, axes=1)
+
+
+def classifier_work(ensemble, metric="accuracy"):
+    """The `SoftClassification` of step 3: the raw text with its soft labels; the other splits are the ensemble's.
+
+    Raises ValueError where there is no raw text.
+    """
+    if not ensemble.raw:
+        raise ValueError("PET: there is no raw text for a classifier to learn from; give some, or use the ensemble itself")
+    splits = {name: part for name, part in ensemble.dataset.splits.items() if name not in ("train", RAW)}
+    dataset = Dataset({"train": ensemble.raw, **splits}, ensemble.dataset.labels)
+    return SoftClassification(ensemble.tokenizer, dataset, ensemble.max_length, ensemble.settings.classifier.batch_size, metric,
+                              soft={"train": ensemble.soft_labels()})
+
+
+def distil(ensemble, classifier, method, metric="accuracy"):
+    """Step 3: train ``classifier``, a model with a classification head, by ``method`` on what an ensemble that has run labels.
+
+    Returns:
+        (the attachment on ``classifier``, the `SoftClassification`, whose other splits can be evaluated).
+    """
+    work, settings = classifier_work(ensemble, metric), ensemble.settings.classifier
+    attachment = attach(classifier, method, rng=np.random.default_rng(settings.seed))
+    fit(classifier, attachment.named_parameters(), work, settings)
+    return attachment, work

@@ -1,0 +1,187 @@
+"""Strategies as runs: what each trains on and with, what it is scored as, and what it says where something is missing."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from minipeft import load_pretrained
+from minipeft.compare.comparison import compare
+from minipeft.compare.exits import OFFERED as METHODS_AND_EXITS
+from minipeft.compare.rates import default_lr
+from minipeft.compare.run import OFFERED, RESULT, Run, execute, prepare
+from minipeft.compare.strategies import FEW_EPOCHS, GENTLE, STRATEGIES, few, pairs_of, toy_prompts
+from minipeft.data import Tokenizer, read_dataset, toy
+from minipeft.interop import save_pretrained
+from minipeft.methods import METHODS
+from minipeft.prompting import SEEDS, ClozeClassification, Demonstrations, RankClassification, Template, Verbalizer, few_shot
+from minipeft.prompting.toy_prompts import PATTERNS
+
+TEMPLATE, WORDS = "{text} it was {mask} .", "bad=negative,good=positive"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("reviews")
+    toy.save("sentiment", path / "data", train=80, dev=10, test=40)
+    toy.save("sentiment", path / "raw", seed=9, train=60, dev=1, test=1)
+    return path
+
+
+def run_of(folder, method, **more):
+    given = {"shots": 4, "template": [TEMPLATE], "verbalizer": [WORDS], "max_length": 80, "unlabelled": str(folder / "raw"), "epochs": 2}
+    return Run(**{"model": "toy:encoder", "data": str(folder / "data"), "method": method, **given, **more})
+
+
+def test_they_stand_beside_the_methods():
+    assert OFFERED == {**METHODS_AND_EXITS, **STRATEGIES} and not set(METHODS) & set(STRATEGIES)
+    assert list(STRATEGIES) == ["zero_shot", "in_context", "prompt_based", "pet", "ipet"]
+
+
+def test_a_few_examples_are_those_of_the_seeds(folder):
+    dataset = read_dataset(folder / "data")
+    for seed, expected in ((0, SEEDS[0]), (4, SEEDS[4]), (5, 5)):
+        assert few(dataset, 3, seed).splits["train"] == few_shot(dataset, 3, expected).splits["train"]
+    none = few(dataset, 0, 0)
+    assert set(none.splits) == {"train", "test"} and none.splits["train"] == []
+
+
+def test_zero_shot_is_the_model_as_it_is(folder, tmp_path):
+    result = execute(run_of(folder, "zero_shot", shots=None), tmp_path / "r", quiet=True)
+    model, tokenizer, dataset = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder"), read_dataset(folder / "data")
+    work = ClozeClassification(tokenizer, dataset, model.config, Template(TEMPLATE), Verbalizer.parse(WORDS), 80, 16)
+    assert result["score"] == work.evaluate(model, "test")["accuracy"] > 0.7
+    assert (result["trainable"], result["split"], result["steps"]) == (0, "test", 0)
+    calibrated = execute(run_of(folder, "zero_shot", options={"calibrate": True}, shots=0), tmp_path / "c", quiet=True)
+    assert calibrated["scores"]["loss"] != result["scores"]["loss"] and calibrated["batch_length"] is None
+
+
+def test_in_context_stands_behind_examples_of_the_draw(folder):
+    run = run_of(folder, "in_context", options={"per_class": 1, "sets": 2}, seed=3)
+    work, attachment, _, _ = prepare(run)
+    shown = few(read_dataset(folder / "data"), 4, 3).splits["train"]
+    assert isinstance(work.demonstrations, Demonstrations) and work.demonstrations.examples == shown
+    assert (work.demonstrations.per_class, work.demonstrations.sets, attachment.trainable) == (1, 2, 0)
+    similar, *_ = prepare(run_of(folder, "in_context", options={"similar": True}))
+    assert similar.demonstrations.own_vectors.shape == (8, 96) and similar.demonstrations.per_class is None
+
+
+@pytest.mark.parametrize("by", ["full", "lora", "prefix", "output"])
+def test_prompt_based_trains_by_any_method(by, folder, tmp_path):
+    run = run_of(folder, "prompt_based", options={"by": by})
+    result = execute(run, tmp_path / "r", quiet=True)
+    assert result["lr"] == pytest.approx(GENTLE * default_lr(by, "toy:encoder")) and result["steps"] == 2 and result["score"] > 0.6
+    model = load_pretrained("toy:encoder")
+    expected = sum(p.size for p in model.parameters()) if by == "full" else (
+        METHODS[by](words=[5, 6]) if by == "output" else METHODS[by]()).count(model.config)
+    assert result["trainable"] == expected
+    if by == "output":
+        tokenizer = Tokenizer.from_folder("toy:encoder")
+        assert prepare(run)[1].method.words == [tokenizer.id_of("bad"), tokenizer.id_of("good")]
+
+
+def test_the_methods_own_settings_reach_it(folder):
+    _, attachment, _, _ = prepare(run_of(folder, "prompt_based", options={"by": "lora", "rank": 3}))
+    assert attachment.method.rank == 3
+    work, *_ = prepare(run_of(folder, "prompt_based", options={"ranking": False, "demonstrations": 2}))
+    assert work.demonstrations.per_class == 2
+    assert run_of(folder, "prompt_based", options={"by": "lora", "rank": 3, "bottleneck": 4}).unused() == ["bottleneck", "unlabelled"]
+    assert run_of(folder, "lora").unused() == ["template", "verbalizer", "unlabelled"]
+    assert run_of(folder, "pet").unused() == []
+
+
+def test_ranking_goes_with_models_that_write(folder):
+    kind = lambda model: type(prepare(replace(run_of(folder, "zero_shot", options={"ranking": True}), model=model))[0])
+    assert kind("toy:decoder") is kind("toy:seq2seq") is RankClassification
+    with pytest.raises(ValueError, match="ranking: a masked model fills in one token"):
+        kind("toy:encoder")
+
+
+def test_pet_trains_a_classifier_on_raw_text(folder, tmp_path):
+    run = run_of(folder, "pet", options={"pair_steps": 3}, template=[TEMPLATE, "{text} i {mask} it ."],
+                 verbalizer=[WORDS, "hated=negative,loved=positive"])
+    work, attachment, _, _ = prepare(run)
+    assert len(work.encodings["train"]) == 60 and work.soft["train"].shape == (60, 2) and set(work.encodings) == {"train", "dev", "test"}
+    assert np.allclose(work.soft["train"].sum(axis=1), 1) and attachment.head is None and attachment.method.name == "full"
+    result = execute(run, tmp_path / "r", quiet=True)
+    again = execute(run, tmp_path / "again", quiet=True)
+    assert result["losses"] == again["losses"] and result["steps"] == 8 and result["lr"] == default_lr("full", "toy:encoder")
+    assert Run("toy:encoder", "d", "pet", shots=4).epochs == 3 and Run("toy:encoder", "d", "prompt_based", shots=4).epochs == FEW_EPOCHS
+
+
+def test_ipet_goes_on_in_generations(folder, monkeypatch):
+    from minipeft.compare import strategies
+
+    seen = []
+    monkeypatch.setattr(strategies, "classifier_work", lambda ensemble, metric: seen.append(ensemble.settings.generations))
+    monkeypatch.setattr(strategies.Ensemble, "run", lambda self: self)
+    for options in ({}, {"generations": 2}):
+        run = run_of(folder, "ipet", options=options)
+        run.strategy().work(run, Tokenizer.from_folder("toy:encoder"), load_pretrained("toy:encoder").config,
+                            few(read_dataset(folder / "data"), 4, 0), 80)
+    assert seen == [None, 2]
+
+
+def test_a_comparison_with_strategies(tmp_path):
+    """Toy data has prompts of its own; every method learns from the same few examples."""
+    table = compare(None, "toy:sentiment", ["head", "zero_shot", "prompt_based"], 2, tmp_path / "out", {"shots": 2, "epochs": 2},
+                    sweeps={"prompt_based.by": ["lora", "bitfit"]}, jobs=2)
+    assert not table.failed
+    rows = {row["label"]: row for row in table.rows}
+    assert list(rows) == ["base", "head", "zero_shot", "prompt_based by=lora", "prompt_based by=bitfit"]
+    assert rows["zero_shot"]["trainable"] == 0 and rows["zero_shot"]["score_std"] == 0
+    assert rows["prompt_based by=lora"]["trainable"] == 9216 and rows["prompt_based by=lora"]["merged_ms"]
+    spec = json.loads((tmp_path / "out" / "prompt_based-by=lora-seed1" / "run.json").read_text())
+    assert spec["template"][0] == PATTERNS["sentiment"][0][0] and spec["shots"] == 2
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert json.loads((tmp_path / "out" / "head-seed0" / RESULT).read_text())["steps"] == 2
+
+
+def test_tuning_leaves_out_what_trains_nothing(tmp_path):
+    table = compare(None, "toy:sentiment", ["zero_shot", "prompt_based"], 1, tmp_path / "out", {"shots": 2, "epochs": 1}, tune=True,
+                    jobs=2)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert not table.failed and [each["label"] for each in results["tuning"]] == ["prompt_based"]
+
+
+def test_templates_and_verbalizers_are_paired():
+    run = lambda t, v: Run("m", "d", "pet", template=t, verbalizer=v)
+    assert [(t.pattern, v.words) for t, v in pairs_of(run(["{mask}"], ["a=x,b=y", "c=x,d=y"]), None)] == [
+        ("{mask}", {"x": ["a"], "y": ["b"]}), ("{mask}", {"x": ["c"], "y": ["d"]})]
+    assert [t.pattern for t, _ in pairs_of(run(["{mask}", "{mask} !"], ["a=x,b=y"]), None)] == ["{mask}", "{mask} !"]
+    with pytest.raises(ValueError, match="verbalizer: 2 templates go with 1 verbalizer or with 2, got 3"):
+        pairs_of(run(["{mask}", "{mask} !"], ["a=x,b=y"] * 3), None)
+    templates, verbalizers = toy_prompts("rating")
+    assert len(templates) == len(verbalizers) == 3 and verbalizers[0] == "terrible=terrible,bad=bad,good=good,great=great"
+    with pytest.raises(ValueError, match="template: there are prompts of the package's own for sentiment, .*; for text give"):
+        toy_prompts("text")
+
+
+@pytest.mark.parametrize("method, change, message", [
+    ("zero_shot", {"template": None}, "template: zero_shot asks through a template and reads the answer by a verbalizer"),
+    ("pet", {"verbalizer": None}, "verbalizer: pet asks through a template"),
+    ("pet", {"unlabelled": None}, "unlabelled: pet learns from raw text; give --unlabelled PATH"),
+    ("ipet", {"unlabelled": "nowhere"}, "nowhere: no such file or folder"),
+    ("prompt_based", {"options": {"by": "loora"}}, "by: expected a method among full, .*, got 'loora'"),
+    ("zero_shot", {"verbalizer": ["bad=negative"]}, "verbalizer: the class 'positive' has no word"),
+    ("zero_shot", {"verbalizer": ["bad=negative,wonderfully=positive"]}, "verbalizer: 'wonderfully' is not one token"),
+    ("prompt_based", {"shots": 999}, "shots: the class 'negative' has .* training examples"),
+    ("zero_shot", {"task": "lm"}, "zero_shot: a strategy classifies texts; use --task classify"),
+    ("zero_shot", {"model": "headless"}, "template: headless has no language-model head, which fills in the gap"),
+    ("pet", {"model": "headless"}, "template: headless has no language-model head"),
+])
+def test_what_is_missing_is_said_before_anything_is_trained(method, change, message, folder, tmp_path):
+    if "model" in change:
+        save_pretrained(load_pretrained("toy:encoder", task="none"), tmp_path / "headless", tokenizer_from="toy:encoder")
+        change = {"model": str(tmp_path / "headless")}
+    with pytest.raises(ValueError, match=message):
+        execute(run_of(folder, method, **change), tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_examples_leave_nothing_to_learn():
+    for method in ("lora", "prompt_based", "in_context"):
+        with pytest.raises(ValueError, match=f"shots: {method} learns from labelled examples; expected at least 1 of each class, got 0"):
+            Run("m", "d", method, shots=0)
+    assert Run("toy:encoder", "d", "pet", shots=0).shots == 0
