@@ -1,0 +1,126 @@
+"""``minipeft prompt``: each way of asking, what it prints and keeps, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from minipeft import cli, load_pretrained
+from minipeft.compare.prompt_command import strategy_of
+from minipeft.data import Tokenizer, read_dataset, toy
+from minipeft.prompting import SEEDS, ClozeClassification, Template, Verbalizer, few_shot
+
+ASKED = ["--template", "{text} it was {mask} .", "--verbalizer", "bad=negative,good=positive"]
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    toy.save("sentiment", "data", train=40, dev=8, test=20)
+    return tmp_path
+
+
+@pytest.fixture
+def command(at, capsys):
+    def call(*arguments):
+        capsys.readouterr()
+        try:
+            code = cli.main(["prompt", "--model", "toy:encoder", *arguments])
+        except SystemExit as end:
+            code = end.code
+        return code, *capsys.readouterr()
+    return call
+
+
+def test_one_text(command):
+    code, out, err = command("--text", "the soup was great .", *ASKED, "--json", "r.json")
+    assert code == 0 and out == f"positive\t{json.loads(Path('r.json').read_text())['predictions'][0]['positive']:.4f}\tthe soup was great .\n"
+    assert err.startswith("the soup was great . it was ___ .\n") and "negative" in err and "bad" in err
+
+
+def test_zero_shot_on_data(command):
+    code, out, err = command("--data", "data", *ASKED, "--json", "r.json")
+    told = json.loads(Path("r.json").read_text())
+    model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
+    work = ClozeClassification(tokenizer, read_dataset("data"), model.config, Template(ASKED[1]), Verbalizer.parse(ASKED[3]), 128, 16)
+    expected = work.evaluate(model, "test")["accuracy"]
+    assert (code, out) == (0, f"accuracy\t{expected:.4f}\n") and told["scores"] == [expected] and told["strategy"] == "zero_shot"
+    assert "zero_shot on test with no labels" in err and not list(Path().glob("minipeft*"))
+
+
+def test_a_few_examples_over_draws_and_what_is_kept(command):
+    line = ("--data", "data", *ASKED, "--shots", "2", "--method", "lora", "--rank", "3", "--epochs", "1", "--splits", "2", "--seed", "1",
+            "--out", "kept", "--jobs", "1")
+    code, out, err = command(*line, "--json", "r.json")
+    told = json.loads(Path("r.json").read_text())
+    rows = [row.split("\t") for row in out.splitlines()]
+    assert code == 0 and [row[0] for row in rows] == ["draw 1", "draw 2", "accuracy"] and rows[2][2].startswith("± ")
+    assert "prompt_based on test with 2 of each class, 3,456 parameters trained by lora" in err and told["shots"] == 2
+    assert sorted(p.name for p in Path("kept").iterdir()) == ["prompt_based-seed1", "prompt_based-seed2"]
+    kept = json.loads(Path("kept/prompt_based-seed1/run.json").read_text())
+    assert kept["options"] == {"rank": 3, "by": "lora"} and kept["template"] == [ASKED[1]]
+    before = Path("kept/prompt_based-seed1/result.json").stat().st_mtime_ns
+    assert command(*line)[1] == out and Path("kept/prompt_based-seed1/result.json").stat().st_mtime_ns == before
+    code, one, err = command("--data", "data", *ASKED, "--adapter", "kept/prompt_based-seed1")
+    assert code == 0 and len(one.splitlines()) == 20 and f"accuracy {told['scores'][0]:.4f} on the 20 texts of test" in err
+
+
+def test_demonstrations_and_pet(command):
+    code, out, err = command("--data", "data", *ASKED, "--shots", "1", "--splits", "1")
+    assert code == 0 and "in_context on test with 1 of each class" in err and out.startswith("accuracy\t")
+    code, out, err = command("--data", "data", *ASKED, "--template", "{text} i {mask} it .", "--verbalizer", "hated=negative,loved=positive",
+                             "--shots", "1", "--unlabelled", "data", "--splits", "1", "--pair-steps", "2", "--epochs", "1")
+    assert code == 0 and "pet on test with 1 of each class, " in err and "parameters trained by full" in err
+
+
+def test_a_toy_task_has_prompts_of_its_own(command):
+    code, out, err = command("--data", "toy:topic:easy", "--json", "r.json")
+    assert code == 0 and json.loads(Path("r.json").read_text())["mean"] > 0.9
+
+
+def test_words_are_searched(command):
+    code, out, err = command("--data", "data", "--template", ASKED[1], "--shots", "8", "--search-words", "3", "--json", "r.json")
+    rows = [row.split("\t") for row in out.splitlines()]
+    assert code == 0 and len(rows) == 3 and "accuracy on 16 training texts, without any training" in err
+    for words, accuracy in rows:
+        found = Verbalizer.parse(words, ("negative", "positive"))
+        dataset = few_shot(read_dataset("data"), 8, SEEDS[0])
+        model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
+        work = ClozeClassification(tokenizer, dataset, model.config, Template(ASKED[1]), found, 128, 16)
+        assert work.evaluate(model, "train")["accuracy"] == pytest.approx(float(accuracy), abs=1e-4)
+    assert [each["verbalizer"] for each in json.loads(Path("r.json").read_text())] == [words for words, _ in rows]
+
+
+@pytest.mark.parametrize("more, expected", [
+    ({}, "zero_shot"), ({"shots": 4}, "in_context"), ({"method": "lora"}, "prompt_based"), ({"shots": 4, "method": "full"}, "prompt_based"),
+    ({"shots": 4, "unlabelled": "x"}, "pet"), ({"shots": 4, "unlabelled": "x", "method": "lora"}, "pet"),
+    ({"shots": 4, "unlabelled": "x", "generations": 0}, "ipet")])
+def test_what_is_asked_for(more, expected):
+    args = type("Args", (), {"shots": None, "method": None, "unlabelled": None, "generations": None, **more})
+    assert strategy_of(args) == expected
+
+
+@pytest.mark.parametrize("line, message", [
+    ([], "--data or --text: give one of them, a data set or a single text"),
+    (["--data", "data", "--text", "x"], "--data or --text: give one of them"),
+    (["--data", "data"], "--template: is needed, as in --template"),
+    (["--data", "data", "--template", "{text} {mask}"], "--verbalizer: is needed"),
+    (["--data", "data", "--template", "{text}", "--verbalizer", "a=b,c=d"], "--template: expected {mask} once, got it 0 times in '{text}'"),
+    (["--data", "data", "--template", "{mask}", "--verbalizer", "bad"], "--verbalizer: expected WORD=CLASS,WORD=CLASS,..., got 'bad'"),
+    (["--data", "data", "--template", "{mask}", "--verbalizer", "bad=negative,goodish=positive"],
+     "--verbalizer: 'goodish' is not one token of this model but good ##i"),
+    (["--data", "data", "--template", "{mask}", "--verbalizer", "bad=blame,good=praise"],
+     "--verbalizer: the data has the classes negative, positive, got 'blame'"),
+    (["--text", "x", *ASKED, "--shots", "2"], "--text: a single text is asked about as the model is"),
+    (["--data", "data", *ASKED, "--adapter", "a", "--shots", "2"], "--adapter: is used as it is"),
+    (["--data", "data", *ASKED, "--unlabelled", "data"], "--unlabelled: raw text goes with a few labelled examples"),
+    (["--data", "data", *ASKED, "--generations", "2"], "--generations: are of iPET"),
+    (["--data", "data", *ASKED, "--shots", "99"], "--shots: the class "),
+    (["--data", "data", *ASKED, "--shots", "1", "--unlabelled", "nowhere"], "nowhere: no such file or folder"),
+    (["--data", "nowhere", *ASKED], "nowhere: no such file or folder"),
+])
+def test_what_does_not_go_is_one_line(line, message, command):
+    before = sorted(Path().rglob("*"))
+    code, out, err = command(*line)
+    assert (code, out) == (2, "") and err.startswith("minipeft: ") and err.count("\n") == 1 and message in err, err
+    assert sorted(Path().rglob("*")) == before

@@ -1,0 +1,64 @@
+"""The study of few labels: its short form whole, what it shows and keeps, and that nothing is made twice."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import few_labels
+from benchmarks.few_labels import FAST, SIDES, Study, advantages, markdown, picture, rows_of
+
+SMALL = replace(FAST, shots=(0, 1), seeds=2)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    told = []
+    study = Study(tmp_path_factory.mktemp("few"), SMALL, told.append)
+    return study, study.curves(), told
+
+
+def test_every_side_is_scored_at_every_size(study):
+    _, curves, told = study
+    assert list(curves) == list(SIDES) and all([len(each) for each in columns] == [2, 2] for columns in curves.values())
+    assert all(0 <= score <= 100 for columns in curves.values() for each in columns for score in each)
+    assert len(told) == len(SIDES) * 4 and told[0].startswith("head, 0 of each class, seed 0: ")
+
+
+def test_a_second_time_nothing_is_made(study):
+    done, curves, told = study
+    count = len(told)
+    assert done.curves() == curves and len(told) == count
+
+
+def test_raw_and_labelled_texts_have_none_in_common(study):
+    folder, raw = study[0].data()
+    rows = lambda path: {line.split("\t")[0] for line in path.read_text().splitlines()[1:]}
+    train, test, unlabelled = (rows(path) for path in (folder / "train.tsv", folder / "test.tsv", raw))
+    assert len(train) == SMALL.train and len(unlabelled) == SMALL.raw and len(test) == SMALL.test
+    assert not train & unlabelled and not train & test and not test & unlabelled
+
+
+def test_what_is_shown(study):
+    _, curves, _ = study
+    lines = markdown(SMALL, curves).splitlines()
+    assert lines[0] == "| labelled texts | 0 | 4 | labels saved |" and len(lines) == 2 + len(SIDES)
+    assert rows_of(SMALL, curves)[0][0] == "head" and rows_of(SMALL, curves)[0][-1] == "–"
+    text = picture(SMALL, curves)
+    assert text.startswith("<svg xmlns=") and "<title>Accuracy against labelled texts</title>" in text and all(s in text for s in SIDES)
+
+
+def test_labels_saved_are_those_of_the_package():
+    curves = {side: [[30.0, 32.0], [50.0, 52.0]] for side in SIDES} | {"prompt": [[50.0, 40.0], [70.0, 60.0]]}
+    found = advantages(SMALL, curves)["prompt"]
+    assert found[0] is None and found[1] == pytest.approx(4 * 0.7 - 4 * 0.3)  # at 46, the middle of 40 to 52: 0.7 of the way, 0.3
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(few_labels, "FAST", replace(SMALL, shots=(0,)))
+    monkeypatch.setattr(few_labels, "SIDES", {"head": SIDES["head"], "prompt": SIDES["prompt"]})
+    assert few_labels.main(["--fast", "--json", "j.json", "--markdown", "m.md", "--picture", "p.svg"]) == 0
+    assert set(json.loads((tmp_path / "j.json").read_text())) == {"scale", "curves", "advantages"}
+    assert (tmp_path / "m.md").read_text().startswith("| labelled texts | 0 |") and (tmp_path / "p.svg").is_file()
+    assert "head" in capsys.readouterr().out
