@@ -42,9 +42,10 @@ class Scale:
     train: int = 8000
     raw: int = 2000
     test: int = 1000
+    pair_steps: int = 100  # of each prompt of PET and iPET
 
 
-FAST = Scale(seeds=2, shots=(0, 1, 2), train=60, raw=30, test=20)
+FAST = Scale(seeds=2, shots=(0, 1, 2), train=60, raw=30, test=20, pair_steps=2)
 SIDES = {"head": ("full", {}), "prompt": ("prompt_based", {}), "PET": ("pet", {}), "iPET": ("ipet", {}),
          "in context": ("in_context", {})}
 
@@ -85,7 +86,7 @@ class Study:
             templates, verbalizers = toy_prompts(TASK)
             more = {"template": templates, "verbalizer": verbalizers} if method != "base" else {}
         if method in ("pet", "ipet"):
-            more["unlabelled"] = str(raw)
+            more["unlabelled"], options = str(raw), {**options, "pair_steps": self.scale.pair_steps}
         return Run(model, str(folder), method, options=options, shots=shots, seed=seed, max_length=96, **more)
 
     def score(self, side, shots, seed):

@@ -193,6 +193,8 @@ def test_numeric_options_are_those():
         "--prompt",
         "--corpus",
         "--unlabelled",
+        "--template",
+        "--verbalizer",
     }
 
 
