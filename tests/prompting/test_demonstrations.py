@@ -86,7 +86,26 @@ def test_vectors_are_the_means_of_the_states_one_text_at_a_time(arch):
         states = (model.encode(ids)[0] if arch == "seq2seq" else model(ids).last_hidden_state).data[0].mean(axis=0)
         assert np.allclose(vector, states / np.linalg.norm(states), atol=1e-5)
     attach(model, METHODS["prompt"](num_virtual_tokens=3), rng=np.random.default_rng(0))
-    assert np.allclose(np.linalg.norm(text_vectors(model, tokenizer, 40)(texts), axis=1), 1)
+    for text, vector in zip(texts, text_vectors(model, tokenizer, 40)(texts)):  # the words' states alone, behind virtual tokens
+        ids = np.array([tokenizer.encode(text)])
+        states = (model.encode(ids)[0] if arch == "seq2seq" else model(ids).last_hidden_state).data[0]
+        mean = states[len(states) - ids.shape[1]:].mean(axis=0)
+        assert len(states) == ids.shape[1] + 3 and np.allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_the_nearest_demonstrations_stay_longest():
+    """What stands first is left out first, and each goes whole."""
+    tokenizer = Tokenizer.from_folder("toy:decoder")
+    contexts = [["the soup was dull . ", "the cake was nice . ", "the song was poor . "]]
+    lengths = {}
+    for room in range(30, 8, -1):
+        (filled,), cut = TEMPLATE.encode(tokenizer, [Example("the plot was good .")], room, "causal", contexts)
+        text = tokenizer.decode(filled.ids)
+        shown = [c.strip().replace(" .", ".") for c in contexts[0] if c.split(" .")[0] in text]
+        lengths[len(shown)] = (shown, cut)
+        assert text.endswith("the plot was good. it was")
+    assert lengths[2] == (["the cake was nice.", "the song was poor."], 0) and lengths[1] == (["the song was poor."], 0)
+    assert lengths[0] == ([], 0)
 
 
 @ARCHS

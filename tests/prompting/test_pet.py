@@ -127,18 +127,36 @@ def test_generations_grow_each_class_and_a_pair_is_labelled_by_others():
 
 
 def test_a_pair_has_no_part_in_its_own_labels():
-    ensemble = made(data=dataset(raw=30))
-    log_q = np.log(np.full((3, 30, 2), 0.5))
-    log_q[0] = np.log([0.9, 0.1])  # pair 0 says negative of every text, the others positive
-    log_q[1:] = np.log([0.2, 0.8])
+    """Pair 0 is sure that every text is negative, the others think positive: for pair 0 all are positive, for pair 1 negative."""
+    ensemble = made(data=dataset(raw=60))
     ensemble.settings.share = 1.0
-    chosen = ensemble._labelled_by_others(log_q, 0, 0, np.random.default_rng(0))
-    q = {e.text: e.label for e in chosen}
+    log_q = np.log(np.tile([0.2, 0.8], (3, 60, 1)))
+    log_q[0] = np.log([0.999, 0.001])
     have = np.bincount([e.label for e in ensemble.labelled], minlength=2)
-    assert len(chosen) == 4 * have.sum() if 4 * have.max() <= 30 else len(chosen) >= 4 * have.min()
-    assert 1 in q.values()
-    for number in (1, 2):  # where pair 0 takes part, its certainty does not decide alone
-        ensemble._labelled_by_others(log_q, number, 0, np.random.default_rng(0))
+    first = lambda count: [e.text for e in ensemble.raw[:count]]  # where no text has a class, those that come nearest: here all alike
+    for number, without in ((0, 0), (1, 1), (2, 1)):
+        chosen = ensemble._labelled_by_others(log_q, number, 0, np.random.default_rng(0))
+        of = lambda label: [e.text for e in chosen if e.label == label]
+        assert [len(of(label)) for label in (0, 1)] == (4 * have).tolist()
+        assert of(without) == first(4 * have[without]) and of(1 - without) != first(4 * have[1 - without])
+
+
+def test_each_generation_trains_the_pairs_afresh():
+    """As if it were the first: from the model as it was, on the texts of that generation."""
+    ensemble = made(data=dataset(labelled=4, raw=30), pairs=PAIRS[:2], generations=1, growth=2.0)
+    seen, train = [], ensemble.train
+
+    def watched(number, examples):
+        seen.append((number, list(examples)))
+        train(number, examples)
+
+    ensemble.train = watched
+    ensemble.run()
+    assert [(number, len(examples)) for number, examples in seen] == [(0, 4), (1, 4), (0, 8), (1, 8)]
+    assert sorted(ensemble.model.attachments) == ["pair0", "pair1"]
+    alone = made(data=dataset(labelled=4, raw=30), pairs=PAIRS[:2])
+    alone.train(0, seen[2][1])
+    assert np.array_equal(alone.log_q("test")[0], ensemble.log_q("test")[0])
 
 
 def test_texts_are_drawn_by_confidence():

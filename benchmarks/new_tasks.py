@@ -1,0 +1,332 @@
+"""What other tasks teach a model about a new one: prompted multi-task training (T0), and meta-learning.
+
+T0. toy:seq2seq is trained to write the answers of several tasks of the toy world, each through all its templates
+(`prompting.toy_prompts`), and asked about a task that was held out: a family of tasks that ask for the same thing is held out as a
+whole. Scores are accuracies by rank classification on test texts, the median over the held-out task's templates with the quartiles;
+before, and after training on one, three and all of the other families. The learning rate is low and the same everywhere: nothing is
+chosen by a held-out task.
+
+Meta-learning. A new task is to tell two classes of one toy task apart, in an order of its own, from 1, 5 or 20 examples of each: topics,
+questions, colours. The classes of the tasks that are adapted to at the end (travel and school, size and room, black and white) were
+never seen in meta-training. LoRA and a head on toy:encoder are all that is trained; the same steps of gradient descent adapt
+
+    scratch      a new head, and LoRA at zero; the learning rate that is best among several on the same test tasks, to its advantage
+    Reptile, first-order MAML, MAML      the start that was meta-learned
+    prototypes   no step at all: the nearest mean; before and after training by episodes
+
+Scores are accuracies on 100 other texts, mean and sample standard deviation over five draws of the whole.
+"""
+
+import argparse
+import itertools
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import common
+
+EXAMPLE = """examples:
+  python -m benchmarks.new_tasks --json new.json --markdown new.md
+  python -m benchmarks.new_tasks --only meta
+  python -m benchmarks.new_tasks --fast            # exercises every part; its numbers mean nothing
+"""
+FAMILIES = {"sentiment": ("sentiment", "rating"), "topic": ("topic",), "question": ("question",), "facts": ("truth", "same"),
+            "reading": ("reading",), "grammar": ("grammar",)}
+HELD_OUT = ("sentiment", "topic", "facts", "reading")
+SEEN = {"topic": ("food", "film", "music", "sport"), "question": ("owner", "thing", "colour"), "reading": ("red", "blue", "green", "yellow")}
+NEW = {"topic": ("travel", "school"), "question": ("size", "room"), "reading": ("black", "white")}
+RULES = ("reptile", "fomaml", "maml")
+SCRATCH_RATES = (0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The sizes of a study."""
+
+    seeds: int = 5
+    t0_seeds: int = 3
+    families: tuple = (1, 3, 5)   # how many are trained on
+    t0_steps: int = 600
+    t0_lr: float = 2e-4
+    train: int = 600              # texts of each task
+    test: int = 300
+    shots: tuple = (1, 5, 20)
+    meta_steps: int = 150
+    inner_steps: int = 5
+    inner_lr: float = 0.3
+    query: int = 100
+    draws: int = 3                # of examples, of each new task
+
+
+FAST = Scale(seeds=2, t0_seeds=2, families=(1,), t0_steps=3, train=24, test=12, shots=(1,), meta_steps=2, inner_steps=1, query=10, draws=1)
+
+
+# ---- T0 --------------------------------------------------------------------------------------------------------
+
+
+def works_of(task, scale, seed, part, config, tokenizer):
+    """[one `RankClassification` for each template] of a task's train or test split."""
+    from minipeft.data import Dataset, toy
+    from minipeft.prompting import RankClassification
+    from minipeft.prompting.toy_prompts import prompts
+
+    sizes = {"train": scale.train, "dev": 1, "test": scale.test}
+    drawn = toy.dataset(task, seed=seed, **sizes)
+    dataset = Dataset({part: drawn.splits[part]}, drawn.labels)
+    return [RankClassification(tokenizer, dataset, config, template, verbalizer, 96, 16) for template, verbalizer in prompts(task)]
+
+
+def t0_scores(held, count, scale, seed):
+    """{task: `over_templates`} of a held-out family, after training on ``count`` others drawn by the seed (0: before)."""
+    import numpy as np
+
+    from minipeft import load_pretrained
+    from minipeft.data import Tokenizer
+    from minipeft.prompting import ManyTasks, over_templates
+    from minipeft.training import Settings, fit
+
+    model, tokenizer = load_pretrained("toy:seq2seq"), Tokenizer.from_folder("toy:seq2seq")
+    if count:
+        others = [family for family in FAMILIES if family != held]
+        chosen = np.random.default_rng([seed, HELD_OUT.index(held)]).permutation(others)[:count]
+        tasks = [task for family in chosen for task in FAMILIES[family]]
+        works = {f"{task} {number}": work for task in tasks
+                 for number, work in enumerate(works_of(task, scale, seed, "train", model.config, tokenizer))}
+        model.requires_grad_(True)
+        fit(model, dict(model.named_parameters()), ManyTasks(works, batches=scale.t0_steps),
+            Settings(lr=scale.t0_lr, epochs=1, seed=seed))
+    return {task: over_templates(model, works_of(task, scale, seed, "test", model.config, tokenizer)) for task in FAMILIES[held]}
+
+
+def t0(scale, kept):
+    """{task: {number of families: [median over templates, in per cent, of each seed]}}."""
+    out = {task: {count: [] for count in (0, *scale.families)} for held in HELD_OUT for task in FAMILIES[held]}
+    for held, count, seed in itertools.product(HELD_OUT, (0, *scale.families), range(scale.t0_seeds)):
+        found = kept(f"t0 {held} {count} {seed}", lambda: t0_scores(held, count, scale, seed))
+        for task, scores in found.items():
+            out[task][count].append(100 * scores["median"])
+    return out
+
+
+# ---- meta-learning ---------------------------------------------------------------------------------------------
+
+
+class Tasks:
+    """Texts of every class, and episodes from them; ``classes`` is {toy task: names}."""
+
+    def __init__(self, classes, seed, each, tokenizer):
+        from minipeft.data import toy
+
+        self.tokenizer, self.texts = tokenizer, {}
+        for task, names in classes.items():
+            drawn = toy.dataset(task, "easy", seed=seed, dev=1, test=1, shots=each)
+            for name in names:
+                label = drawn.labels.index(name)
+                self.texts[task, name] = [e for e in drawn.splits["train"] if e.label == label]
+        self.pairs = [(task, a, b) for task, names in classes.items() for a, b in itertools.permutations(names, 2)]
+
+    def draw(self, rng, shots, query, pair=None):
+        """(support, query): `Batch`es of two classes, 0 and 1, ``shots`` examples and half of ``query`` of each."""
+        task, *names = pair or self.pairs[int(rng.integers(len(self.pairs)))]
+        parts = ([], [])
+        for label, name in enumerate(names):
+            texts = self.texts[task, name]
+            order = rng.permutation(len(texts))[:shots + query // 2]
+            for number, i in enumerate(order):
+                parts[number >= shots].append((texts[i], label))
+        return tuple(self._batch(part) for part in parts)
+
+    def _batch(self, part):
+        import numpy as np
+
+        from minipeft.data import collate
+
+        pairs = [e.text2 for e, _ in part] if part[0][0].text2 is not None else None
+        encodings = self.tokenizer.encode_pairs([e.text for e, _ in part], pairs, 96)
+        return collate(encodings, [label for _, label in part], np.arange(len(part)), self.tokenizer.pad_id)
+
+
+def learner(seed):
+    """(model, its parameters): LoRA and a head of two classes on toy:encoder."""
+    import numpy as np
+
+    from minipeft import attach, load_pretrained
+    from minipeft.methods import METHODS
+
+    model = load_pretrained("toy:encoder", task="classify", labels=("0", "1"), rng=np.random.default_rng(seed))
+    return model, attach(model, METHODS["lora"](), rng=np.random.default_rng(seed)).named_parameters()
+
+
+def loss_on(batch):
+    """A function from the model to its loss on a batch."""
+    return lambda model: model(batch.input_ids, batch.attention_mask, batch.token_type_ids, labels=batch.labels).loss
+
+
+def accuracy(logits, batch):
+    """Of logits (B, 2), an array."""
+    return float((logits.argmax(axis=1) == batch.labels).mean())
+
+
+def adapted(model, parameters, tasks, scale, shots, lr, seed):
+    """Mean accuracy, in per cent, on the new tasks after a few steps from where the parameters stand."""
+    import numpy as np
+
+    from minipeft.prompting.meta import adapt, places_of, substituted
+
+    places, scores = places_of(model, parameters), []
+    for number, (task, *names) in enumerate(tasks.pairs):
+        for draw in range(scale.draws):
+            support, query = tasks.draw(np.random.default_rng([seed, number, draw]), shots, scale.query, (task, *names))
+            phi = adapt(model, places, parameters, loss_on(support), lr, scale.inner_steps)
+            with substituted(places, phi):
+                scores.append(accuracy(model(query.input_ids, query.attention_mask, query.token_type_ids).logits.data, query))
+    return 100 * statistics.mean(scores)
+
+
+def nearest(model, tasks, scale, shots, seed):
+    """The same for prototypes, which take no step."""
+    import numpy as np
+
+    from minipeft.autograd import no_grad
+    from minipeft.prompting import prototype_logits, prototypes, text_states
+
+    scores = []
+    with no_grad():
+        for number, (task, *names) in enumerate(tasks.pairs):
+            for draw in range(scale.draws):
+                support, query = tasks.draw(np.random.default_rng([seed, number, draw]), shots, scale.query, (task, *names))
+                centres = prototypes(text_states(model, support), support.labels, 2)
+                scores.append(accuracy(prototype_logits(text_states(model, query), centres).data, query))
+    return 100 * statistics.mean(scores)
+
+
+def meta_scores(start, scale, seed):
+    """{shots: accuracy} from a start: "scratch", one of `RULES`, "prototypes", "prototypes, trained"."""
+    from minipeft.data import Tokenizer
+    from minipeft.prompting import Episode, MetaSettings, episode_loss, meta_train
+    from minipeft.training.optim import OPTIMIZERS
+
+    import numpy as np
+
+    tokenizer = Tokenizer.from_folder("toy:encoder")
+    each = max(scale.shots) + scale.query // 2
+    new, (model, parameters) = Tasks(NEW, seed + 100, each, tokenizer), learner(seed)
+    if start == "scratch":
+        return {shots: max(adapted(model, parameters, new, scale, shots, lr, seed) for lr in SCRATCH_RATES) for shots in scale.shots}
+    seen = Tasks(SEEN, seed, each, tokenizer) if start != "prototypes" else None
+    if start in RULES:
+        def draw(rng):
+            support, query = seen.draw(rng, 5, 20)
+            return Episode(loss_on(support), loss_on(query))
+
+        meta_train(model, parameters, draw, MetaSettings(start, scale.inner_lr, scale.inner_steps, 5e-3, 4, scale.meta_steps, seed))
+        return {shots: adapted(model, parameters, new, scale, shots, scale.inner_lr, seed) for shots in scale.shots}
+    if start == "prototypes, trained":
+        optimizer = OPTIMIZERS["adam"]([{"parameters": list(parameters.values())}], lr=2e-3)
+        for step in range(scale.meta_steps):
+            support, query = seen.draw(np.random.default_rng([seed, step]), 5, 20)
+            optimizer.zero_grad()
+            episode_loss(model, support, query, 2).backward()
+            optimizer.step()
+    return {shots: nearest(model, new, scale, shots, seed) for shots in scale.shots}
+
+
+STARTS = ("scratch", *RULES, "prototypes", "prototypes, trained")
+
+
+def meta(scale, kept):
+    """{start: {shots: [accuracy of each seed]}}."""
+    out = {start: {shots: [] for shots in scale.shots} for start in STARTS}
+    for start, seed in itertools.product(STARTS, range(scale.seeds)):
+        for shots, score in kept(f"meta {start} {seed}", lambda: meta_scores(start, scale, seed)).items():
+            out[start][int(shots)].append(score)
+    return out
+
+
+# ---- how it is shown, and the command line ---------------------------------------------------------------------
+
+
+def table(found, corner, columns):
+    """(heads, rows) of {row: {column: [value of each seed]}}."""
+    rows = [[name, *(f"{statistics.mean(each):.1f} ± {statistics.stdev(each):.1f}" for each in values.values())]
+            for name, values in found.items()]
+    return [corner, *columns], rows
+
+
+def tables(found, scale):
+    """{title: (heads, rows)} of what was found."""
+    out = {}
+    if "t0" in found:
+        out["held-out task: accuracy (%), median over templates"] = table(
+            found["t0"], "held out", ["before", *(f"after {count} families" for count in scale.families)])
+    if "meta" in found:
+        out["a new task: accuracy (%)"] = table(found["meta"], "start", [f"{shots} of each class" for shots in scale.shots])
+    return out
+
+
+class Kept:
+    """Results by name in a JSON file, so that none is made twice; ``told`` is called with a line on each new one."""
+
+    def __init__(self, path, told):
+        from minipeft.data import files
+
+        self.path, self.told = Path(path), told
+        self.known = files.read_json(self.path, "results") if self.path.is_file() else {}
+
+    def __call__(self, name, make):
+        from minipeft.data import files
+
+        if name not in self.known:
+            self.known[name] = make()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_json(self.path, self.known)
+            self.told(f"{name}: {self.known[name]}")
+        return self.known[name]
+
+
+PARTS = {"t0": t0, "meta": meta}
+
+
+def make_parser():
+    """The command line's parser."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.new_tasks", description=__doc__, epilog=EXAMPLE,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=PARTS, help="one part (default: both)")
+    parser.add_argument("--out", metavar="DIR", help="folder of what was found, which is not made twice (runs/new-tasks; with --fast "
+                                                     "runs/new-tasks-fast)")
+    parser.add_argument("--fast", action="store_true", help="a short form, whose numbers mean nothing")
+    parser.add_argument("--json", metavar="FILE", help="also write all figures to FILE")
+    parser.add_argument("--markdown", metavar="FILE", help="also write the tables to FILE")
+    return parser
+
+
+def main(arguments=None):
+    """The command line."""
+    args = make_parser().parse_args(arguments)
+    common.set_threads(1)
+    scale = FAST if args.fast else Scale()
+    out = Path(args.out or ("runs/new-tasks-fast" if args.fast else "runs/new-tasks"))
+    try:
+        kept = Kept(out / "found.json", lambda line: print(line, file=sys.stderr, flush=True))
+        found = {name: part(scale, kept) for name, part in PARTS.items() if args.only in (None, name)}
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"new_tasks: {error}", file=sys.stderr)
+        return 2
+    shown = tables(found, scale)
+    for title, (heads, rows) in shown.items():
+        common.print_table(title, heads, rows)
+    if args.markdown:
+        text = "\n".join("".join(f"| {' | '.join(line)} |\n" for line in [heads, ["---", *["--:"] * (len(heads) - 1)], *rows])
+                         for heads, rows in shown.values())
+        Path(args.markdown).write_text(text, encoding="utf-8")
+    if args.json:
+        common.write_json(args.json, {"scale": vars(scale), **found})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
