@@ -36,7 +36,7 @@ FAMILIES = {"sentiment": ("sentiment", "rating"), "topic": ("topic",), "question
 HELD_OUT = ("sentiment", "topic", "facts", "reading")
 SEEN = {"topic": ("food", "film", "music", "sport"), "question": ("owner", "thing", "colour"), "reading": ("red", "blue", "green", "yellow")}
 NEW = {"topic": ("travel", "school"), "question": ("size", "room"), "reading": ("black", "white")}
-RULES = ("reptile", "fomaml", "maml")
+RULES = {"reptile": 0.3, "fomaml": 0.1, "maml": 0.1}  # with the learning rate of their inner steps
 SCRATCH_RATES = (0.03, 0.1, 0.3, 1.0)
 
 
@@ -54,7 +54,6 @@ class Scale:
     shots: tuple = (1, 5, 20)
     meta_steps: int = 150
     inner_steps: int = 5
-    inner_lr: float = 0.3
     query: int = 100
     draws: int = 3                # of examples, of each new task
 
@@ -220,8 +219,8 @@ def meta_scores(start, scale, seed):
             support, query = seen.draw(rng, 5, 20)
             return Episode(loss_on(support), loss_on(query))
 
-        meta_train(model, parameters, draw, MetaSettings(start, scale.inner_lr, scale.inner_steps, 5e-3, 4, scale.meta_steps, seed))
-        return {shots: adapted(model, parameters, new, scale, shots, scale.inner_lr, seed) for shots in scale.shots}
+        meta_train(model, parameters, draw, MetaSettings(start, RULES[start], scale.inner_steps, 5e-3, 4, scale.meta_steps, seed))
+        return {shots: adapted(model, parameters, new, scale, shots, RULES[start], seed) for shots in scale.shots}
     if start == "prototypes, trained":
         optimizer = OPTIMIZERS["adam"]([{"parameters": list(parameters.values())}], lr=2e-3)
         for step in range(scale.meta_steps):

@@ -158,6 +158,27 @@ def test_a_start_is_learnt_from_which_a_few_steps_reach_further(rule, lr):
     assert meta_train(again, dict(again.named_parameters()), draw, settings) == losses
 
 
+def test_an_outer_step_goes_by_the_mean_over_its_tasks(small):
+    """Adam's first step, by hand."""
+    model, parameters = small
+    settings, episodes = MetaSettings("fomaml", 0.1, 1, lr=0.01, tasks=3, steps=1), []
+
+    def draw(rng):
+        episodes.append(regression(rng))
+        return episodes[-1]
+
+    before = {path: p.data.copy() for path, p in parameters.items()}
+    meta_train(model, parameters, draw, settings)
+    after = {path: p.data for path, p in parameters.items()}
+    for path, p in parameters.items():
+        p.data = before[path]
+    found = [meta_gradient(model, places_of(model, parameters), parameters, e, settings)[0] for e in episodes]
+    assert len(episodes) == 3
+    for number, path in enumerate(parameters):
+        g = np.mean([gradients[number] for gradients in found], axis=0)
+        assert np.allclose(after[path], before[path] - 0.01 * g / (np.abs(g) + 1e-8), atol=1e-6)
+
+
 def test_adapting_keeps_a_record_only_when_asked(small):
     model, parameters = small
     loss, places = regression(np.random.default_rng(0)).support, places_of(model, parameters)
