@@ -40,6 +40,7 @@ more examples:
   minipeft compare
   minipeft compare --data toy:rating --data toy:truth:hard --tune
   minipeft compare --methods full --sweep lora.rank=1,2,4,8,16 --sweep prefix.num_virtual_tokens=5,20
+  minipeft compare --methods head,zero_shot,prompt_based,pet --shots 8 --unlabelled toy:rating
 
 """
 

@@ -51,13 +51,14 @@ class Board:
             self._print(f"{self.name(job)}: finished before")
 
     def listen(self, job, said):
-        """A run in hand says how far it is: {"step", "total", "loss" or "scores"}."""
+        """A run in hand says how far it is, {"step", "total", "loss" or "scores"}, or in words what it is ``doing``."""
         with self.lock:
             share = said.get("step", 0) / max(said.get("total", 1), 1)
             self.gained += share - self.shares.get(job.folder, 0.0)
             self.shares[job.folder] = share
             words = f"step {said.get('step', 0)} of {said.get('total', 0)}"
             words += f", loss {said['loss']:.4f}" if said.get("loss") is not None else ""
+            words = said.get("doing", words)
             if self.bar is not None:
                 if job.folder not in self.tasks:
                     self.tasks[job.folder] = self.bar.add_task(job.label, total=1.0, words=words)

@@ -13,7 +13,10 @@ class Reports:
     """A display for another process: each call is a line of JSON on standard output, a step's at most a few times a second."""
 
     def __init__(self, every=0.5):
-        self.every, self.last = every, 0.0
+        self.every, self.last, self.total, self.done = every, 0.0, 0, 0
+
+    def doing(self, words):
+        self._say(doing=words)
 
     def start(self, total, done):
         self.total, self.done = total, done

@@ -78,8 +78,11 @@ class Strategy(Base):
         """The model of a run, with the head that it was pre-trained with."""
         return with_its_head(run.model)
 
-    def work(self, run, tokenizer, config, dataset, length):
-        """What a run trains and is scored on. Raises ValueError where template, verbalizer, data and model do not fit."""
+    def work(self, run, tokenizer, config, dataset, length, told=None):
+        """What a run trains and is scored on; ``told`` is called with a line on what takes long.
+
+        Raises ValueError where template, verbalizer, data and model do not fit.
+        """
         raise NotImplementedError
 
     def check(self, run, tokenizer, config, dataset, length):
@@ -113,7 +116,7 @@ class ZeroShot(Strategy):
 
     name = "zero_shot"
 
-    def work(self, run, tokenizer, config, dataset, length):
+    def work(self, run, tokenizer, config, dataset, length, told=None):
         return self._asked(run, tokenizer, config, dataset, length)
 
     def _asked(self, run, tokenizer, config, dataset, length, demonstrations=None):
@@ -143,7 +146,7 @@ class InContext(ZeroShot):
 
     name = "in_context"
 
-    def work(self, run, tokenizer, config, dataset, length):
+    def work(self, run, tokenizer, config, dataset, length, told=None):
         if "train" not in dataset.splits:
             raise ValueError(f"in_context: {run.data} has no train split to take demonstrations from")
         vectors = text_vectors(load_pretrained(run.model), tokenizer, length) if self.similar else None
@@ -166,7 +169,7 @@ class PromptBased(Strategy):
 
     name = "prompt_based"
 
-    def work(self, run, tokenizer, config, dataset, length):
+    def work(self, run, tokenizer, config, dataset, length, told=None):
         kind, (template, verbalizer) = KINDS[self.ranking], pairs_of(run, dataset.labels)[0]
         shown = Demonstrations(dataset.splits["train"], self.demonstrations, seed=run.seed) if self.demonstrations else None
         return kind(tokenizer, dataset, config, template, verbalizer, length, run.batch_size, metric=run.metric,
@@ -196,12 +199,12 @@ class PET(Strategy):
         """The classifier."""
         return load_pretrained(run.model, task="classify", labels=labels, pooling=run.pooling, rng=rng)
 
-    def work(self, run, tokenizer, config, dataset, length):
+    def work(self, run, tokenizer, config, dataset, length, told=None):
         raw = self._raw(run)
         settings = PETSettings(replace(run.settings(), lr=GENTLE * run.lr, epochs=self.pair_steps, max_steps=self.pair_steps), run.settings(),
                                weighted=self.weighted, generations=self.number())
         ensemble = Ensemble(with_its_head(run.model), tokenizer, Dataset({**dataset.splits, RAW: raw}, dataset.labels),
-                            pairs_of(run, dataset.labels), lambda: self.method(run), length, settings)
+                            pairs_of(run, dataset.labels), lambda: self.method(run), length, settings, told)
         return classifier_work(ensemble.run(), run.metric)
 
     def _raw(self, run):

@@ -145,14 +145,14 @@ class Ensemble:
         if self.labelled:
             for number in range(len(self.works)):
                 self.train(number, self.labelled)
-                self.progress(f"pair {number + 1} of {len(self.works)} trained on {len(self.labelled)} texts")
+                self.progress(f"prompt {number + 1} of {len(self.works)} trained on {len(self.labelled)} texts")
         for generation in range(generations if self.raw else 0):
             log_q = self.log_q(RAW)
             for number in range(len(self.works)):
                 rng = np.random.default_rng([self.settings.training.seed, generation, number])
                 examples = [*self.labelled, *self._labelled_by_others(log_q, number, generation, rng)]
                 self.train(number, examples)
-                self.progress(f"generation {generation + 1} of {generations}: pair {number + 1} of {len(self.works)} trained on "
+                self.progress(f"generation {generation + 1} of {generations}: prompt {number + 1} of {len(self.works)} trained on "
                               f"{len(examples)} texts")
         return self
 

@@ -18,6 +18,14 @@ class ProgressBar:
         self.training = self.evaluation = None  # the bar's tasks
         self.said = 0.0  # when the last line about an evaluation was printed
 
+    def doing(self, words):
+        """Something before the training is done, or goes on."""
+        self._open()
+        if self.bar is None:
+            self._print(f"{self.title}: {words}")
+        else:
+            self.bar.console.print(f"{self.title}: {words}", markup=False, highlight=False, soft_wrap=True)
+
     def start(self, total, done):
         """Training of ``total`` steps begins, ``done`` of them are behind us."""
         self._open()

@@ -61,7 +61,10 @@ class Settings:
 
 
 class Silent:
-    """A progress display that shows nothing; others have the same three methods."""
+    """A progress display that shows nothing; others have the same methods."""
+
+    def doing(self, words):
+        """Something before the training is done, or goes on."""
 
     def start(self, total, done):
         """Training of ``total`` steps begins, ``done`` of them are behind us."""

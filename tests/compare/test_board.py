@@ -1,6 +1,7 @@
 """What a comparison shows while it runs."""
 
 import io
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,3 +69,15 @@ def test_bars_in_a_terminal(clock):
         shown.finished(ended(one))
         assert [task.description for task in shown.bar.tasks] == ["all runs"]
     assert shown.bar is None and "[1/2] one seed 0: accuracy 0.5000 on test" in out.getvalue()
+
+
+def test_what_a_run_is_doing_before_it_trains(capsys, monkeypatch):
+    from minipeft.compare.child import Reports
+
+    monkeypatch.setattr(board, "QUIET_SECONDS", 0)
+    Reports().doing("prompt 1 of 3 trained on 8 texts")
+    said = json.loads(capsys.readouterr().out)
+    assert said == {"doing": "prompt 1 of 3 trained on 8 texts", "total": 0}
+    shown = board.Board(2, Console(file=io.StringIO(), width=120))
+    shown.listen(type("Job", (), {"folder": "a", "label": "pet seed 0"}), said)
+    assert shown.console.file.getvalue() == "[1/2] pet seed 0: prompt 1 of 3 trained on 8 texts; time left not known yet\n"

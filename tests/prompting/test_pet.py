@@ -123,7 +123,7 @@ def test_generations_grow_each_class_and_a_pair_is_labelled_by_others():
             assert examples[:8] == ensemble.labelled
     raw = {e.text for e in ensemble.raw}
     assert all(e.text in raw for _, examples in asked[3:] for e in examples[8:])
-    assert "generation 2 of 2: pair 3 of 3 trained on 72 texts" in lines[-1]
+    assert "generation 2 of 2: prompt 3 of 3 trained on 72 texts" in lines[-1]
 
 
 def test_a_pair_has_no_part_in_its_own_labels():
