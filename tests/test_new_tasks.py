@@ -1,0 +1,76 @@
+"""The study of new tasks: what is held out is never seen, episodes are what they should be, and the command in its short form."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks import new_tasks
+from benchmarks.new_tasks import FAMILIES, FAST, HELD_OUT, NEW, SEEN, Kept, Tasks, adapted, learner, t0_scores, table
+from minipeft.data import Tokenizer, toy
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.from_folder("toy:encoder")
+
+
+def test_classes_that_are_new_were_never_seen():
+    assert set(NEW) == set(SEEN) and all(not set(NEW[task]) & set(SEEN[task]) for task in NEW)
+    assert sorted(name for family in FAMILIES.values() for name in family) == sorted(toy.TASKS) and set(HELD_OUT) <= set(FAMILIES)
+    assert all(set((*NEW[task], *SEEN[task])) == set(toy.TASKS[task].labels) for task in ("topic", "reading", "question"))
+
+
+def test_an_episode(tokenizer):
+    tasks = Tasks({"topic": ("food", "film", "music"), "reading": ("red", "blue")}, 3, 12, tokenizer)
+    assert len(tasks.pairs) == 6 + 2 and len(set(tasks.pairs)) == 8
+    support, query = tasks.draw(np.random.default_rng(0), 2, 8, ("reading", "blue", "red"))
+    assert sorted(support.labels.tolist()) == [0, 0, 1, 1] and query.labels.tolist().count(0) == 4
+    texts = lambda batch: [tokenizer.decode(ids[mask]) for ids, mask in zip(batch.input_ids, batch.attention_mask)]
+    assert not set(texts(support)) & set(texts(query)) and query.token_type_ids.max() == 1
+    again, _ = tasks.draw(np.random.default_rng(0), 2, 8, ("reading", "blue", "red"))
+    assert np.array_equal(support.input_ids, again.input_ids)
+    other, _ = tasks.draw(np.random.default_rng(0), 2, 8, ("reading", "red", "blue"))
+    assert set(texts(other)) != set(texts(support)) or other.labels.tolist() != support.labels.tolist()
+
+
+def test_adapting_leaves_the_start_as_it_was(tokenizer):
+    model, parameters = learner(0)
+    before = {path: p.data.copy() for path, p in parameters.items()}
+    tasks = Tasks({"topic": ("food", "film")}, 1, 8, tokenizer)
+    scale = replace(FAST, query=8)
+    first = adapted(model, parameters, tasks, scale, 2, 0.3, 0)
+    assert first == adapted(model, parameters, tasks, scale, 2, 0.3, 0) and 0 <= first <= 100
+    assert all(np.array_equal(before[path], p.data) for path, p in parameters.items())
+
+
+def test_what_was_found_is_kept(tmp_path):
+    told, made = [], []
+    kept = Kept(tmp_path / "deep" / "found.json", told.append)
+    make = lambda: made.append(1) or {"a": 2.5}
+    assert kept("one", make) == kept("one", make) == {"a": 2.5} and len(made) == 1 and told == ["one: {'a': 2.5}"]
+    assert Kept(tmp_path / "deep" / "found.json", told.append)("one", make) == {"a": 2.5} and len(made) == 1
+
+
+def test_a_held_out_family_is_asked_and_not_trained(monkeypatch):
+    seen, works_of = [], new_tasks.works_of
+    monkeypatch.setattr(new_tasks, "works_of", lambda task, scale, seed, part, *more: seen.append((task, part)) or works_of(
+        task, scale, seed, part, *more))
+    found = t0_scores("facts", 5, replace(FAST, t0_steps=2), 0)
+    assert set(found) == {"truth", "same"} and {task for task, part in seen if part == "test"} == {"truth", "same"}
+    assert {task for task, part in seen if part == "train"} == set(toy.TASKS) - {"truth", "same"}
+    assert len(found["truth"]["scores"]) == 3 and 0 <= found["truth"]["median"] <= 1
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(new_tasks, "HELD_OUT", ("topic",))
+    monkeypatch.setattr(new_tasks, "STARTS", ("scratch", "maml", "prototypes, trained"))
+    assert new_tasks.main(["--fast", "--json", "j.json", "--markdown", "m.md"]) == 0
+    found = json.loads((tmp_path / "j.json").read_text())
+    assert set(found["meta"]) == {"scratch", "maml", "prototypes, trained"} and len(found["t0"]["topic"]["1"]) == 2
+    text = (tmp_path / "m.md").read_text()
+    assert "| held out | before | after 1 families |" in text and "| start | 1 of each class |" in text
+    assert "maml" in capsys.readouterr().out
+    assert table({"x": {1: [50.0, 60.0]}}, "c", ["d"]) == (["c", "d"], [["x", "55.0 ± 7.1"]])
