@@ -10,7 +10,7 @@ a class to choose by.
     head         a classification head beside the pre-trained model
     prompt       prompt-based fine-tuning through the first template of `prompting.toy_prompts`
     PET, iPET    all its templates, raw text, and at the end a classification head
-    in context   solved examples before each text, as many as fit, on toy:decoder; nothing is trained
+    in context   solved examples before each text, as many as fit into the 64 tokens that toy:decoder was trained on; nothing is trained
 
 Without labels: a head that was drawn, the prompt as it is, PET and iPET on what the untrained prompts say.
 
@@ -87,7 +87,8 @@ class Study:
             more = {"template": templates, "verbalizer": verbalizers} if method != "base" else {}
         if method in ("pet", "ipet"):
             more["unlabelled"], options = str(raw), {**options, "pair_steps": self.scale.pair_steps}
-        return Run(model, str(folder), method, options=options, shots=shots, seed=seed, max_length=96, **more)
+        return Run(model, str(folder), method, options=options, shots=shots, seed=seed,
+                   max_length=64 if side == "in context" else 96, **more)
 
     def score(self, side, shots, seed):
         """Accuracy on test, in per cent, of a run that is made unless it was before."""

@@ -17,7 +17,7 @@ from ..interop import load_pretrained
 from ..methods import METHODS
 from ..nn import unwrap
 from ..prompting import (RAW, SEEDS, Calibration, ClozeClassification, Demonstrations, Ensemble, PETSettings, RankClassification,
-                         Template, Verbalizer, classifier_work, few_shot, text_vectors)
+                         Template, Verbalizer, classifier_work, few_shot, kind_of, separator_of, text_vectors)
 from ..prompting.toy_prompts import PATTERNS
 from .exits import Base
 from .sources import name_of, read
@@ -150,7 +150,8 @@ class InContext(ZeroShot):
         if "train" not in dataset.splits:
             raise ValueError(f"in_context: {run.data} has no train split to take demonstrations from")
         vectors = text_vectors(load_pretrained(run.model), tokenizer, length) if self.similar else None
-        shown = Demonstrations(dataset.splits["train"], self.per_class or None, self.sets, vectors, seed=run.seed)
+        shown = Demonstrations(dataset.splits["train"], self.per_class or None, self.sets, vectors,
+                               separator_of(tokenizer, kind_of(config)), run.seed)
         return self._asked(run, tokenizer, config, dataset, length, shown)
 
 
@@ -171,7 +172,8 @@ class PromptBased(Strategy):
 
     def work(self, run, tokenizer, config, dataset, length, told=None):
         kind, (template, verbalizer) = KINDS[self.ranking], pairs_of(run, dataset.labels)[0]
-        shown = Demonstrations(dataset.splits["train"], self.demonstrations, seed=run.seed) if self.demonstrations else None
+        shown = Demonstrations(dataset.splits["train"], self.demonstrations, separator=separator_of(tokenizer, kind_of(config)),
+                               seed=run.seed) if self.demonstrations else None
         return kind(tokenizer, dataset, config, template, verbalizer, length, run.batch_size, metric=run.metric,
                     train_limit=run.train_limit, demonstrations=shown)
 
@@ -201,8 +203,9 @@ class PET(Strategy):
 
     def work(self, run, tokenizer, config, dataset, length, told=None):
         raw = self._raw(run)
-        settings = PETSettings(replace(run.settings(), lr=GENTLE * run.lr, epochs=self.pair_steps, max_steps=self.pair_steps), run.settings(),
-                               weighted=self.weighted, generations=self.number())
+        classifier = run.settings()
+        prompts = replace(classifier, lr=GENTLE * run.lr, epochs=self.pair_steps, max_steps=self.pair_steps)
+        settings = PETSettings(prompts, classifier, weighted=self.weighted, generations=self.number())
         ensemble = Ensemble(with_its_head(run.model), tokenizer, Dataset({**dataset.splits, RAW: raw}, dataset.labels),
                             pairs_of(run, dataset.labels), lambda: self.method(run), length, settings, told)
         return classifier_work(ensemble.run(), run.metric)

@@ -3,7 +3,7 @@
 from .auxiliary import WithLanguage, language_work
 from .calibration import Calibration, calibrated
 from .cloze import ClozeClassification, gap_logits
-from .demonstrations import Demonstrations, text_vectors
+from .demonstrations import Demonstrations, separator_of, text_vectors
 from .few_shot import SEEDS, data_advantage, few_shot
 from .many_tasks import ManyTasks, attach_tasks, over_templates, parameters_of, shares
 from .meta import Episode, MetaSettings, adapt, meta_train
@@ -19,4 +19,4 @@ __all__ = ["RAW", "SEEDS", "Calibration", "Cloze", "ClozeClassification", "Demon
            "adapt", "attach_tasks", "calibrated", "class_scores", "classifier_work",
            "data_advantage", "distil", "episode_loss", "few_shot", "gap_logits", "kind_of",
            "language_work", "meta_train", "null_verbalizer", "over_templates", "parameters_of", "prototype_logits", "prototypes",
-           "restricted_softmax", "search_words", "shares", "text_states", "text_vectors", "whole_words"]
+           "restricted_softmax", "search_words", "separator_of", "shares", "text_states", "text_vectors", "whole_words"]

@@ -68,6 +68,11 @@ class Demonstrations:
         return np.array(out, np.int64)
 
 
+def separator_of(tokenizer, kind):
+    """What parts demonstrations from each other: for a causal model the end token that parts its texts in training, else a space."""
+    return tokenizer.piece_of(tokenizer.eos_id) if kind == "causal" and tokenizer.eos_id is not None else " "
+
+
 def _joined(example):
     """The texts of an example as one."""
     return " ".join(filter(None, (example.text, example.text2)))

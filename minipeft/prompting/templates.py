@@ -98,18 +98,35 @@ class Template:
             ValueError: a masked model's tokenizer without a mask token, T5's without sentinels, or no room beside the template.
         """
         gap, cut = self._gap(tokenizer, kind), 0
-        filled = [(e.text, e.text2, "".join(context)) for e, context in zip(examples, contexts or [()] * len(examples))]
+        filled = [(e.text, e.text2, "") for e in examples]
         encodings = tokenizer.encode_pairs([self._shown(*each, gap, kind) for each in filled])
-        for number, encoding in enumerate(encodings):
-            left = list(contexts[number]) if contexts else []
-            while len(encoding.ids) > max_length and left:
+        kept = self._kept(tokenizer, contexts, [max_length - len(e.ids) for e in encodings]) if contexts else [[]] * len(filled)
+        if contexts:
+            filled = [(*each[:2], "".join(left)) for each, left in zip(filled, kept)]
+            encodings = tokenizer.encode_pairs([self._shown(*each, gap, kind) for each in filled])
+        for number, left in enumerate(kept):
+            while len(encodings[number].ids) > max_length and left:  # at the seams there may be a token more
                 del left[0]
                 filled[number] = (*filled[number][:2], "".join(left))
-                (encoding,) = encodings[number:number + 1] = tokenizer.encode_pairs([self._shown(*filled[number], gap, kind)])
-            if len(encoding.ids) > max_length:
+                (encodings[number],) = tokenizer.encode_pairs([self._shown(*filled[number], gap, kind)])
+            if len(encodings[number].ids) > max_length:
                 filled[number], encodings[number] = self._shortened(tokenizer, filled[number][:2], max_length, gap, kind)
                 cut += 1
         return [self._cloze(tokenizer, e, each, kind) for e, each in zip(encodings, filled)], cut
+
+    @staticmethod
+    def _kept(tokenizer, contexts, rooms):
+        """[the last texts of each context that fit into its room together, in tokens]."""
+        known = list(dict.fromkeys(text for context in contexts for text in context))
+        lengths = dict(zip(known, (len(e.ids) for e in tokenizer.encode_pairs(known, add_special_tokens=False))))
+        out = []
+        for context, room in zip(contexts, rooms):
+            first = len(context)
+            while first > 0 and lengths[context[first - 1]] <= room:
+                first -= 1
+                room -= lengths[context[first]]
+            out.append(list(context[first:]))
+        return out
 
     def _gap(self, tokenizer, kind):
         """The token that stands for the gap, as text; "" for causal models, which read up to it."""

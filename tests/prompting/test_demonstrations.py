@@ -6,7 +6,8 @@ import pytest
 from minipeft import attach, load_pretrained
 from minipeft.data import Dataset, Example, Tokenizer, toy
 from minipeft.methods import METHODS
-from minipeft.prompting import ClozeClassification, Demonstrations, RankClassification, Template, Verbalizer, text_vectors
+from minipeft.prompting import (ClozeClassification, Demonstrations, RankClassification, Template, Verbalizer, kind_of, separator_of,
+                                text_vectors)
 from minipeft.training import Settings, fit
 
 VERBALIZER = Verbalizer({"negative": ["bad", "terrible"], "positive": ["good", "great"]})
@@ -74,6 +75,16 @@ def test_similar_ones_are_drawn_from_the_nearer_half():
     for seed in range(12):
         (texts,) = Demonstrations(train, per_class=1, vectors=vectors, seed=seed).draw([Example("q")], TEMPLATE, VERBALIZER, 0)
         assert {text[0] for text in texts} <= set("abef")
+
+
+def test_what_parts_them():
+    for arch, expected in (("encoder", " "), ("decoder", "<|endoftext|>"), ("seq2seq", " ")):
+        model, tokenizer = load_pretrained(f"toy:{arch}"), Tokenizer.from_folder(f"toy:{arch}")
+        assert separator_of(tokenizer, kind_of(model.config)) == expected
+    train = [Example("the soup was dull .", None, 0), Example("the cake was nice .", None, 1)]
+    (texts,) = Demonstrations(train, separator="<|endoftext|>").draw([Example("q")], TEMPLATE, VERBALIZER, 0)
+    tokenizer = Tokenizer.from_folder("toy:decoder")
+    assert tokenizer.encode("".join(texts)).count(tokenizer.eos_id) == 2
 
 
 @ARCHS
