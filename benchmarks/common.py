@@ -1,5 +1,6 @@
 """What both benchmarks share: threads, timing by turns, tables and JSON; nothing here imports NumPy."""
 
+import argparse
 import json
 import os
 import platform
@@ -71,6 +72,24 @@ def conditions(threads):
             "python": platform.python_version(), "numpy": numpy.__version__, "numba": numba.__version__,
             "blas": numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"],
             "torch": torch.__version__, "threads": threads}
+
+
+def study_parser(name, about, example, short="a short form, whose numbers mean nothing"):
+    """The command line of a study: where its runs lie, what else to write, and the short form that exercises every part."""
+    folder = f"runs/{name.replace('_', '-')}"
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about, epilog=example,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", metavar="DIR", help=f"folder of what was run, which is not run twice ({folder}; with --fast "
+                                                     f"{folder}-fast)")
+    parser.add_argument("--fast", action="store_true", help=short)
+    parser.add_argument("--json", metavar="FILE", help="also write all figures to FILE")
+    parser.add_argument("--markdown", metavar="FILE", help="also write the table to FILE")
+    return parser
+
+
+def study_folder(name, args):
+    """The folder that a study's arguments ask for."""
+    return args.out or f"runs/{name.replace('_', '-')}" + "-fast" * args.fast
 
 
 def print_table(title, columns, rows):

@@ -18,7 +18,6 @@ How many texts a prompt is worth: the mean, over the accuracies that both reach,
 (`prompting.data_advantage`).
 """
 
-import argparse
 import statistics
 import sys
 from dataclasses import dataclass
@@ -182,13 +181,7 @@ def picture(scale, curves):
 
 def make_parser():
     """The command line's parser."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.few_labels", description=__doc__, epilog=EXAMPLE,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", metavar="DIR", help="folder of the runs, which are not made twice (runs/few-labels; with --fast "
-                                                     "runs/few-labels-fast)")
-    parser.add_argument("--fast", action="store_true", help="a short form, whose numbers mean nothing")
-    parser.add_argument("--json", metavar="FILE", help="also write all figures to FILE")
-    parser.add_argument("--markdown", metavar="FILE", help="also write the table to FILE")
+    parser = common.study_parser("few_labels", __doc__, EXAMPLE)
     parser.add_argument("--picture", metavar="FILE", help="also draw the curves, as SVG")
     return parser
 
@@ -198,7 +191,7 @@ def main(arguments=None):
     args = make_parser().parse_args(arguments)
     common.set_threads(1)
     scale = FAST if args.fast else Scale()
-    study = Study(args.out or ("runs/few-labels-fast" if args.fast else "runs/few-labels"), scale,
+    study = Study(common.study_folder("few_labels", args), scale,
                   lambda line: print(line, file=sys.stderr, flush=True))
     try:
         curves = study.curves()

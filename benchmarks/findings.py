@@ -598,15 +598,9 @@ def seeds(text):
 
 def make_parser():
     """The command line's parser."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.findings", description=__doc__, epilog=EXAMPLE,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", metavar="DIR", help="folder of the runs, which are not made twice (runs/findings; with --fast "
-                                                     "runs/findings-fast)")
+    parser = common.study_parser("findings", __doc__, EXAMPLE, "a short form, half a minute, whose verdicts mean nothing")
     parser.add_argument("--seeds", type=seeds, help="how many seeds (5; with --fast 2)")
     parser.add_argument("--only", type=numbers, default=FINDINGS, metavar="1,2,...", help="only these findings")
-    parser.add_argument("--fast", action="store_true", help="a short form, half a minute, whose verdicts mean nothing")
-    parser.add_argument("--json", metavar="FILE", help="also write all figures to FILE")
-    parser.add_argument("--markdown", metavar="FILE", help="also write the table to FILE")
     return parser
 
 
@@ -616,7 +610,7 @@ def main(arguments=None):
     common.set_threads(1)
     scale = FAST if args.fast else Scale()
     scale = replace(scale, seeds=args.seeds or scale.seeds)
-    study = Study(args.out or ("runs/findings-fast" if args.fast else "runs/findings"), scale)
+    study = Study(common.study_folder("findings", args), scale)
     try:
         answers = investigate(args.only, study)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import new_tasks
-from benchmarks.new_tasks import FAMILIES, FAST, HELD_OUT, NEW, SEEN, Kept, Tasks, adapted, learner, t0_scores, table
+from benchmarks.new_tasks import FAST, NEW, QUESTIONS, SEEN, Kept, Tasks, adapted, learner, others, t0_scores, table
 from minipeft.data import Tokenizer, toy
 
 
@@ -18,7 +18,11 @@ def tokenizer():
 
 def test_classes_that_are_new_were_never_seen():
     assert set(NEW) == set(SEEN) and all(not set(NEW[task]) & set(SEEN[task]) for task in NEW)
-    assert sorted(name for family in FAMILIES.values() for name in family) == sorted(toy.TASKS) and set(HELD_OUT) <= set(FAMILIES)
+    for seed in range(5):
+        three = others("reading", 3, seed)
+        assert set(three) == set(QUESTIONS) - {"reading"} and others("reading", 1, seed) == three[:1]
+        assert set(others("reading", 10, seed)) == set(toy.TASKS) - {"reading"} and len(toy.TASKS) == 11
+    assert len({others("reading", 1, seed)[0] for seed in range(9)}) > 1
     assert all(set((*NEW[task], *SEEN[task])) == set(toy.TASKS[task].labels) for task in ("topic", "reading", "question"))
 
 
@@ -53,24 +57,24 @@ def test_what_was_found_is_kept(tmp_path):
     assert Kept(tmp_path / "deep" / "found.json", told.append)("one", make) == {"a": 2.5} and len(made) == 1
 
 
-def test_a_held_out_family_is_asked_and_not_trained(monkeypatch):
+def test_a_held_out_task_is_asked_and_not_trained(monkeypatch):
     seen, works_of = [], new_tasks.works_of
     monkeypatch.setattr(new_tasks, "works_of", lambda task, scale, seed, part, *more: seen.append((task, part)) or works_of(
         task, scale, seed, part, *more))
-    found = t0_scores("facts", 5, replace(FAST, t0_steps=2), 0)
-    assert set(found) == {"truth", "same"} and {task for task, part in seen if part == "test"} == {"truth", "same"}
-    assert {task for task, part in seen if part == "train"} == set(toy.TASKS) - {"truth", "same"}
-    assert len(found["truth"]["scores"]) == 3 and 0 <= found["truth"]["median"] <= 1
+    found = t0_scores("reading_size", 10, replace(FAST, t0_steps=2), 0)
+    assert [task for task, part in seen if part == "test"] == ["reading_size"]
+    assert {task for task, part in seen if part == "train"} == set(toy.TASKS) - {"reading_size"}
+    assert len(found["scores"]) == 4 and 0 <= found["median"] <= 1
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(new_tasks, "HELD_OUT", ("topic",))
+    monkeypatch.setattr(new_tasks, "QUESTIONS", ("reading", "reading_room"))
     monkeypatch.setattr(new_tasks, "STARTS", ("scratch", "maml", "prototypes, trained"))
     assert new_tasks.main(["--fast", "--json", "j.json", "--markdown", "m.md"]) == 0
     found = json.loads((tmp_path / "j.json").read_text())
-    assert set(found["meta"]) == {"scratch", "maml", "prototypes, trained"} and len(found["t0"]["topic"]["1"]) == 2
+    assert set(found["meta"]) == {"scratch", "maml", "prototypes, trained"} and len(found["t0"]["reading"]["1"]) == 2
     text = (tmp_path / "m.md").read_text()
-    assert "| held out | before | after 1 families |" in text and "| start | 1 of each class |" in text
+    assert "| held out | before | after 1 other |" in text and "| start | 1 of each class |" in text
     assert "maml" in capsys.readouterr().out
     assert table({"x": {1: [50.0, 60.0]}}, "c", ["d"]) == (["c", "d"], [["x", "55.0 ± 7.1"]])

@@ -292,10 +292,13 @@ def _same(rng, hard):
     return fact.wordings()[i], other.wordings()[j], label
 
 
-def _reading(rng, hard):
-    known = facts(rng, int(rng.integers(1, hard.facts + 1)), complete=True)
-    fact = _pick(rng, known)
-    return tell(rng, known), fact.question("colour"), fact.colour
+def _reading(attribute):
+    """A task: what a text says of one attribute of a fact."""
+    def draw(rng, hard):
+        known = facts(rng, int(rng.integers(1, hard.facts + 1)), complete=True)
+        fact = _pick(rng, known)
+        return tell(rng, known), fact.question(attribute), getattr(fact, attribute)
+    return draw
 
 
 def _grammar(rng, hard):
@@ -316,8 +319,9 @@ class Task(NamedTuple):
 
 TASKS = {"sentiment": Task(_sentiment, ("negative", "positive")), "rating": Task(_rating, RATINGS),
          "topic": Task(_topic, tuple(TOPICS)), "question": Task(_question, tuple(ATTRIBUTES)), "truth": Task(_truth, TRUTHS),
-         "same": Task(_same, ("different", "same")), "reading": Task(_reading, COLOURS),
-         "grammar": Task(_grammar, ("wrong", "right"))}
+         "same": Task(_same, ("different", "same")), "reading": Task(_reading("colour"), COLOURS),
+         "grammar": Task(_grammar, ("wrong", "right")), "reading_size": Task(_reading("size"), SIZES),
+         "reading_room": Task(_reading("room"), ROOMS), "reading_owner": Task(_reading("owner"), PEOPLE)}
 
 
 def _answer(rng, hard):
@@ -334,6 +338,7 @@ def _describe(rng, hard):
 
 TEXT = "text"  # the name of the raw text, which is no task
 WRITING = {"answer": _answer, "describe": _describe}  # (rng, difficulty) -> (source, references)
+FIRST_WRITING = 8  # the first of their numbers, which are what a generator made of (seed, number) is for
 
 
 # ---- samplers --------------------------------------------------------------------------------------------------
@@ -414,7 +419,7 @@ def sources(name, difficulty="medium", seed=0, train=1000, dev=100, test=200):
     """
     if name not in WRITING:
         raise ValueError(f"toy: expected a task among {', '.join(WRITING)}, got {name!r}")
-    rng = np.random.default_rng([seed, len(TASKS) + list(WRITING).index(name)])
+    rng = np.random.default_rng([seed, FIRST_WRITING + list(WRITING).index(name)])
     counts = {"train": train, "dev": dev, "test": test}
     rows = _drawn(WRITING[name], rng, _difficulty(difficulty), counts, lambda split, row: False)
     return {split: [Source(text, tuple(references)) for text, references in part] for split, part in rows.items()}

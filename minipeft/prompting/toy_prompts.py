@@ -4,13 +4,20 @@ The first pattern of a task is close to what the world's raw text says; the othe
 might who has not seen that text.
 """
 
-from ..data.toy import ATTRIBUTES, COLOURS, RATINGS, TOPICS, TRUTHS
+from ..data.toy import ATTRIBUTES, COLOURS, PEOPLE, RATINGS, ROOMS, SIZES, TOPICS, TRUTHS
 from .templates import Template
 from .verbalizers import Verbalizer
 
 _SAME = lambda names: {name: name for name in names}
 _YES = {"wrong": "no", "right": "yes"}
 _ABOUT = {attribute: "name" if attribute == "owner" else attribute for attribute in ATTRIBUTES}  # as the world's records call it
+
+
+def _reading(answers):
+    """The patterns of a question about facts."""
+    forms = ("{text} {text2} {mask} .", "{text2} {text} {mask} .", "{text2} the answer is {mask} . {text}", "{text} {text2} answer : {mask}")
+    return tuple((form, _SAME(answers)) for form in forms)
+
 
 PATTERNS = {
     "sentiment": (("{text} it was {mask} .", {"negative": "bad", "positive": "good"}),
@@ -32,11 +39,10 @@ PATTERNS = {
     "same": (("{text} in other words , {text2} is it true ? {mask} .", {"different": "no", "same": "yes"}),
              ("{text} {text2} is this the same ? {mask} .", {"different": "no", "same": "yes"}),
              ("{text} is it true that {text2} ? {mask} .", {"different": "no", "same": "yes"})),
-    "reading": (("{text} {text2} {mask} .", _SAME(COLOURS)),
-                ("{text2} {text} {mask} .", _SAME(COLOURS)),
-                ("{text} {text2} it was {mask} .", _SAME(COLOURS))),
+    "reading": _reading(COLOURS),
     "grammar": (("{text} is it true ? {mask} .", _YES),
                 ("{text} is this right ? {mask} .", _YES)),
+    "reading_size": _reading(SIZES), "reading_room": _reading(ROOMS), "reading_owner": _reading(PEOPLE),
 }
 
 

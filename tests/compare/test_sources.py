@@ -26,7 +26,8 @@ def test_toy_tasks_that_are_none(data):
     with pytest.raises(ValueError) as caught:
         toy_task(data)
     assert str(caught.value) == ("data: expected toy:NAME or toy:NAME:DIFFICULTY with a NAME among sentiment, rating, topic, "
-                                 "question, truth, same, reading, grammar, answer, describe, text and a DIFFICULTY among easy, "
+                                 "question, truth, same, reading, grammar, reading_size, reading_room, reading_owner, answer, "
+                                 "describe, text and a DIFFICULTY among easy, "
                                  f"medium, hard, got '{data}'")
 
 

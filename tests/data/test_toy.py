@@ -79,9 +79,13 @@ def read_label(name, text, text2):
         return truth(text, text2)
     if name == "same":
         return "same" if fact(text) == fact(text2) else "different"
-    if name == "reading":
-        thing, owner = re.search(r"(\w+) of (\w+)", text2).groups()
-        return next(f["colour"] for f in map(fact, sentences(text)) if (f["owner"], f["thing"]) == (owner, thing))
+    if name.startswith("reading"):
+        asked = {"reading": "colour", "reading_size": "size", "reading_room": "room", "reading_owner": "owner"}[name]
+        thing = next(word for word in text2.split() if word in toy.THINGS)
+        (told,) = (f for f in map(fact, sentences(text)) if f["thing"] == thing)
+        assert all(told[attribute] in text2.split() for attribute in told if attribute != asked or attribute == "thing")
+        assert asked == "owner" or f"{thing} of {told['owner']}" in text2
+        return told[asked]
     grammatical = any(re.fullmatch(p, text) for p in SAID)
     if grammatical:
         words = re.search(r"\b(?:a|the) ([\w ]+?)(?: in the| ,| belongs| \.)", text)[1].split()
