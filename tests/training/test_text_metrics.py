@@ -95,6 +95,7 @@ def test_all_right_all_wrong_and_none():
     assert right == {"bleu": pytest.approx(100), "rouge_l": 1.0, "exact": 1.0}
     assert text_scores(["bad", ""], references) == text_scores([], []) == {"bleu": 0.0, "rouge_l": 0.0, "exact": 0.0}
     assert exact(["good"], [("the film", "good")]) == 1.0 and exact(["The  film ", "a"], [("The film",), ("A",)]) == 0.5
+    assert exact(["it's red, i think.", "a b", "ab", "a."], [("it ' s red , i think .",), ("ab",), ("a b",), ("a",)]) == 0.25
     assert all(type(value) is float for value in text_scores(["a"], [("a",)]).values())  # they go into JSON
 
 
