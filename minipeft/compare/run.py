@@ -236,11 +236,11 @@ def check_task(run, config):
                          f"{'--task classify' if run.task != 'classify' else '--label-smoothing 0'}, or another method")
 
 
-def make_work(run, tokenizer, config, check=False, told=None):
+def make_work(run, tokenizer, config, check=False, told=None, place=None):
     """The `Classification`, `LanguageModelling` or `Sequence2Sequence` that a run trains on.
 
     ``check``: of a strategy only see that all fits, which leaves its long parts out, and give nothing. ``told``: a function that
-    is told, in a line, what of it takes long.
+    is told, in a line, what of it takes long; ``place``: a folder to keep what that gives.
     """
     method = run.make_method(tokenizer)
     method.check(config)
@@ -251,7 +251,7 @@ def make_work(run, tokenizer, config, check=False, told=None):
             dataset = few(dataset, run.shots, run.seed)
         if strategy is not None:
             given = run, tokenizer, config, dataset, limit
-            return strategy.check(*given) if check else strategy.work(*given, told)
+            return strategy.check(*given) if check else strategy.work(*given, told, place)
         return Classification(tokenizer, dataset, limit, run.batch_size, run.metric, run.train_limit,
                               label_smoothing=run.label_smoothing)
     texts = read(run.data, run.task)
@@ -329,14 +329,14 @@ def check_resume(run, out, resume):
     return None
 
 
-def prepare(run, told=None):
+def prepare(run, told=None, place=None):
     """(work, attachment, tokens of the longest text, what was stored in 4 bits) of a run.
 
     Raises ValueError where the data, the model and the method do not fit each other.
     """
     tokenizer, config = Tokenizer.from_folder(run.model), load_config(run.model)
     check_task(run, config)
-    work = make_work(run, tokenizer, config, told=told)
+    work = make_work(run, tokenizer, config, told=told, place=place)
     model = load_for(run, getattr(work, "labels", ()), run.seed)
     stored = quantise(model) if run.base_bits else None
     method, rng = run.make_method(tokenizer), np.random.default_rng([run.seed, METHOD_DRAW])
@@ -365,7 +365,7 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "d
         return done
     settings = run.settings()
     display = display or (None if quiet else ProgressBar(title or run.method))
-    work, attachment, length, stored = prepare(run, display and display.doing)
+    work, attachment, length, stored = prepare(run, display and display.doing, out)
     said = ["unused" in notes and unused_note([run]), stored and f"note: {summary(stored)}"]
     said += notes_on_data(work, length) if "data" in notes else []
     if resume and not (out / CHECKPOINT).is_file():

@@ -8,11 +8,12 @@
 All need a template and a verbalizer. Where several are given, PET makes an ensemble of them and the others take the first.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from ..data import Dataset
+from ..data import Dataset, files
 from ..interop import load_pretrained
 from ..methods import METHODS
 from ..nn import unwrap
@@ -22,6 +23,7 @@ from ..prompting.toy_prompts import PATTERNS
 from .exits import Base
 from .sources import name_of, read
 
+SOFT = "soft_labels.json"  # in a run's folder: what PET's prompts say of the raw text
 FEW_EPOCHS = 30  # passes over a few examples
 GENTLE = 0.1     # a prompt answers before any training, and learns from a few texts at so much of a method's learning rate
 KINDS = (ClozeClassification, RankClassification)  # by one word at the gap, by whole answers
@@ -78,8 +80,9 @@ class Strategy(Base):
         """The model of a run, with the head that it was pre-trained with."""
         return with_its_head(run.model)
 
-    def work(self, run, tokenizer, config, dataset, length, told=None):
-        """What a run trains and is scored on; ``told`` is called with a line on what takes long.
+    def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
+        """What a run trains and is scored on; ``told`` is called with a line on what takes long, whose result is kept in the folder
+        ``place``.
 
         Raises ValueError where template, verbalizer, data and model do not fit.
         """
@@ -116,7 +119,7 @@ class ZeroShot(Strategy):
 
     name = "zero_shot"
 
-    def work(self, run, tokenizer, config, dataset, length, told=None):
+    def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
         return self._asked(run, tokenizer, config, dataset, length)
 
     def _asked(self, run, tokenizer, config, dataset, length, demonstrations=None):
@@ -146,7 +149,7 @@ class InContext(ZeroShot):
 
     name = "in_context"
 
-    def work(self, run, tokenizer, config, dataset, length, told=None):
+    def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
         if "train" not in dataset.splits:
             raise ValueError(f"in_context: {run.data} has no train split to take demonstrations from")
         vectors = text_vectors(load_pretrained(run.model), tokenizer, length) if self.similar else None
@@ -170,7 +173,7 @@ class PromptBased(Strategy):
 
     name = "prompt_based"
 
-    def work(self, run, tokenizer, config, dataset, length, told=None):
+    def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
         kind, (template, verbalizer) = KINDS[self.ranking], pairs_of(run, dataset.labels)[0]
         shown = Demonstrations(dataset.splits["train"], self.demonstrations, separator=separator_of(tokenizer, kind_of(config)),
                                seed=run.seed) if self.demonstrations else None
@@ -201,14 +204,23 @@ class PET(Strategy):
         """The classifier."""
         return load_pretrained(run.model, task="classify", labels=labels, pooling=run.pooling, rng=rng)
 
-    def work(self, run, tokenizer, config, dataset, length, told=None):
-        raw = self._raw(run)
-        classifier = run.settings()
-        prompts = replace(classifier, lr=GENTLE * run.lr, epochs=self.pair_steps, max_steps=self.pair_steps)
-        settings = PETSettings(prompts, classifier, weighted=self.weighted, generations=self.number())
-        ensemble = Ensemble(with_its_head(run.model), tokenizer, Dataset({**dataset.splits, RAW: raw}, dataset.labels),
-                            pairs_of(run, dataset.labels), lambda: self.method(run), length, settings, told)
-        return classifier_work(ensemble.run(), run.metric)
+    def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
+        dataset = Dataset({**dataset.splits, RAW: self._raw(run)}, dataset.labels)
+        soft, kept = None, None if place is None else Path(place) / SOFT
+        if kept is not None and kept.is_file():
+            before = files.read_json(kept, "soft labels")
+            soft = before["soft"] if before["run"] == asdict(run) else None
+        if soft is None:
+            classifier = run.settings()
+            prompts = replace(classifier, lr=GENTLE * run.lr, epochs=self.pair_steps, max_steps=self.pair_steps)
+            settings = PETSettings(prompts, classifier, weighted=self.weighted, generations=self.number())
+            ensemble = Ensemble(with_its_head(run.model), tokenizer, dataset, pairs_of(run, dataset.labels),
+                                lambda: self.method(run), length, settings, told)
+            soft = ensemble.run().soft_labels().tolist()
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                files.write_json(kept, {"run": asdict(run), "soft": soft})
+        return classifier_work(tokenizer, dataset, soft, length, run.batch_size, run.metric)
 
     def _raw(self, run):
         """The raw texts, as examples without a class."""

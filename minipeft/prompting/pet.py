@@ -186,17 +186,14 @@ def mean_score(log_q, weights):
     return np.tensordot(weights / weights.sum(), log_q, axes=1)
 
 
-def classifier_work(ensemble, metric="accuracy"):
-    """The `SoftClassification` of step 3: the raw text with its soft labels; the other splits are the ensemble's.
-
-    Raises ValueError where there is no raw text.
-    """
-    if not ensemble.raw:
+def classifier_work(tokenizer, dataset, soft, max_length, batch_size, metric="accuracy"):
+    """The `SoftClassification` of step 3: the raw text of a data set with its soft labels (N, C); the other splits but train as
+    they are. Raises ValueError where there is no raw text."""
+    if not dataset.splits.get(RAW):
         raise ValueError("PET: there is no raw text for a classifier to learn from; give some, or use the ensemble itself")
-    splits = {name: part for name, part in ensemble.dataset.splits.items() if name not in ("train", RAW)}
-    dataset = Dataset({"train": ensemble.raw, **splits}, ensemble.dataset.labels)
-    return SoftClassification(ensemble.tokenizer, dataset, ensemble.max_length, ensemble.settings.classifier.batch_size, metric,
-                              soft={"train": ensemble.soft_labels()})
+    splits = {name: part for name, part in dataset.splits.items() if name not in ("train", RAW)}
+    return SoftClassification(tokenizer, Dataset({"train": dataset.splits[RAW], **splits}, dataset.labels), max_length, batch_size,
+                              metric, soft={"train": np.asarray(soft)})
 
 
 def distil(ensemble, classifier, method, metric="accuracy"):
@@ -205,7 +202,8 @@ def distil(ensemble, classifier, method, metric="accuracy"):
     Returns:
         (the attachment on ``classifier``, the `SoftClassification`, whose other splits can be evaluated).
     """
-    work, settings = classifier_work(ensemble, metric), ensemble.settings.classifier
+    settings, soft = ensemble.settings.classifier, ensemble.soft_labels() if ensemble.raw else ()
+    work = classifier_work(ensemble.tokenizer, ensemble.dataset, soft, ensemble.max_length, settings.batch_size, metric)
     attachment = attach(classifier, method, rng=np.random.default_rng(settings.seed))
     fit(classifier, attachment.named_parameters(), work, settings)
     return attachment, work

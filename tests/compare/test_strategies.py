@@ -11,7 +11,7 @@ from minipeft.compare.comparison import compare
 from minipeft.compare.exits import OFFERED as METHODS_AND_EXITS
 from minipeft.compare.rates import default_lr
 from minipeft.compare.run import OFFERED, RESULT, Run, execute, prepare
-from minipeft.compare.strategies import FEW_EPOCHS, GENTLE, STRATEGIES, few, pairs_of, toy_prompts
+from minipeft.compare.strategies import FEW_EPOCHS, GENTLE, SOFT, STRATEGIES, few, pairs_of, toy_prompts
 from minipeft.data import Tokenizer, read_dataset, toy
 from minipeft.interop import save_pretrained
 from minipeft.methods import METHODS
@@ -106,16 +106,33 @@ def test_pet_trains_a_classifier_on_raw_text(folder, tmp_path):
     assert np.allclose(work.soft["train"].sum(axis=1), 1) and attachment.head is None and attachment.method.name == "full"
     result = execute(run, tmp_path / "r", quiet=True)
     again = execute(run, tmp_path / "again", quiet=True)
+    assert json.loads((tmp_path / "r" / SOFT).read_text())["soft"] == work.soft["train"].tolist()
     assert result["losses"] == again["losses"] and result["steps"] == 8 and result["lr"] == default_lr("full", "toy:encoder")
     assert Run("toy:encoder", "d", "pet", shots=4).epochs == 3 and Run("toy:encoder", "d", "prompt_based", shots=4).epochs == FEW_EPOCHS
+
+
+def test_a_pet_that_was_stopped_goes_on_behind_its_prompts(folder, tmp_path, monkeypatch):
+    """The prompts are not trained again, and the end is the same to the bit; other settings start afresh."""
+    from minipeft.compare import strategies
+
+    run = run_of(folder, "pet", options={"pair_steps": 2}, epochs=1)
+    whole = execute(run, tmp_path / "whole", quiet=True)
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / SOFT).write_bytes((tmp_path / "whole" / SOFT).read_bytes())
+    trained = []
+    monkeypatch.setattr(strategies.Ensemble, "train", lambda self, number, examples: trained.append(number))
+    went_on = execute(run, tmp_path / "stopped", resume=True, quiet=True)
+    assert went_on["losses"] == whole["losses"] and went_on["score"] == whole["score"] and not trained
+    prepare(replace(run, batch_size=8), place=tmp_path / "stopped")
+    assert trained == [0]
 
 
 def test_ipet_goes_on_in_generations(folder, monkeypatch):
     from minipeft.compare import strategies
 
     seen = []
-    monkeypatch.setattr(strategies, "classifier_work", lambda ensemble, metric: seen.append(ensemble.settings.generations))
-    monkeypatch.setattr(strategies.Ensemble, "run", lambda self: self)
+    monkeypatch.setattr(strategies.Ensemble, "run", lambda self: seen.append(self.settings.generations) or self)
+    monkeypatch.setattr(strategies.Ensemble, "soft_labels", lambda self: np.full((len(self.raw), 2), 0.5))
     for options in ({}, {"generations": 2}):
         run = run_of(folder, "ipet", options=options)
         run.strategy().work(run, Tokenizer.from_folder("toy:encoder"), load_pretrained("toy:encoder").config,
