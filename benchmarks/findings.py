@@ -39,7 +39,7 @@ from typing import Callable, NamedTuple
 from . import common
 
 EXAMPLE = """examples:
-  python -m benchmarks.findings --markdown findings.md      # all of it, about an hour on one core
+  python -m benchmarks.findings --markdown findings.md      # all of it, about two hours on one core
   python -m benchmarks.findings --only 1,2 --seeds 3
   python -m benchmarks.findings --fast                      # exercises every part; its verdicts mean nothing
 """
