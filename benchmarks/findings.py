@@ -16,7 +16,7 @@ package gives the method on a small model; while the best is at an edge, the nex
 sweeps a fixed row.
 
 Widths (finding 3). The encoders of width 48 and 192 are pre-trained as toy:encoder was, at the learning rate of those tried
-(1e-3, 2e-3, 4e-3) with the lowest loss on held-out text: 48 in 6,000 steps to 0.505, 192 in 3,000 to 0.472; toy:encoder has
+(1e-3, 2e-3, 4e-3) with the lowest loss on held-out text: 48 in 6,000 steps to 0.505, 192 in 3,000 to 0.474; toy:encoder has
 0.461.
 
 Rules, fixed before the runs. A difference d is paired by seed; e is its standard error, t the one-sided 95 % point of
