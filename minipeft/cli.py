@@ -12,9 +12,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, COMPARED, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS, RUNS, SHARE, STRATEGIES,
-                        TASKS,
-                        UP_TO_1, add_method_settings, four_bits, given_settings, sweep, whole)
+from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, COMPARED, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS, RUNS,
+                        SHARE, STRATEGIES, TASKS, UP_TO_1, add_method_settings, four_bits, given_settings, sweep, whole)
 
 EXAMPLES = {
     "finetune": "minipeft finetune --model models/minilm --data data/sst2 --method lora --rank 8 --out runs/sst2-lora",
@@ -97,7 +96,9 @@ OPTIONS = {"draft: ": "--draft-layers: ", "max_length: ": "--max-length: ", "str
            "methods: ": "--methods: ", "exit_rule: ": "--exit-rule: ", "looseness: ": "--looseness: ",
            "data: ": "--data: ", "sweep: ": "--sweep: ", "tune: ": "--tune: ", "dask: ": "--dask: ",
            "model: ": "--model: ", "template: ": "--template: ", "verbalizer: ": "--verbalizer: ",
-           "unlabelled: ": "--unlabelled: ", "shots: ": "--shots: ", "by: ": "--by: ", "corpus: ": "--corpus: ", "heads: ": "--heads: ", "vocab_size: ": "--vocabulary: ", "length: ": "--length: ", "metric: ": "--metric: ", "task: ": "--task: ",
+           "unlabelled: ": "--unlabelled: ", "shots: ": "--shots: ", "by: ": "--by: ",
+           "corpus: ": "--corpus: ", "heads: ": "--heads: ", "vocab_size: ": "--vocabulary: ", "length: ": "--length: ",
+           "metric: ": "--metric: ", "task: ": "--task: ",
            **{f"task {task}: ": f"--task {task}: " for task in TASKS}}
 
 

@@ -194,9 +194,8 @@ class Comparison:
 
         Raises ValueError where there is no score on dev, or no rate led to one.
         """
-        trained = {variant.label: self.run(next(iter(self.tasks)), variant, 0).trained_by() for variant in self.variants}
-        rates = {variant.label: grid(trained[variant.label], self.model) for variant in self.variants
-                 if "lr" not in variant.settings and trained[variant.label] != Base.name}
+        runs = {variant.label: self.run(next(iter(self.tasks)), variant, 0) for variant in self.variants if "lr" not in variant.settings}
+        rates = {label: grid(run.lr) for label, run in runs.items() if run.trained_by() != Base.name}
         tried = {(task, variant.label, lr): self.job(task, replace(variant, lr=lr), 0) for task in self.tasks
                  for variant in self.variants for lr in rates.get(variant.label, ())}
         outcomes, out = self.outcomes(list(tried.values())), []
@@ -295,7 +294,7 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
     if any(map(toy_task, data)):  # looked at before anything is written
         named = [toy_task(path) for path in data]
         data = [written(path, out / "data") for path in data]
-        if set(methods) & set(STRATEGIES):
+        if any(variant.method in STRATEGIES for variant in variants):
             prompts = {path: toy_prompts(name[0]) for path, name in zip(data, named) if name}
     pool = {"workers": min(available_cores(), MOST_JOBS) if jobs is None else jobs, "threads": threads, "dask": dask}
     comparison = Comparison(model, data, variants, seeds, out, settings, pool, prompts)

@@ -32,6 +32,6 @@ def default_lr(method, model):
     return SMALL.get(method, KNOWN[method].default_lr) if small else KNOWN[method].default_lr
 
 
-def grid(method, model, factors=FACTORS):
-    """The learning rates that are tried for a method."""
-    return [float(f"{default_lr(method, model) * factor:.3g}") for factor in factors]
+def grid(lr, factors=FACTORS):
+    """The learning rates that are tried around a run's own."""
+    return [float(f"{lr * factor:.3g}") for factor in factors]

@@ -81,8 +81,9 @@ class Strategy(Base):
         return with_its_head(run.model)
 
     def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
-        """What a run trains and is scored on; ``told`` is called with a line on what takes long, whose result is kept in the folder
-        ``place``.
+        """What a run trains and is scored on.
+
+        ``told`` is called with a line on what takes long, and what that gives is kept in the folder ``place``.
 
         Raises ValueError where template, verbalizer, data and model do not fit.
         """

@@ -113,5 +113,5 @@ def test_rates_are_of_methods_that_exist():
 
 
 def test_the_grid_is_around_the_default(world):
-    assert grid("lora", world / "bert") == [float(f"{SMALL['lora'] * f:.3g}") for f in rates.FACTORS]
-    assert grid("full", "nowhere") == [1.5e-05, 5e-05, 0.00015]
+    assert grid(default_lr("lora", world / "bert")) == [float(f"{SMALL['lora'] * f:.3g}") for f in rates.FACTORS]
+    assert grid(default_lr("full", "nowhere")) == [1.5e-05, 5e-05, 0.00015]

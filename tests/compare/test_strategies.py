@@ -160,6 +160,14 @@ def test_tuning_leaves_out_what_trains_nothing(tmp_path):
                     jobs=2)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert not table.failed and [each["label"] for each in results["tuning"]] == ["prompt_based"]
+    middle = GENTLE * default_lr("full", "toy:encoder")  # the rates are around the run's own
+    assert [each["lr"] for each in results["tuning"][0]["tried"]] == pytest.approx([0.3 * middle, middle, 3 * middle])
+
+
+def test_a_strategy_that_is_only_swept_has_the_toy_tasks_prompts_too(tmp_path):
+    table = compare(None, "toy:sentiment", ["head"], 1, tmp_path / "out", {"shots": 1, "epochs": 1},
+                    sweeps={"prompt_based.by": ["output"]}, jobs=2)
+    assert not table.failed and [row["label"] for row in table.rows] == ["base", "head", "prompt_based by=output"]
 
 
 def test_templates_and_verbalizers_are_paired():
