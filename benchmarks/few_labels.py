@@ -1,18 +1,24 @@
 """How far a few labels go: head fine-tuning, prompts, PET, iPET and demonstrations, on 0 to 1,000 labelled texts.
 
-Data. ``toy:rating``, a review in one of four classes (chance 25 %, Bayes' rule 98); for each seed, K texts of each class are drawn
-from the same 8,000, and 2,000 others are the raw text that PET and iPET label. Scores are accuracies on 1,000 test texts, in per
-cent; five seeds, mean and sample standard deviation.
+Data. ``toy:sentiment``, a review in one of two classes (chance 50 %, Bayes' rule 98); for each seed, K texts of each class are
+drawn from the same 8,000, and 2,000 others are the raw text that PET and iPET label. Scores are accuracies on 1,000 test texts, in
+per cent; five seeds, mean and sample standard deviation.
 
-Sides. All train everything (full fine-tuning) on toy:encoder, at the package's learning rates, and are given no more labels than K
-a class to choose by.
+Prompts. Three that somebody might try first, none of which stands in the text that the models were trained on. (The package's own,
+such as "{text} it was {mask} .", stand there word for word: they answer as well without any label as these do with a hundred, and
+labels teach them nothing, so there would be nothing to see.)
+
+Sides. All train everything (full fine-tuning) on toy:encoder.
 
     head         a classification head beside the pre-trained model
-    prompt       prompt-based fine-tuning through the first template of `prompting.toy_prompts`
-    PET, iPET    all its templates, raw text, and at the end a classification head
-    in context   solved examples before each text, as many as fit into the 64 tokens that toy:decoder was trained on; nothing is trained
+    prompt       prompt-based fine-tuning through the first of the prompts
+    PET, iPET    all three, raw text, and at the end a classification head
+    in context   solved examples before each text, as many as fit into the 64 tokens that toy:decoder was trained on; nothing is
+                 trained; through the first of the prompts, and through one that the raw text has ("known prompt")
 
-Without labels: a head that was drawn, the prompt as it is, PET and iPET on what the untrained prompts say.
+Head and prompt are trained with 0.3, 1 and 3 times the learning rate that the package takes, and the best on dev counts, which has
+K texts of each class, no more than train (the lowest of equals). PET and iPET choose nothing. Without labels: a head that was
+drawn, the prompt as it is, PET and iPET on what the untrained prompts say.
 
 How many texts a prompt is worth: the mean, over the accuracies that both reach, of the labels that the prompt saves a head
 (`prompting.data_advantage`).
@@ -29,15 +35,16 @@ EXAMPLE = """examples:
   python -m benchmarks.few_labels --json few.json --markdown few.md --picture few.svg
   python -m benchmarks.few_labels --fast            # exercises every part; its numbers mean nothing
 """
-TASK = "rating"
+TASK, CLASSES = "sentiment", 2
+PROMPTS, WORDS = ("{text} {mask}", "{text} answer : {mask} .", "is it {mask} ? {text}"), "bad=negative,good=positive"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The sizes of a study: ``shots`` of each of four classes, ``raw`` texts without labels."""
+    """The sizes of a study: ``shots`` of each class, ``raw`` texts without labels."""
 
     seeds: int = 5
-    shots: tuple = (0, 1, 2, 4, 8, 25, 250)
+    shots: tuple = (0, 2, 4, 8, 16, 50, 500)
     train: int = 8000
     raw: int = 2000
     test: int = 1000
@@ -45,8 +52,10 @@ class Scale:
 
 
 FAST = Scale(seeds=2, shots=(0, 1, 2), train=60, raw=30, test=20, pair_steps=2)
-SIDES = {"head": ("full", {}), "prompt": ("prompt_based", {}), "PET": ("pet", {}), "iPET": ("ipet", {}),
-         "in context": ("in_context", {})}
+KNOWN = "{text} it was {mask} ."
+SIDES = {"head": "full", "prompt": "prompt_based", "PET": "pet", "iPET": "ipet", "in context": "in_context",
+         "in context, known prompt": "in_context"}
+WITHOUT = {"full": "base", "prompt_based": "zero_shot", "in_context": "zero_shot"}  # what a method is where there are no labels
 
 
 class Study:
@@ -71,36 +80,40 @@ class Study:
                     temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return folder, raw
 
-    def run(self, side, shots, seed):
-        """The `Run` of a side."""
+    def run(self, side, shots, seed, lr=None):
+        """The `Run` of a side, at the package's learning rate or another."""
         from minipeft.compare.run import Run
-        from minipeft.compare.strategies import toy_prompts
 
-        (method, options), (folder, raw) = SIDES[side], self.data()
-        model = "toy:decoder" if side == "in context" else "toy:encoder"
-        if shots == 0:
-            method = {"full": "base", "prompt_based": "zero_shot", "in_context": "zero_shot"}.get(method, method)
-        more = {}
-        if method != "full":
-            templates, verbalizers = toy_prompts(TASK)
-            more = {"template": templates, "verbalizer": verbalizers} if method != "base" else {}
-        if method in ("pet", "ipet"):
-            more["unlabelled"], options = str(raw), {**options, "pair_steps": self.scale.pair_steps}
-        return Run(model, str(folder), method, options=options, shots=shots, seed=seed,
-                   max_length=64 if side == "in context" else 96, **more)
+        method, (folder, raw) = SIDES[side], self.data()
+        decoder, method = method == "in_context", method if shots else WITHOUT.get(method, method)
+        templates = [KNOWN] if "known" in side else list(PROMPTS)
+        asked = {} if method in ("full", "base") else {"template": templates, "verbalizer": [WORDS]}
+        options = {"pair_steps": self.scale.pair_steps} if method in ("pet", "ipet") else {}
+        return Run("toy:decoder" if decoder else "toy:encoder", str(folder), method, options=options, lr=lr, shots=shots, seed=seed,
+                   max_length=64 if decoder else 96, unlabelled=str(raw) if options else None, **asked)
 
-    def score(self, side, shots, seed):
-        """Accuracy on test, in per cent, of a run that is made unless it was before."""
+    def result(self, run, name):
+        """What comes of a run, which is made unless it was before."""
         from minipeft.compare.run import RESULT, execute
 
-        folder = self.out / "runs" / f"{side.replace(' ', '-')}-{shots}-seed{seed}"
+        folder = self.out / "runs" / name
         before = (folder / RESULT).is_file()
-        result = execute(self.run(side, shots, seed), folder, resume=True, quiet=True)
+        result = execute(run, folder, resume=True, quiet=True)
         for path in folder.glob("*.safetensors"):
             path.unlink()
         if not before:
-            self.told(f"{side}, {shots} of each class, seed {seed}: {100 * result['score']:.1f}")
-        return 100 * result["score"]
+            self.told(f"{name}: {100 * result['score']:.1f}")
+        return result
+
+    def score(self, side, shots, seed):
+        """Accuracy on test, in per cent; of a side that is trained on labelled texts at the rate that dev prefers."""
+        from minipeft.compare.rates import grid
+
+        name, run = f"{side.replace(', ', '-').replace(' ', '-')}-{shots}-seed{seed}", self.run(side, shots, seed)
+        if SIDES[side] not in ("full", "prompt_based") or not shots:
+            return 100 * self.result(run, name)["score"]
+        tried = [self.result(self.run(side, shots, seed, lr), f"{name}-lr{lr:g}") for lr in grid(run.lr)]
+        return 100 * max(tried, key=lambda r: r["evaluations"][-1]["score"])["score"]  # the first of equals, which has the lowest
 
     def curves(self):
         """{side: [[score of each seed] for each number of texts]}."""
@@ -115,7 +128,7 @@ def advantages(scale, curves):
     """{side: [examples that it saves a head, with each seed]}; None where the two share no accuracy."""
     from minipeft.prompting import data_advantage
 
-    sizes, out = [4 * shots for shots in scale.shots], {}
+    sizes, out = [CLASSES * shots for shots in scale.shots], {}
     for side in SIDES:
         if side != "head":
             out[side] = [data_advantage(sizes, [c[seed] for c in curves["head"]], [c[seed] for c in curves[side]])
@@ -139,7 +152,7 @@ def rows_of(scale, curves):
 
 def columns_of(scale):
     """The heads of the table."""
-    return ["labelled texts", *(str(4 * shots) for shots in scale.shots), "labels saved"]
+    return ["labelled texts", *(str(CLASSES * shots) for shots in scale.shots), "labels saved"]
 
 
 def markdown(scale, curves):
@@ -153,14 +166,14 @@ def picture(scale, curves):
     from minipeft.compare.report_page import alone
     from minipeft.compare.svg import SERIES, drawing, freeze, to_svg
 
-    sizes = [4 * shots for shots in scale.shots]
+    sizes = [CLASSES * shots for shots in scale.shots]
     places = list(range(len(sizes)))  # evenly spaced: 0 has no logarithm
     with drawing(400) as figure:
         axes = figure.subplots()
         for number, (side, columns) in enumerate(curves.items()):
             means = [statistics.mean(each) for each in columns]
             spread = [statistics.stdev(each) for each in columns]
-            colour, marker = SERIES[number], "osD^v"[number]
+            colour, marker = SERIES[number], "osD^vP"[number]
             axes.plot(places, means, marker + "-", color=colour, markersize=5)
             axes.fill_between(places, [m - s for m, s in zip(means, spread)], [m + s for m, s in zip(means, spread)], color=colour,
                               alpha=0.12, linewidth=0)

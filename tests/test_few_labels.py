@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import few_labels
 from benchmarks.few_labels import FAST, SIDES, Study, advantages, markdown, picture, rows_of
+from minipeft.compare.rates import grid
 
 SMALL = replace(FAST, shots=(0, 1), seeds=2)
 
@@ -22,7 +23,17 @@ def test_every_side_is_scored_at_every_size(study):
     _, curves, told = study
     assert list(curves) == list(SIDES) and all([len(each) for each in columns] == [2, 2] for columns in curves.values())
     assert all(0 <= score <= 100 for columns in curves.values() for each in columns for score in each)
-    assert len(told) == len(SIDES) * 4 and told[0].startswith("head, 0 of each class, seed 0: ")
+    trained = 2 * 2 * 2  # two more rates, of head and prompt, for each seed
+    assert len(told) == len(SIDES) * 4 + trained and told[0].startswith("head-0-seed0: ")
+
+
+def test_head_and_prompt_take_the_rate_that_dev_prefers(study):
+    done, curves, _ = study
+    for side in ("head", "prompt"):
+        rates = grid(done.run(side, 1, 0).lr)
+        tried = [json.loads((done.out / "runs" / f"{side}-1-seed0-lr{lr:g}" / "result.json").read_text()) for lr in rates]
+        on_dev = [each["evaluations"][-1]["score"] for each in tried]
+        assert curves[side][1][0] == 100 * tried[on_dev.index(max(on_dev))]["score"]
 
 
 def test_a_second_time_nothing_is_made(study):
@@ -42,7 +53,7 @@ def test_raw_and_labelled_texts_have_none_in_common(study):
 def test_what_is_shown(study):
     _, curves, _ = study
     lines = markdown(SMALL, curves).splitlines()
-    assert lines[0] == "| labelled texts | 0 | 4 | labels saved |" and len(lines) == 2 + len(SIDES)
+    assert lines[0] == "| labelled texts | 0 | 2 | labels saved |" and len(lines) == 2 + len(SIDES)
     assert rows_of(SMALL, curves)[0][0] == "head" and rows_of(SMALL, curves)[0][-1] == "–"
     text = picture(SMALL, curves)
     assert text.startswith("<svg xmlns=") and "<title>Accuracy against labelled texts</title>" in text and all(s in text for s in SIDES)
@@ -51,7 +62,7 @@ def test_what_is_shown(study):
 def test_labels_saved_are_those_of_the_package():
     curves = {side: [[30.0, 32.0], [50.0, 52.0]] for side in SIDES} | {"prompt": [[50.0, 40.0], [70.0, 60.0]]}
     found = advantages(SMALL, curves)["prompt"]
-    assert found[0] is None and found[1] == pytest.approx(4 * 0.7 - 4 * 0.3)  # at 46, the middle of 40 to 52: 0.7 of the way, 0.3
+    assert found[0] is None and found[1] == pytest.approx(2 * 0.7 - 2 * 0.3)  # at 46, the middle of 40 to 52: 0.7 of the way, 0.3
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

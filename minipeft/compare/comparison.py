@@ -24,7 +24,7 @@ A row (times and memory in ms and MB of 10^6 bytes; None where there is nothing 
 
     label     what the table calls it: "lora", "lora rank=4"           method    "base" or a method's name
     task      name of the data                                         settings  {"rank": 4}: what was swept in this variant
-    lr        learning rate                                            seeds     how many of its runs finished
+    lr        learning rate, None where nothing is trained            seeds     how many of its runs finished
     runs      their folders, in the order of the seeds                 split, metric   what was scored, and how
     score, score_std, scores    mean, sample standard deviation, and each seed's; others: {metric: (mean, std)}
     trainable, trainable_without_head, total    numbers of parameters; share: trainable / total

@@ -174,30 +174,31 @@ def name_ends(axes, ends, renderer, gap=13.5):
 # ---- the drawings --------------------------------------------------------------------------------------------------
 
 
-def tradeoff(about, points, score_name, higher=True, base=None):
+def tradeoff(about, points, score_name, higher=True, untrained=()):
     """Score against trained parameters: a mark for each method, its deviation, and the Pareto front as a staircase.
 
     Args:
-        points: [{"name", "parameters", "score", "std", "look", "front"}], parameters at least 1. base: the score of the model
-            before fine-tuning, drawn as a line, or None.
+        points: [{"name", "parameters", "score", "std", "look", "front"}], parameters at least 1. untrained: [(name, score,
+            whether it is on the front)] of what trains nothing, drawn as lines: a logarithm has no place for 0.
     """
     with drawing(min(620, 400 + 8 * len(points))) as figure:
         axes = figure.add_subplot(xscale="log")
         counts, scores = [p["parameters"] for p in points], [p["score"] for p in points]
         low, high = min(counts) / 2.5, max(counts) * 2.5
         axes.set_xlim(low, high)
-        ends = [s + sign * p["std"] for p, s in zip(points, scores) for sign in (-1, 1)] + [base] * (base is not None)
+        ends = [s + sign * p["std"] for p, s in zip(points, scores) for sign in (-1, 1)] + [score for _, score, _ in untrained]
         room = 0.08 * (max(ends) - min(ends)) or abs(scores[0]) * 0.05 or 0.05
         axes.set_ylim(min(ends) - room, max(ends) + room)
         front = sorted((p for p in points if p["front"]), key=lambda p: p["parameters"])
-        xs, ys = [p["parameters"] for p in front], [p["score"] for p in front]
+        starts = [score for _, score, on_front in untrained if on_front]
+        xs, ys = [low] * len(starts) + [p["parameters"] for p in front], starts + [p["score"] for p in front]
         axes.step(xs + [high], ys + ys[-1:], where="post", color=SOFT, linewidth=1.3, linestyle=(0, (4, 2)), zorder=1)
         for p in points:
             axes.errorbar(p["parameters"], p["score"], p["std"] or None, color=p["look"].colour, marker=p["look"].marker,
                           markersize=8 if p["front"] else 7, markerfacecolor=p["look"].colour if p["front"] else PAPER,
                           markeredgewidth=1.6, elinewidth=1.3, capsize=3, zorder=4)
-        if base is not None:
-            axes.axhline(base, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+        for _, score, _ in untrained:
+            axes.axhline(score, color=SOFT, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
         axes.set(xlabel="parameters trained, the head included (log scale)",
                  ylabel=f"{score_name}{'' if higher else ' (lower is better)'}")
         axes.grid(axis="y")
@@ -209,8 +210,8 @@ def tradeoff(about, points, score_name, higher=True, base=None):
         corners = axes.transData.transform([(x, y) for x, y in zip(xs, ys)] + [(high, ys[-1])])
         for (x0, y0), (x1, y1) in zip(corners[:-1], corners[1:]):
             taken += [(x0, y0 - 1.5, x1, y0 + 1.5), (x1 - 1.5, min(y0, y1), x1 + 1.5, max(y0, y1))]
-        if base is not None:
-            taken.append(name_line(axes, base, "before fine-tuning", renderer, taken))
+        for name, score, _ in untrained:
+            taken.append(name_line(axes, score, name, renderer, taken))
         name_points(axes, list(zip(counts, scores)), [cut(p["name"]) for p in points], renderer, taken)
         return to_svg(figure, *about)
 

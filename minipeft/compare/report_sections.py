@@ -96,7 +96,7 @@ def the_table(view):
         for name in others:
             mean, std = (row.get("others") or {}).get(name, (None, 0))
             cells.append(Cell(score_text({**row, "score": mean, "score_std": std}), mean))
-        cells += values(row.get("lr") if row is not view.base else None, text="{:g}".format)
+        cells += values(row.get("lr"), text="{:g}".format)
         cells += values(row.get("step_ms"), text=milliseconds)
         inference = row.get("base_ms") if row is view.base else row.get("unmerged_ms")
         shown = (values(inference, text=milliseconds), values(row.get("merged_ms"), text=milliseconds),
@@ -127,18 +127,21 @@ def what_won(view, best):
 def tradeoff(view):
     """Score against parameters."""
     rows, front = view.scored, view.front
-    if len(rows) < 2:
+    trained = [row for row in rows if row["trainable"]]
+    if len(rows) < 2 or not trained:
         return None
     said = [f"{name_of(row)} ({plots.si(row['trainable'])}, {number(row['score'])})" for row in front]
     verb = f"{len(front)} are" if len(front) > 1 else "only one is"
     seen = f"Of {len(rows)} methods {verb} on the Pareto front, which no other beats in both: {listed(said)}."
-    points = [{"name": short_name(row), "parameters": max(1, row["trainable"]), "score": row["score"], "std": row["score_std"],
-               "look": view.look(row["method"]), "front": any(row is f for f in front)} for row in rows]
+    points = [{"name": short_name(row), "parameters": row["trainable"], "score": row["score"], "std": row["score_std"],
+               "look": view.look(row["method"]), "front": any(row is f for f in front)} for row in trained]
     base = view.base["score"] if view.base and known(view.base["score"]) else None
     scores = [row["score"] for row in rows]
     far = base is not None and max(scores + [base]) - min(scores + [base]) > 2.5 * (max(scores) - min(scores))
+    untrained = [] if base is None or far else [("before fine-tuning", base, False)]
+    untrained += [(name_of(row), row["score"], any(row is f for f in front)) for row in rows if not row["trainable"]]
     svg = plots.tradeoff(about(view, "tradeoff", f"{view.metric} against trained parameters", seen), points, view.metric,
-                         view.higher, None if far else base)
+                         view.higher, untrained)
     data = (["method", "trained parameters", "without the head, by formula", view.metric, "standard deviation", "Pareto front"],
             [[name_of(row), f"{row['trainable']:,}", row.get("formula") or "–", number(row["score"]),
               number(row["score_std"], row["score"]), "yes" if any(row is f for f in front) else "no"] for row in rows])

@@ -435,7 +435,7 @@ def describe(run, attachment, settings):
     if attachment.head is not None:
         added -= sum(p.size for p in attachment.head.own.parameters())  # it stands in for the base's own head
     return {"method": run.method, "task": run.task, "model": name_of(run.model), "data": name_of(run.data),
-            "seed": run.seed, "lr": settings.lr, "trainable": attachment.trainable,
+            "seed": run.seed, "lr": settings.lr if attachment.trainable else None, "trainable": attachment.trainable,
             "trainable_without_head": attachment.trainable_without_head, "total": base + added,
             "formula": formula(attachment), "threads": num_threads()}
 

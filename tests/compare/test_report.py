@@ -411,10 +411,25 @@ def test_any_scores_make_a_page(seed, count, seeds):
 
     rng = np.random.default_rng(seed)
     rows = [{"method": str(name), "seeds": seeds, "metric": "accuracy", "split": "dev", "score": float(rng.choice([0, 0.5, 1])),
-             "score_std": float(rng.choice([0, 0.1])), "others": {}, "lr": 0.1, "trainable": int(rng.integers(0, 10**6)),
+             "score_std": float(rng.choice([0, 0.1])), "others": {}, "lr": 0.1, "trainable": int(rng.integers(0, 10**6) * rng.integers(2)),
              "trainable_without_head": 0, "total": 10**7, "step_ms": float(rng.choice([0, 3.5])), "peak_mb": 0.0, "size_mb": 0.0,
              "seconds": 0.0} for name in rng.choice(list(METHODS), count, replace=False)]
     Page(report_html({"rows": rows}, {}))
+
+
+def test_what_trains_nothing_is_a_line_and_not_a_mark_at_one_parameter(examples):
+    results = examples.basic(["lora", "full"])
+    asked = {**results["rows"][-1], "label": "zero_shot", "method": "zero_shot", "trainable": 0, "trainable_without_head": 0,
+             "share": 0.0, "lr": None, "score": 0.6}
+    results["rows"].append(asked)
+    page = Page(report_html(results, {}))
+    drawing = next(svg for svg in page.svgs if "trained parameters" in svg["title"])
+    assert "zero_shot" in "".join(drawing["text"]) and "zero_shot (0, 0.6000)" in drawing["desc"]
+    assert not {"1", "10", "100"} & {text.strip() for text in drawing["text"]}
+    row = next(row for row in page.tables[0] if row[0].startswith("zero_shot"))
+    assert row[page.tables[0][0].index("learning\nrate")].strip() == "–"
+    results["rows"] = [row for row in results["rows"] if row["method"] in ("base", "zero_shot")]
+    assert Page(report_html(results, {})).headings == ["table"]
 
 
 def test_ties_share_the_front():
