@@ -12,7 +12,8 @@ import numpy as np
 from ..autograd import no_grad
 from ..data import make_batches
 
-BATCHES, LEAST, MOST, SECONDS = 4, 5, 25, 0.5  # batches in a round; rounds, as many as fit into so many seconds
+BATCHES, TIMED = 4, 2                 # batches that are looked at, and that are timed in a round
+LEAST, MOST, SECONDS = 5, 25, 0.5     # rounds, as many as fit into so many seconds
 
 
 def batches_of(work, count=BATCHES):
@@ -24,8 +25,8 @@ def batches_of(work, count=BATCHES):
         groups = [np.arange(i, min(i + work.batch_size, number)) for i in range(0, number, work.batch_size)]
     else:
         groups = make_batches(held[split], 2 * work.batch_size)
-    chosen = sorted({len(groups) * i // count for i in range(count)})
-    return [work.collate(groups[i], split) for i in chosen if i < len(groups)]
+    chosen = sorted({len(groups) * (2 * i + 1) // (2 * count) for i in range(count)})
+    return [work.collate(groups[i], split) for i in chosen]
 
 
 def forward(work, model, batch):
@@ -77,7 +78,7 @@ def inference(attachment, used, work):
         then says why. Where the method trains the base in place, and no copy of it is kept, the base is the model itself, whose
         time does not depend on the numbers in it.
     """
-    model, batches, why = attachment.model.eval(), batches_of(work), None
+    model, batches, why = attachment.model.eval(), batches_of(work, TIMED), None
     stays = attachment.base and not attachment.method.keeps_base
     sides = {"base": (model, contextlib.nullcontext if stays else attachment.disabled),
              "unmerged": (used, contextlib.nullcontext)}

@@ -11,6 +11,7 @@ from minipeft.compare.analysis import exit_curves, layers_under, point, prefix_a
 from minipeft.compare.exits import models_of
 from minipeft.compare.measure import batches_of, inference, take_turns
 from minipeft.compare.run import Run, execute, prepare
+from minipeft.data import make_batches
 from minipeft.methods import RULES
 from minipeft.nn import unwrap
 
@@ -47,7 +48,7 @@ def test_inference_is_timed_and_leaves_the_model_as_it_was(method, merges, why, 
     before = used(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits.data.copy()
     told = inference(attachment, used, work)
     assert (used(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits.data == before).all()
-    assert json.loads(json.dumps(told)) == told and told["rounds"] >= measure.LEAST and told["batches"] == len(batches_of(work))
+    assert json.loads(json.dumps(told)) == told and told["rounds"] >= measure.LEAST and told["batches"] == len(batches_of(work, measure.TIMED))
     assert told["base_ms"] > 0 and told["unmerged_ms"] > 0 and told["unmerged_ratio"] > 0
     assert (told["merged_ms"] is not None) == (told["merged_ratio"] is not None) == merges
     assert told["why_not"] is None if merges else told["why_not"].startswith(why)
@@ -88,6 +89,11 @@ def test_the_sides_take_turns(monkeypatch):
 def test_batches_are_of_dev_or_else_of_train(world):
     _, work, _ = prepared(world, "head", batch_size=2)
     assert len(batches_of(work)) == measure.BATCHES and sum(len(b.input_ids) for b in batches_of(work)) == 16
+    groups = make_batches(work.encodings["dev"], 4)  # the shortest first
+    chosen = [groups[i] for i in (len(groups) // 4, 3 * len(groups) // 4)]
+    for batch, indices in zip(batches_of(work, 2), chosen, strict=True):
+        assert (batch.labels == work.targets["dev"][indices]).all() and batch.input_ids.shape[1] == max(
+            len(work.encodings["dev"][i].ids) for i in indices)
     del work.encodings["dev"]
     assert len(batches_of(work, 50)) == 20  # 80 examples in fours
     for task, model, data in (("lm", "gpt2", "raw.txt"), ("seq2seq", "t5", "told")):
