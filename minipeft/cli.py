@@ -130,7 +130,8 @@ def _training_arguments(parser, methods=RUNS, without=()):
     parser.add_argument("--task", choices=TASKS, default="classify",
                         help="classify texts, model language (raw text, perplexity), or write one text from another (T5)")
     parser.add_argument("--lr", type=ABOVE_0, help="highest learning rate (default: the method's own)")
-    parser.add_argument("--epochs", type=whole(1), help="passes over the training data (default: 3)")
+    parser.add_argument("--epochs", type=whole(1), help="passes over the training data (default: 3"
+                        f"{'' if methods is RUNS else ', with --shots 30'})")
     parser.add_argument("--batch-size", type=whole(1), default=16, help="examples in a batch")
     parser.add_argument("--accumulate", type=whole(1), default=1, help="batches in an optimizer step")
     parser.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="adamw", help="optimizer")

@@ -206,6 +206,7 @@ class PET(Strategy):
         return load_pretrained(run.model, task="classify", labels=labels, pooling=run.pooling, rng=rng)
 
     def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
+        """The classifier's work: the prompts are trained and label the raw text, unless a run before this one had got so far."""
         dataset = Dataset({**dataset.splits, RAW: self._raw(run)}, dataset.labels)
         soft, kept = None, None if place is None else Path(place) / SOFT
         if kept is not None and kept.is_file():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import files
-from ..methods import METHODS, attach
+from ..methods import METHODS, Fusion, attach
 from ..methods.attach import all_or_nothing, output_map
 from ..methods.nf4 import quantise, quantised
 from ..models.heads import POOLINGS
@@ -28,7 +28,8 @@ SIZES = ("hidden_size", "num_hidden_layers", "num_decoder_layers", "num_attentio
          "intermediate_size")
 TASKS = {"classification": "classify", "other": "classify", "lm": "lm", "masked_lm": "mlm", "seq2seq": "seq2seq",
          "none": "none"}
-SAVED = [name for name in METHODS if name != "full"]  # the methods whose result is an adapter and not a model
+KINDS = METHODS | {Fusion.name: Fusion}               # a fusion needs its adapters on the model that it is loaded to
+SAVED = [name for name in KINDS if name != "full"]    # the methods whose result is an adapter and not a model
 # The module that knows a method's format in another library; the methods that are not here have our own.
 WRITERS = ({name: peft_lora for name in ("lora", "rslora", "lora_plus", "dora", "pissa")}
            | {name: peft_selective for name in ("bitfit", "top_k", "layernorm")}
@@ -250,7 +251,7 @@ def load_peft(model, folder, name="default", note=None):
 def _method_of(folder, note):
     """The method that a note tells of, with its settings."""
     try:
-        method = METHODS[note["method"]](**note["settings"])
+        method = KINDS[note["method"]](**note["settings"])
     except TypeError as error:
         raise ValueError(f"{folder / NOTE}: settings {note['settings']!r} do not fit {note['method']} ({error})") from None
     method.trains_head = note["head"] is not None or note["format"] == "library" and method.trains_head

@@ -49,6 +49,7 @@ class FusedJoin(Wrapper):
             adapter.mlp.requires_grad_(not flag)
 
     def forward(self, x, h):
+        """join(x, h + o) of states x and the sub-layer's output h, all (B, T, D)."""
         outputs = [adapter.adapted(x, h) * adapter.scale for adapter in self.adapters]  # N of (B, T, D)
         z = F.concatenate([o.reshape(*o.shape[:2], 1, -1) for o in outputs], axis=2)  # (B, T, N, D)
         query = F.linear(h, self.Q).reshape(*h.shape[:2], 1, -1)  # (B, T, 1, D)
@@ -76,6 +77,7 @@ class Fusion(Method):
     unmergeable = "its weights depend on the input"
 
     def wrappers(self, model, rng):
+        """{path of a join: `FusedJoin`} wherever the adapters act. Raises ValueError where they do not fit each other."""
         names = self.adapters.split(",") if isinstance(self.adapters, str) else list(self.adapters)
         attached = vars(model).get("attachments", {})
         for name in names:

@@ -81,6 +81,7 @@ def _joined(example):
 def text_vectors(model, tokenizer, max_length, batch_size=32):
     """A function from texts to unit vectors (N, D): the mean of a model's last states over a text's tokens, of length 1."""
     def vectors(texts):
+        """Unit vectors (N, D) of N texts."""
         encodings = tokenizer.encode_pairs(texts, max_length=max_length)
         out = np.zeros((len(texts), model.config.hidden_size))
         with no_grad():

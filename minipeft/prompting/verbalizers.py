@@ -73,7 +73,7 @@ class Verbalizer:
         whole = {piece.lstrip("ĠĊ▁ "): piece for piece in map(tokenizer.piece_of, range(tokenizer.vocab_size)) if piece}
         close = difflib.get_close_matches(word, [each for each in whole if each.isalpha()], n=3, cutoff=0.6)
         raise ValueError(f"verbalizer: {word!r} is not one token of this model but {pieces}; expected a word of its vocabulary"
-                         + (f", such as {', '.join(close)}" if close else ""))
+                         + (f", such as {', '.join(close)}" if close else "; --search-words finds some that fit the classes"))
 
 
 def class_scores(logits, ids):

@@ -6,6 +6,7 @@ import pytest
 from minipeft import attach, load_pretrained
 from minipeft import autograd as F
 from minipeft.autograd import gradcheck
+from minipeft.interop import load_adapter, save_adapter
 from minipeft.methods import Fusion, Houlsby, LoRA, Pfeiffer, activate
 from minipeft.methods.adapter import Bottleneck, HoulsbyJoin, ParallelJoin, PfeifferJoin
 from minipeft.methods.fusion import FusedJoin
@@ -147,3 +148,21 @@ def test_what_cannot_be_fused_is_named():
         with pytest.raises(ValueError, match=f"fusion: .*{message}"):
             attach(model, Fusion(names), "fusion")
         assert "fusion" not in model.attachments
+
+
+def test_it_is_saved_and_comes_back_on_a_model_with_its_adapters(tmp_path, rng):
+    model = with_adapters()
+    ids = ids_of(model)
+    attachment = attach(model, Fusion(("c", "a"), initial_std=0.5), "fusion")
+    for p in attachment.named_parameters().values():
+        p.data += 0.2 * rng.standard_normal(p.shape).astype(p.dtype)
+    fused = model(ids).logits.data
+    assert "neither PEFT nor AdapterHub has a format for fusion" in save_adapter(attachment, tmp_path / "fusion")
+    assert sorted(path.name for path in (tmp_path / "fusion").iterdir()) == ["attachment.safetensors", "minipeft.json"]
+    attachment.detach()
+    back = load_adapter(model, tmp_path / "fusion", "back")
+    assert back.method == Fusion(["c", "a"], initial_std=0.5) and np.array_equal(model(ids).logits.data, fused)
+    bare = with_adapters(names=("a", "b"))
+    with pytest.raises(ValueError, match="fusion: no attachment is called 'c'; attached: a, b"):
+        load_adapter(bare, tmp_path / "fusion")
+    assert list(bare.attachments) == ["a", "b"]

@@ -42,7 +42,7 @@ def test_words_that_are_not_one_token(tokenizer):
     assert str(caught.value) == ("verbalizer: 'wonderfully' is not one token of this model but wonderful ##ly; expected a word of "
                                  "its vocabulary, such as wonderful")
     with pytest.raises(ValueError, match=r"^verbalizer: '\$' is not one token of this model but \[UNK\]; expected a word of its "
-                                         r"vocabulary$"):
+                                         r"vocabulary; --search-words finds some that fit the classes$"):
         Verbalizer({"a": "$", "b": "bad"}).ids(tokenizer)
     assert [each.tolist() for each in Verbalizer({"a": ["good", "great"], "b": "bad"}).ids(tokenizer)] == [
         [tokenizer.id_of("good"), tokenizer.id_of("great")], [tokenizer.id_of("bad")]]
