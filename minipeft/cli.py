@@ -25,6 +25,8 @@ EXAMPLES = {
     "pretrain": "minipeft pretrain --arch encoder --corpus python-docs --out models/manual",
     "generate": 'minipeft generate --model models/stories260K --prompt "Once upon a time" --max-new-tokens 100',
     "doctor": "minipeft doctor",
+    "learn": "minipeft learn init course",
+    "teach": "minipeft teach release course --students names.txt",
 }
 
 
@@ -82,12 +84,48 @@ more examples:
 
 """
 
+LEARN_NOTE = """without an action the course is watched: each save of the exercise's file is checked, and keys ask for more.
+
+  init DIR           make a folder with the lessons and a file for each exercise
+  check [ID]         check one exercise, or with --all every one
+  hint [ID]          three hints, one at a time
+  solution [ID]      the solution, once it has passed, or with --give-up after the third hint
+  trace [ID]         the first step at which an answer departs from the solution
+  list               every exercise, and what is solved
+  reset ID           the stub again; what was written is kept
+  update             bring the folder to this version of the course; what was written is kept
+  notebook [LESSON]  the lessons as notebooks
+  graft [train]      a fine-tuning in which what was solved stands in the place of the package's own
+
+more examples:
+  minipeft learn check 08.2 --json
+  minipeft learn solution 08.2 --give-up
+
+"""
+
 # The settings of `compare.pretrain.Recipe` that are options: least value (None: above 0), and what they are.
 RECIPE = (("steps", 1, "optimizer steps (default: the recipe's own, as for all below)"),
           ("batch_size", 1, "texts in a step; decoder: blocks"), ("length", 8, "most tokens of a text, or of a block"),
           ("lr", None, "highest learning rate"), ("width", 1, "the model's width D"), ("layers", 1, "blocks"),
           ("heads", 1, "attention heads"), ("feed_forward", 1, "inner width of the feed-forward (4 D)"),
           ("vocabulary", 1, "most pieces in the vocabulary"))
+
+TEACH_NOTE = """  release DIR        a folder for each student, with sizes and numbers of the student's own and without solutions
+  grade DIR          check a student's folder, or a folder of such folders
+  export DIR         the lessons as assignments for nbgrader or otter
+  report DIR         tries, hints and the commonest wrong answers of a class, from the folders that it handed in
+
+more examples:
+  minipeft teach release course --student "Ada Lovelace" --tier core
+  minipeft teach grade handed-in/ada --gradescope results.json
+  minipeft teach grade handed-in --lessons 1,8 --csv points.csv
+  minipeft teach export assignments --to nbgrader --lessons 8
+  minipeft teach report handed-in
+
+"""
+
+TEACH_ACTIONS = ("release", "grade", "export", "report")
+LEARN_ACTIONS = ("watch", "init", "check", "hint", "solution", "list", "reset", "trace", "update", "notebook", "graft")
 
 MODEL = "Hugging Face model folder, or toy:encoder, toy:decoder, toy:seq2seq"
 
@@ -340,6 +378,35 @@ def _doctor_parser(commands):
     doctor.add_argument("--json", metavar="FILE", help="also write the findings to FILE")
 
 
+def _learn_parser(commands):
+    """The options of ``learn``."""
+    learn = _command(commands, "learn", "Work through the course: lessons, exercises, checks and hints.", LEARN_NOTE)
+    learn.add_argument("action", nargs="?", default="watch", choices=LEARN_ACTIONS, metavar="ACTION",
+                       help=f"{', '.join(LEARN_ACTIONS)} (default: watch)")
+    learn.add_argument("item", nargs="?", metavar="ITEM", help="an exercise, as 08.2 (default: the one in hand); init: a new folder; "
+                                                               "notebook: a lesson, as 8")
+    learn.add_argument("--dir", metavar="DIR", help="folder of the course (default: this one, or the one that it lies in)")
+    learn.add_argument("--json", dest="as_json", action="store_true", help="check: print what came of it as JSON")
+    learn.add_argument("--all", action="store_true", help="check: every exercise")
+    learn.add_argument("--give-up", action="store_true", help="solution: show it although the exercise has not passed")
+    learn.add_argument("--out", metavar="DIR", help="graft: keep the run in this folder")
+
+
+def _teach_parser(commands):
+    """The options of ``teach``."""
+    teach = _command(commands, "teach", "Hand the course out, grade it, take it elsewhere, and see how a class gets on.", TEACH_NOTE)
+    teach.add_argument("action", choices=TEACH_ACTIONS, metavar="ACTION", help=", ".join(TEACH_ACTIONS))
+    teach.add_argument("folder", metavar="DIR", help="release, export: where to; grade, report: what was handed in")
+    teach.add_argument("--student", metavar="NAME", help="release: one student")
+    teach.add_argument("--students", metavar="FILE", help="release: a file with a name in each line")
+    teach.add_argument("--tier", choices=("core", "all"), default="all", help="release: with the exercises for who has the time, or without")
+    teach.add_argument("--lessons", metavar="NUMBERS", help="grade, export: only these, separated by commas")
+    teach.add_argument("--gradescope", metavar="FILE", help="grade: write Gradescope's results to FILE")
+    teach.add_argument("--csv", metavar="FILE", help="grade: write a row for each student to FILE")
+    teach.add_argument("--to", choices=("nbgrader", "otter"), default="nbgrader", help="export: for which tool")
+    teach.add_argument("--json", dest="as_json", action="store_true", help="report: print it as JSON")
+
+
 def make_parser():
     """The parser of all commands."""
     from . import __version__
@@ -351,7 +418,8 @@ def make_parser():
     parser.add_argument("--version", action="version", version=f"minipeft {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    for add in (_finetune_parser, _predict_parser, _prompt_parser, _compare_parser, _plan_parser, _pretrain_parser, _generate_parser, _doctor_parser):
+    for add in (_finetune_parser, _predict_parser, _prompt_parser, _compare_parser, _plan_parser, _pretrain_parser, _generate_parser, _doctor_parser,
+                _learn_parser, _teach_parser):
         add(commands)
     return parser
 
@@ -565,8 +633,22 @@ def doctor(args):
     return 1 if any(f.advice for f in findings) else 0
 
 
+def learn(args):
+    """``minipeft learn``."""
+    from .learn.commands import run
+
+    return run(args)
+
+
+def teach(args):
+    """``minipeft teach``."""
+    from .learn.teach import run
+
+    return run(args)
+
+
 COMMANDS = {"finetune": finetune, "predict": predict, "prompt": prompt, "compare": compare, "plan": plan, "pretrain": pretrain,
-            "generate": generate, "doctor": doctor}
+            "generate": generate, "doctor": doctor, "learn": learn, "teach": teach}
 
 
 def main(arguments=None):

@@ -71,6 +71,7 @@ MAIN = ("full", "head", "top_k", "bitfit", "ia3", "lora", "houlsby", "prefix", "
 RESULTS = "results.json"
 MODELS = {"classify": "toy:encoder", "lm": "toy:decoder", "seq2seq": "toy:seq2seq"}  # without --model, for each task,
 DATA = {"classify": "toy:rating", "lm": "toy:text", "seq2seq": "toy:describe"}       # and without --data
+SLOW = ("ipet", "pet", "early_exit", "fisher_mask", "random_mask", "full", "prompt")  # start first, or one would end long after the rest
 MOST_JOBS = 4  # at a time unless asked for more: each holds a model
 
 
@@ -186,6 +187,7 @@ class Comparison:
                 board.name(job)
                 if before[job.folder] is not None:
                     board.before(job)
+            todo.sort(key=lambda job: SLOW.index(job.run.method) if job.run.method in SLOW else len(SLOW))
             ended = run_all(todo, board=board, **self.pool) if todo else {}
         return before | {folder: outcome.result or outcome.reason for folder, outcome in ended.items()}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-TOUR = Path(__file__).parents[2] / "lessons" / "README.md"
+TOUR = Path(__file__).parents[2] / "lessons" / "code_tour.md"
 
 
 def blocks():

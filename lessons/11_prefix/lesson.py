@@ -1,0 +1,247 @@
+# %% [markdown]
+# # Lesson 11. Prefix tuning
+#
+# **Why.** A model is asked better with a few words before the text: "Summarise this for a child:" changes what comes out, and no weight
+# has changed. Every request may carry words of its own, in one batch, through one model. But words are a coarse tool. There is a finite
+# number of them, nobody knows which will work, and a search over words has no gradient to follow.
+#
+# What does a word before the text do inside the model? In each layer it becomes a *key* and a *value*, which the words behind it look
+# at (lesson 3). So leave the word away and learn the keys and values themselves, as numbers. They can be anything, also what no word
+# would ever give, and they have a gradient. That is *prefix tuning*.
+#
+# You need lesson 3 (attention: queries, keys, values, masks, positions) and lesson 5 (what fine-tuning everything reaches). 50 minutes.
+
+# %% [markdown]
+# ## The idea in a picture
+#
+# Attention in one layer and one *head* (one of several attentions beside each other). Each word has a query q, which is compared with
+# all keys; the better a key fits, the more of its value goes into the result. A prefix of n *virtual tokens* puts n rows before:
+#
+#                keys K                  values V
+#            ┌────────────┐           ┌────────────┐
+#            │ P_K  (n,K) │           │ P_V  (n,K) │      trained: the only numbers that are
+#            ├────────────┤           ├────────────┤
+#      q ──► │ x W_k      │  weights  │ x W_v      │ ──►  result (T, K)
+#            │      (S,K) │ ────────► │      (S,K) │      frozen: W_q, W_k, W_v and all the rest
+#            └────────────┘ (T, n+S)  └────────────┘
+#
+# T is the number of queries, S that of the words' keys, K the width of a head. There are no queries for the prefix: nothing is computed
+# *at* a virtual token, and the result has a row for each word, as before. Every layer has a prefix of its own.
+
+# %% [markdown]
+# ## The equation, derived
+#
+# Take one query. Its scores are $s_i$ with the prefix' keys and $z_j$ with the words' (products times 1/√K). Softmax makes weights of
+# all of them together. With u the values of the prefix, v those of the words, and
+# $A = \sum_i e^{s_i}$, $B = \sum_j e^{z_j}$, the result is
+#
+# $$\frac{\sum_i e^{s_i} u_i + \sum_j e^{z_j} v_j}{A + B}
+#   = \lambda \underbrace{\sum_i \frac{e^{s_i}}{A} u_i}_{\text{attention over the prefix}}
+#   + (1 - \lambda) \underbrace{\sum_j \frac{e^{z_j}}{B} v_j}_{\text{attention over the words, as it was}},
+#   \qquad \lambda = \frac{A}{A + B} .$$
+#
+# λ, between 0 and 1, is the *share of the attention that goes to the prefix*. It is a gate, another one for each query and head. Three
+# things can be read off (He et al., section 3.1, have the equation):
+#
+# - **What a prefix can do:** move each result along a straight line, from what attention gave before towards a mean of the values P_V,
+#   which are free. Such a combination, whose weights add up to 1, is called *affine*.
+# - **What it cannot do:** change how the attention is divided among the words. Two words' weights have the ratio $e^{z_j} / e^{z_k}$,
+#   and no s is in it. A query that looked at the wrong word still does. (In the *next* layer queries and keys are made of other states,
+#   and there the ratios do change.)
+# - **It is not the identity at the start.** λ is never 0: n random keys take attention away from the words before anything is learned.
+
+# %%
+import numpy as np
+
+from minipeft import attach, load_pretrained
+from minipeft.learn import fast, predict, show
+
+rng = np.random.default_rng(0)
+predict("A prefix has 20 virtual tokens with random keys, a text has 10 words. Of its attention, what share goes to the prefix before "
+        "anything is learned, if all scores are about equal?",
+        "Each key gets about the same, so 20 of 30: two thirds. The words are left with a third of what they had.")
+
+# %% [markdown]
+# ## Exercise 1: the share
+#
+# The equation in NumPy. Mind the exponents: scores of a few hundred occur while training, and $e^{710}$ is too large for a float64. As
+# $e^{s - m} / \sum e^{s - m}$ is the same for every m, subtract the largest score first.
+
+# %%
+#@exercise 11.1 lesson:prefix_share
+#@ Return lambda (T,), an array: the share of each query's attention that goes to the prefix. `queries` is (T, K), `prefix_keys` (n, K)
+#@ and `keys` (S, K) are those of the prefix and of the words; a score is their product times `scale`. Large scores must not overflow.
+### BEGIN SOLUTION
+def prefix_share(queries, prefix_keys, keys, scale):
+    """lambda = sum_i exp(s_i) / (sum_i exp(s_i) + sum_j exp(z_j))"""
+    scores = scale * queries @ np.concatenate([prefix_keys, keys]).T  # (T, n + S)
+    parts = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return parts[:, :len(prefix_keys)].sum(axis=1) / parts.sum(axis=1)
+### END SOLUTION
+
+
+def attention(q, k, v):
+    """Plain attention of one head, and its weights."""
+    scores = q @ k.T / np.sqrt(q.shape[1])
+    weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)  # (T, S)
+    return weights @ v, weights
+
+
+q, k, v = (rng.standard_normal((5, 4)) for _ in "qkv")
+p_k, p_v = rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
+whole, weights = attention(q, np.concatenate([p_k, k]), np.concatenate([p_v, v]))
+words, before = attention(q, k, v)
+share = prefix_share(q, p_k, k, 0.5)[:, None]
+print("largest difference between the two sides of the equation:",
+      np.abs(whole - (share * attention(q, p_k, p_v)[0] + (1 - share) * words)).max())
+print("word 0's weight over word 1's, for each query, without a prefix:", (before[:, 0] / before[:, 1]).round(3))
+print("                                                and with one:   ", (weights[:, 3] / weights[:, 4]).round(3))
+
+# %% [markdown]
+# The straight line is worth a look. Here values are points in a plane. A prefix of one virtual token sits at a value far off, and its
+# key is made longer step by step, in a direction that both queries like.
+
+# %%
+import matplotlib.pyplot as plt
+
+points, queries = np.array([[0.0, 0.0], [2.0, 0.3], [0.6, 1.8]]), np.array([[1.5, 0.2], [0.3, 1.5]])
+keys, target, scales = np.array([[0.2, 0.1], [1.0, 0.0], [0.0, 1.0]]), np.array([[3.5, 2.5]]), np.linspace(-3, 5, 9)
+figure, axes = plt.subplots(figsize=(5, 3.4))
+axes.fill(*points.T, alpha=0.15, label="all that the words alone can give")
+shares = []
+for number, query in enumerate(queries[:, None]):
+    longer = [s * np.array([[0.8, 0.6]]) for s in scales]
+    results = np.concatenate([attention(query, np.concatenate([key, keys]), np.concatenate([target, points]))[0] for key in longer])
+    shares.append([float(prefix_share(query, key, keys, 2**-0.5)[0]) for key in longer])
+    axes.plot(*results.T, "o-", markersize=4, label=f"query {number + 1}")
+axes.plot(*points.T, "k^", label="values of the words")
+axes.plot(*target.T, "r*", markersize=12, label="value of the prefix")
+axes.legend(fontsize=7, loc="upper left")
+show(figure, "line", "Results of two queries move on straight lines from inside the triangle of the words' values to the prefix' value: "
+     + "; ".join(f"query {i + 1}, share {s[0]:.2f} to {s[-1]:.2f}" for i, s in enumerate(shares)) + ".")
+
+# %% [markdown]
+# Each query has a line of its own and is at another place on it. With n virtual tokens the far end of the line is not one point but a
+# mean of n values, and the query chooses which.
+#
+# **Nothing merges.** LoRA's change disappears into W, because it acts on each word. Could a prefix? With whatever W_k and W_v, attention
+# over S words gives a mean of S values that were made of these words, a point in the triangle above. Leaving the triangle takes one more
+# row, and no weight makes rows. So a prefix costs at inference: n more keys and values, about 4 n d operations for each word and layer
+# (d the model's width), and n places more in the cache of a decoder.
+
+# %% [markdown]
+# ## Exercise 2: the keys before the words'
+#
+# In the package a prefix is wrapped around `attn.core`, the place where softmax happens: q (B, H, T, K), k and v (B, H', S, K), with B
+# texts, H heads, and H' heads of keys (in some models several heads of queries share one of keys; else H' = H).
+#
+# Two more things come along. The **mask** (B, S) tells which keys are words and which padding. The prefix is nobody's padding: its n
+# columns are true for all rows. The **causal mask** of a decoder, by which a word does not see those behind it, is made inside the core
+# from T and S: query i sees the keys j ≤ i + S − T. With n more keys that is j ≤ i + n + S − T: all of the prefix, and no later word.
+# It needs no line of yours, provided the prefix stands first.
+
+# %%
+predict("Two texts of 5 and 3 words are padded to 5, so the mask is (2, 5) with 8 entries true. A prefix of 4 comes before. What is the "
+        "mask's shape then, and how many entries are true?", "(2, 9), and 8 + 2 · 4 = 16: the prefix is seen in every row.")
+
+# %%
+#@exercise 11.2 minipeft.methods.prefix:PrefixCore.forward
+#@ Return what `self.wrapped(q, k, v, mask, bias, scale)` gives when the prefix' keys and values stand before k and v in every row of
+#@ the batch. `self.prefix()` gives P_K and P_V, Tensors (n, H' K): the first K columns are head 0's. The mask (B, S) and T5's bias, a
+#@ Tensor (1 or B, H, T, S), get n columns before theirs: True, and 0. Either may be None. `F.concatenate` and `F.broadcast_to` help.
+from minipeft.autograd import Tensor
+from minipeft.methods.prefix import PrefixCore
+from minipeft.nn import AttentionCore
+
+core = PrefixCore(AttentionCore(causal=True), rng.standard_normal((3, 8)), rng.standard_normal((3, 8)))
+q, k, v = (Tensor(rng.standard_normal((1, 2, 5, 4))) for _ in "qkv")
+print("one text, two heads of width 4, five words:", core(q, k, v, None, None, 0.5).shape, "as without a prefix")
+print("what the first word, which sees only itself, gets in head 0 without one:", core.wrapped(q, k, v, scale=0.5).data[0, 0, 0].round(3))
+print("                                                          and with one:", core(q, k, v, scale=0.5).data[0, 0, 0].round(3))
+
+# %% [markdown]
+# ## Exercise 3: a small network makes the prefix
+#
+# Trained directly, a prefix is touchy: each of its numbers enters through an exponential, all layers move at once, and a step too far
+# cannot be felt from where it ended. Li and Liang (section 4.3) train a small network instead, which makes the prefix of all layers out
+# of one small matrix E (n, D):
+#
+# $$[P_K ; P_V]_l = \tanh(E W_a + b_a)\, W_{b,l} + b_{b,l}, \qquad W_a\,(D, h), \quad W_{b,l}\,(h, 2 d) .$$
+#
+# This is called *reparametrisation*: the same P, made of other numbers, so that gradients take another way. tanh keeps what enters the
+# second map between −1 and 1, and as E and W_a are shared, what one layer learns moves the prefix of the others. At the end P is
+# computed once and kept; the network is thrown away.
+
+# %%
+#@exercise 11.3 minipeft.methods.prefix:PrefixCore.prefix
+#@ Return P_K and P_V, Tensors (n, H' K), through which gradients go. Where `self.network` is None they are the parameters `self.keys` and
+#@ `self.values`. Else `self.network()` gives the inner states tanh(E W_a + b_a) (n, h), and `self.out` maps them to 2 H' K columns, of
+#@ which the first half are keys.
+from minipeft.methods.prefix import Prefix
+
+model = load_pretrained("toy:encoder", task="classify", labels=("terrible", "bad", "good", "great"), rng=rng)
+attachment = attach(model, Prefix(num_virtual_tokens=4, reparametrise=True, hidden=32), rng=rng)
+ids = rng.integers(5, model.config.vocab_size, (2, 9))
+while_training, logits = attachment.trainable_without_head, model(ids).logits.data
+attachment.method.finish(attachment)
+print(f"{while_training:,} numbers while training, {attachment.trainable_without_head:,} that are kept; largest difference in the logits:",
+      np.abs(model(ids).logits.data - logits).max())
+attachment.detach()
+
+# %% [markdown]
+# ## Exercise 4: the count
+#
+# A prefix is n keys and n values in each attention. In an encoder or decoder of L layers and width d that is
+#
+# $$2\, n\, d\, L ,$$
+#
+# and T5 has three groups: the encoder's attention, the decoder's, and the one with which the decoder looks at the encoder. Where heads
+# share keys, a key is narrower than d.
+
+# %%
+#@exercise 11.4 minipeft.methods.prefix:Prefix.count
+#@ Return how many numbers are trained on a model of this config. `core_widths(config)` is {path: H' K} of all attentions, the width of a
+#@ key there, and `self.num_virtual_tokens` is n. Where `self.reparametrise` is true, the network is what is trained: E (n, D), W_a (D, h)
+#@ and b_a once, and for each attention W_b (h, 2 H' K) and b_b, with D `config.hidden_size` and h `self.hidden`.
+from minipeft.models import TransformerConfig
+
+medium = TransformerConfig(model_type="gpt2", vocab_size=50257, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16,
+                           intermediate_size=4096, max_position_embeddings=1024)
+predict("GPT-2 medium has width 1,024 and 24 layers. A prefix of 5 virtual tokens: how many numbers are stored? And is the network that "
+        "makes it, with h = 512, smaller or larger than that?",
+        f"2 · 5 · 1,024 · 24 = {Prefix(num_virtual_tokens=5).count(medium):,} are stored; while training there are "
+        f"{Prefix(num_virtual_tokens=5, reparametrise=True).count(medium):,}, a hundred times as many, nearly all of them in W_b.")
+
+# %% [markdown]
+# ## What the numbers show: how long, and who looks at it
+#
+# `toy:rating` are short reviews in four classes; the head is trained along. The first run is the head alone. Beside the score stands
+# the share λ that words pay to the prefix, a mean over all words, heads and layers.
+#
+# One more choice must be known to read the table. **Positions:** the model adds to each word a vector for its place. Do words start
+# counting at place 0, or behind the prefix, at place n? A key of the prefix has no place of its own, in no layer, so either is possible.
+# By default words start at n, because HF PEFT does so and adapters can then be exchanged; `shift_positions=False` leaves them at 0.
+
+# %%
+from minipeft.compare.analysis import prefix_attention
+from minipeft.compare.run import Run, prepare
+from minipeft.training import fit
+
+
+def trained(method, limit=None, epochs=3, **options):
+    """(accuracy on test, attachment, the training's work) of a run on toy:rating."""
+    run = Run("toy:encoder", "toy:rating", method, options=options, epochs=1 if fast() else epochs, train_limit=64 if fast() else limit)
+    work, attachment, *_ = prepare(run)
+    fit(attachment.model, attachment.named_parameters(), work, run.settings())
+    return work.evaluate(attachment.model.eval(), "test")["score"], attachment, work
+
+
+scores, heat = {}, None
+print(f"head alone          accuracy {trained('head')[0]:.3f}")
+for length, shift in [(4, True), (64, True)] if fast() else [(1, True), (4, True), (16, True), (64, True), (64, False)]:
+    score, attachment, work = trained("prefix", num_virtual_tokens=length, shift_positions=shift)
+    shares = np.array(list(prefix_attention(attachment, work).values()))  # (layers, heads)
+    heat = shares if length == 16 or heat is None else heat
+    scores[length, shift] = score
+    print(f"{length:2d} virtual tokens{'' if shift else ', words from place 0'}: accuracy {score:.3f}, share of attention {shares.mean():.2f}, "
+          f"{attachment.trainable_without_head:,} parameters besides the head")

@@ -1,0 +1,155 @@
+"""First divergence: the first step of a learner's answer whose value, or gradient, is none that the package's own answer has.
+
+A test is run twice, on the learner's file and on the solution's. What is written down each time: every Tensor that a line of the
+file makes, with the gradient that reaches it on the way back, and every array that a line binds to a name. Steps need not come in
+the same order, nor be the same: a value counts as known where any step of the solution has it.
+"""
+
+import contextlib
+import linecache
+import os
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..autograd import Tensor
+from .claims import array_of
+from .grader import shown
+
+MOST = 2000  # steps that are written down; a loop over single numbers has more than anybody reads
+
+
+@dataclass
+class Step:
+    """One value: the line that made it, the operation or the name that it was given, the array, the gradient (later, or never)."""
+
+    line: int
+    name: str
+    value: np.ndarray
+    gradient: np.ndarray = None
+    number: int = 0
+
+
+@dataclass
+class Record:
+    """What was written down of one file."""
+
+    path: str
+    steps: list = field(default_factory=list)
+    backward: list = field(default_factory=list)  # `Step`s in the order in which gradients reached them
+
+    def add(self, line, name, value):
+        """Write a step down; returns it, or None where there are too many."""
+        if len(self.steps) >= MOST:
+            return None
+        self.steps.append(Step(line, name, np.array(value, copy=True), number=len(self.steps)))
+        return self.steps[-1]
+
+
+@contextlib.contextmanager
+def recording(path):
+    """Inside this block what the lines of a file compute is written into the `Record` that this gives."""
+    record, path = Record(os.path.realpath(path)), os.path.realpath(path)
+    original, before = Tensor.__init__, sys.gettrace()
+
+    def made(self, data, requires_grad=False, parents=(), composition=None, operation="tensor"):
+        original(self, data, requires_grad, parents, composition, operation)
+        frame = sys._getframe(1)
+        line = _line_in(frame, path)
+        step = record.add(line, operation, self.data) if line is not None and operation != "tensor" else None
+        if step is not None and self.node is not None and self.node.parents:
+            (first, product), *rest = self.node.parents
+            self.node.parents = [(first, _watched(product, step, record)), *rest]
+
+    def traced(frame, event, argument):
+        if os.path.realpath(frame.f_code.co_filename) != path:
+            return None
+        return _Locals(record, frame)
+
+    Tensor.__init__ = made
+    sys.settrace(traced)
+    try:
+        yield record
+    finally:
+        Tensor.__init__ = original
+        sys.settrace(before)
+
+
+class _Locals:
+    """A trace function of one call: writes down the arrays that each line binds."""
+
+    def __init__(self, record, frame):
+        self.record, self.line = record, frame.f_lineno
+        self.known = {name: id(value) for name, value in frame.f_locals.items()}
+
+    def __call__(self, frame, event, argument):
+        for name, value in frame.f_locals.items():
+            number = isinstance(value, (float, np.floating))
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" or number:
+                if number or self.known.get(name) != id(value):
+                    if not number or self.known.get(name) != value:
+                        self.record.add(self.line, name, value)
+                self.known[name] = value if number else id(value)
+        if event == "return" and isinstance(argument, np.ndarray):
+            self.record.add(frame.f_lineno, "return", argument)
+        self.line = frame.f_lineno
+        return self
+
+
+def _line_in(frame, path):
+    """The line of a file that is being executed in a frame or in those below it; None where none is."""
+    for _ in range(12):
+        if frame is None:
+            return None
+        if os.path.realpath(frame.f_code.co_filename) == path:
+            return frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+def _watched(product, step, record):
+    """A vector-Jacobian product that writes down the gradient which it is given."""
+    def through(g):
+        if step.gradient is None:
+            step.gradient = np.array(array_of(g), copy=True)
+            record.backward.append(step)
+        return product(g)
+    return through
+
+
+def _close(a, b):
+    """Whether two arrays are the same up to rounding."""
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-7 + 1e-5 * (np.abs(b).max() if b.size else 0), equal_nan=True)
+
+
+def divergence(mine, reference):
+    """The first departure of a `Record` from another.
+
+    Returns:
+        {"kind": "value" or "gradient", "operation", "where", "line", "yours", "nearest"}, or {"kind": "missing", ...} where
+        all steps are known and the solution has values that they lack, or None where there is nothing to tell.
+    """
+    partners = {}
+    for step in mine.steps:
+        same = [other for other in reference.steps if _close(step.value, other.value)]
+        if not same:
+            near = [other for other in reference.steps if other.value.shape == step.value.shape]
+            near = min(near, key=lambda other: float(np.abs(other.value - step.value).max()) if step.value.size else 0.0, default=None)
+            return _told("value", mine, step, step.value, near and near.value)
+        partners[step.number] = same
+    for step in mine.backward:
+        others = [other for other in partners[step.number] if other.gradient is not None]
+        if others and not any(_close(step.gradient, other.gradient) for other in others):
+            return _told("gradient", mine, step, step.gradient, others[0].gradient)
+    lacking = [other for other in reference.steps if not any(_close(step.value, other.value) for step in mine.steps)]
+    if lacking and mine.steps:
+        return {**_told("missing", mine, mine.steps[-1], mine.steps[-1].value, None), "operation": lacking[0].name,
+                "nearest": shown(lacking[0].value)}
+    return None
+
+
+def _told(kind, record, step, yours, nearest):
+    """A departure as JSON can hold it."""
+    return {"kind": kind, "operation": step.name, "where": f"{os.path.basename(record.path)}:{step.line}",
+            "line": linecache.getline(record.path, step.line).strip(), "yours": shown(yours), "nearest": shown(nearest)}

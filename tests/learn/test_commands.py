@@ -1,0 +1,179 @@
+"""``minipeft learn`` and ``minipeft teach`` from the command line, wrong uses first."""
+
+import json
+
+import pytest
+from small_course import make_course
+
+from minipeft.cli import main
+from minipeft.learn.course import FOLDER, Course, find_lessons
+from minipeft.learn.stubs import solution_of
+from minipeft.learn.teach import variant_of
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A place in which the small course is the course."""
+    make_course(tmp_path / "lessons")
+    monkeypatch.setenv(FOLDER, str(tmp_path / "lessons"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "140")
+    return tmp_path
+
+
+def solve(folder, *ids):
+    """Put the solutions into a learner's folder."""
+    for exercise in Course().exercises:
+        if exercise.id in ids:
+            (folder / "01_small" / exercise.filename).write_text(solution_of(exercise))
+
+
+# ---- learn -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["learn"], ".: no folder of the course, nor in one; minipeft learn init DIR makes one"),
+    (["learn", "init"], "init: expected a folder; minipeft learn init DIR"),
+    (["learn", "chekc"], "ACTION: invalid choice: 'chekc'"),
+    (["learn", "check", "--dir", "nowhere"], "nowhere: no folder of the course")])
+def test_wrong_uses(arguments, message, here, capsys):
+    try:
+        code = main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    said = capsys.readouterr().err
+    assert code == 2 and said.startswith(f"minipeft: {message}") and said.count("\n") == 1
+
+
+def test_from_the_folder_to_a_green_exercise(here, capsys, monkeypatch):
+    assert main(["learn", "init", "mine"]) == 0
+    assert "1 lessons and 3 exercises are in mine" in capsys.readouterr().out
+    monkeypatch.chdir(here / "mine")
+    assert main(["learn", "check"]) == 1 and "not written yet" in capsys.readouterr().out
+    assert main(["learn", "check", "01.9"]) == 2 and "there is no 01.9; lesson 01 has 01.1, 01.2, 01.3" in capsys.readouterr().err
+    solve(here / "mine", "01.1")
+    assert main(["learn", "check"]) == 0
+    out = capsys.readouterr().out
+    assert "✓ 2 claims hold" in out and "1 of 3 solved" in out
+    assert main(["learn", "check", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["id"] == "01.2" and told["passed"] is False and told["tests"][0]["kind"] == "unwritten"
+    assert main(["learn", "list"]) == 0 and "✓  01.1" in capsys.readouterr().out
+
+
+def test_hints_solution_reset_trace_update_notebook(here, capsys, monkeypatch):
+    main(["learn", "init", "mine"])
+    capsys.readouterr()
+    folder = ["--dir", "mine"]
+    assert main(["learn", "solution", *folder]) == 2 and "01.1 has 3 more hints" in capsys.readouterr().err
+    for text in ("q1", "e1", "p1"):
+        assert main(["learn", "hint", *folder]) == 0 and text in capsys.readouterr().out
+    assert main(["learn", "solution", *folder]) == 2 and "--give-up shows it all the same" in capsys.readouterr().err
+    assert main(["learn", "solution", "--give-up", *folder]) == 0
+    assert capsys.readouterr().out == solution_of(Course().exercise("01.1"))
+    path = here / "mine" / "01_small" / "01_2_halve.py"
+    path.write_text("def halve(x):\n    y = x - 1\n    return y\n")
+    assert main(["learn", "trace", "01.2", *folder]) == 1 and "01_2_halve.py:2   y = x - 1" in capsys.readouterr().out
+    assert main(["learn", "reset", *folder]) == 2 and "reset: expected an exercise" in capsys.readouterr().err
+    assert main(["learn", "reset", "01.2", *folder]) == 0 and "what you wrote is in" in capsys.readouterr().out
+    assert main(["learn", "update", *folder]) == 0 and capsys.readouterr().out == "3 as it was\n"
+    assert main(["learn", "notebook", "1", *folder]) == 0
+    notebook = json.loads((here / "mine" / "01_small" / "lesson.ipynb").read_text())
+    text = json.dumps(notebook)
+    assert "raise NotImplementedError(\\\\\\\"01.2" in text and 'answer(\\"01.2\\")' in text and "BEGIN SOLUTION" not in text
+
+
+def test_the_course_of_the_package_is_found(monkeypatch):
+    monkeypatch.delenv(FOLDER, raising=False)
+    assert (find_lessons() / "course.toml").is_file() and len(Course().lessons) == 17
+    monkeypatch.setenv(FOLDER, "nowhere")
+    with pytest.raises(FileNotFoundError, match="lessons: no course.toml in nowhere; set MINIPEFT_LESSONS to the folder of the lessons"):
+        find_lessons()
+
+
+def test_graft_uses_what_was_solved(here, capsys):
+    main(["learn", "init", "mine"])
+    assert main(["learn", "graft", "--dir", "mine"]) == 2 and "nothing is solved yet" in capsys.readouterr().err
+    (here / "mine" / "01_small" / "01_3_change.py").write_text(
+        "import numpy as np\n\n\ndef change(self):\n    u, v = self.factors()\n    return np.matmul(u, v.T)\n")
+    assert main(["learn", "check", "01.3", "--dir", "mine"]) == 0
+    capsys.readouterr()
+    assert main(["learn", "graft", "train", "--dir", "mine"]) == 0
+    said = capsys.readouterr()
+    assert "yours: 01.3 LoRALinear.change" in said.err and said.out.startswith("accuracy 0.")
+
+
+# ---- teach -----------------------------------------------------------------------------------------------------
+
+
+def test_release_grade_and_report(here, capsys):
+    (here / "names.txt").write_text("Ada Lovelace\n\nGrace Hopper\n")
+    assert main(["teach", "release", "class", "--students", "names.txt"]) == 0
+    assert capsys.readouterr().out == "2 folders with 3 exercises each in class\n"
+    state = json.loads((here / "class" / "Ada_Lovelace" / ".minipeft" / "state.json").read_text())
+    assert state["student"] == "Ada Lovelace" and state["variant"] == variant_of("Ada Lovelace") != variant_of("Grace Hopper")
+    everything = "".join(path.read_text() for path in (here / "class").rglob("*") if path.is_file())
+    assert "x / 2\n" not in everything.replace('"""x / 2"""', "") and "BEGIN SOLUTION" not in everything
+    solve(here / "class" / "Ada_Lovelace", "01.1", "01.2")
+    wrong = here / "class" / "Grace_Hopper" / "01_small" / "01_2_halve.py"
+    wrong.write_text("def halve(x):\n    return x\n")
+    for _ in range(2):
+        main(["learn", "check", "01.2", "--dir", "class/Grace_Hopper"])
+    capsys.readouterr()
+    assert main(["teach", "grade", "class", "--csv", "points.csv"]) == 0
+    out = capsys.readouterr().out
+    assert "Ada Lovelace" in out and (here / "points.csv").read_text() == (
+        "student,points,01.1,01.2,01.3\nAda Lovelace,2,1,1,0\nGrace Hopper,0,0,0,0\n")
+    assert main(["teach", "grade", "class", "--gradescope", "r.json"]) == 2
+    assert "--gradescope is for one student's folder; class has 2" in capsys.readouterr().err
+    assert main(["teach", "grade", "class/Grace_Hopper", "--gradescope", "r.json", "--lessons", "1"]) == 0
+    tests = {test["number"]: test for test in json.loads((here / "r.json").read_text())["tests"]}
+    assert tests["01.2"]["score"] == 0 and tests["01.2"]["max_score"] == 1 and "That is x." in tests["01.2"]["output"]
+    capsys.readouterr()
+    assert main(["teach", "report", "class", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"students": 2, "exercises": {"01.2": {"solved": 0, "tries": 2.0, "hints": 0.0, "gave_up": 0, "mutants": [["whole", 2]]}}}
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["teach", "release", "class"], "release: expected --student NAME, or --students FILE"),
+    (["teach", "release", "class", "--students", "none.txt"], "none.txt: No such file or directory"),
+    (["teach", "grade", "lessons"], "lessons: neither a folder of the course nor a folder of such folders"),
+    (["teach", "export", "out", "--lessons", "9"], "lesson: there is no 9; expected one of 01")])
+def test_wrong_uses_of_teach(arguments, message, here, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"minipeft: {message}") and said.count("\n") == 1
+
+
+def test_two_students_do_not_share_a_folder(here, capsys):
+    (here / "names.txt").write_text("A B\nA_B\n")
+    assert main(["teach", "release", "class", "--students", "names.txt"]) == 2
+    assert "A B, A_B would share a folder" in capsys.readouterr().err and not (here / "class").exists()
+    main(["teach", "release", "class", "--student", "A"])
+    assert main(["teach", "release", "class", "--student", "A"]) == 2 and "has a folder for A already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["nbgrader", "otter"])
+def test_an_assignment_has_a_cell_to_write_in_and_one_that_grades(form, here, capsys):
+    assert main(["teach", "export", "out", "--to", form]) == 0
+    notebook = json.loads((here / "out" / "01_small" / "01_small.ipynb").read_text())
+    codes = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    answers = [code for code in codes if "BEGIN SOLUTION" in code]
+    assert len(answers) == 3 and sum('graded_cell("01.' in code for code in codes) == 3
+    assert "    return x / 2\n" in answers[1] and answers[1].splitlines()[-1].strip() == {"nbgrader": "### END SOLUTION", "otter": "# END SOLUTION"}[form]
+
+
+def test_a_cell_is_graded_as_a_file_is(here):
+    from minipeft.learn import graded_cell
+
+    space = {}
+    path = here / "cell.py"
+    path.write_text("def halve(x):\n    return x / 2\n\n\ndef wrong(x):\n    return x\n")
+    from minipeft.learn.answers import load
+
+    space = vars(load(path))
+    graded_cell("01.2", space["halve"])
+    space["wrong"].__name__ = "halve"
+    with pytest.raises(AssertionError, match="there is no halve"):
+        graded_cell("01.2", space["wrong"])
