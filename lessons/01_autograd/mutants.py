@@ -21,7 +21,8 @@ def chain(tape):
     return out
 
 
-@mutant("01.1", "forwards", "You went from the first value to the last: a value hands on before anything has reached it. Go from the last to the first.")
+@mutant("01.1", "forwards", "You went from the first value to the last: a value hands on before anything has reached it. Go from "
+                            "the last to the first.")
 def chain(tape):
     out = [0.0] * len(tape)
     out[-1] = 1.0
@@ -31,7 +32,8 @@ def chain(tape):
     return out
 
 
-@mutant("01.1", "small_ones_alone", "You added up the small derivatives alone; each must be multiplied by dL/dv_j, which arrived at v_j.")
+@mutant("01.1", "small_ones_alone", "You added up the small derivatives alone; each must be multiplied by dL/dv_j, which arrived "
+                                    "at v_j.")
 def chain(tape):
     out = [0.0] * len(tape)
     out[-1] = 1.0
@@ -59,7 +61,8 @@ def chain(tape):
     return out
 
 
-@mutant("01.1", "once_per_value", "A value that stands twice in one list is used twice: both pairs count. (A dict keeps only one of them.)")
+@mutant("01.1", "once_per_value", "A value that stands twice in one list is used twice: both pairs count. (A dict keeps only one "
+                                  "of them.)")
 def chain(tape):
     out = [0.0] * len(tape)
     out[-1] = 1.0
@@ -72,12 +75,14 @@ def chain(tape):
 # ---- 01.2 ----
 
 
-@mutant("01.2", "in_front_only", "You summed over the axes in front; axes of size 1 that were repeated must be summed over as well.")
+@mutant("01.2", "in_front_only", "You summed over the axes in front; axes of size 1 that were repeated must be summed over as "
+                                 "well.")
 def unbroadcast(g, shape):
     return g.sum(axis=tuple(range(g.ndim - len(shape))))
 
 
-@mutant("01.2", "ones_only", "You summed over axes of size 1; the axes that the operand does not have, in front, must be summed over as well.")
+@mutant("01.2", "ones_only", "You summed over axes of size 1; the axes that the operand does not have, in front, must be summed "
+                             "over as well.")
 def unbroadcast(g, shape):
     extra = g.ndim - len(shape)
     axes = tuple(i + extra for i, n in enumerate(shape) if n == 1)
@@ -97,7 +102,8 @@ def unbroadcast(g, shape):
     return g.mean(axis=axes, keepdims=True).reshape(shape) if axes else g
 
 
-@mutant("01.2", "first_use", "You took the gradient of one use and dropped the others: sum over the axis where you take its first entry.")
+@mutant("01.2", "first_use", "You took the gradient of one use and dropped the others: sum over the axis where you take its "
+                             "first entry.")
 def unbroadcast(g, shape):
     extra = g.ndim - len(shape)
     g = g[(0,) * extra]
@@ -113,75 +119,77 @@ def unbroadcast(g, shape):
 # ---- 01.3 ----
 
 
-def parts(x, weight, bias):
-    """(rows, x's shape, y)"""
-    shape, rows = x.shape, math.prod(x.shape[:-1])
-    y = x.data.reshape(rows, shape[-1]) @ weight.data
-    return rows, shape, (y if bias is None else y + bias.data).reshape(*shape[:-1], weight.shape[1])
+def value(x, weight, bias):
+    """x W + b, an array."""
+    y = x.data.reshape(-1, x.shape[-1]) @ weight.data
+    return (y if bias is None else y + bias.data).reshape(*x.shape[:-1], weight.shape[1])
 
 
-@mutant("01.3", "weight_transposed", "dW has the shape of its transpose: it is xᵀ g, (D_in, rows) times (rows, D_out), and not gᵀ x.")
+def to_x(x, weight):
+    """The right product for x."""
+    shape = x.shape
+    return lambda g: (g.reshape(-1, g.shape[-1]) @ swap_last(use(weight))).reshape(shape)
+
+
+def to_weight(x):
+    """The right product for the weight."""
+    return lambda g: swap_last(use(x).reshape(-1, x.shape[-1])) @ g.reshape(-1, g.shape[-1])
+
+
+@mutant("01.3", "weight_transposed", "dW has the shape of its transpose: it is xᵀ g, (D_in, rows) times (rows, D_out), and not "
+                                     "gᵀ x.")
 def linear(x, weight, bias=None):
-    (rows, shape, y), (d_in, d_out) = parts(x, weight, bias), weight.shape
-    return Tensor(y, parents=[(x, lambda g: (g.reshape(rows, d_out) @ swap_last(use(weight))).reshape(shape)),
-                              (weight, lambda g: swap_last(g.reshape(rows, d_out)) @ use(x).reshape(rows, d_in)), (bias, sum_rows)])
+    right = to_weight(x)
+    return Tensor(value(x, weight, bias),
+                  parents=[(x, to_x(x, weight)), (weight, lambda g: swap_last(right(g))), (bias, sum_rows)])
 
 
-@mutant("01.3", "bias_not_summed", "The bias was added to every row, so its gradient is the sum of g over the rows; you handed on g itself.")
+@mutant("01.3", "bias_not_summed", "The bias was added to every row, so its gradient is the sum of g over the rows; you handed "
+                                   "on g itself.")
 def linear(x, weight, bias=None):
-    (rows, shape, y), (d_in, d_out) = parts(x, weight, bias), weight.shape
-    return Tensor(y, parents=[(x, lambda g: (g.reshape(rows, d_out) @ swap_last(use(weight))).reshape(shape)),
-                              (weight, lambda g: swap_last(use(x).reshape(rows, d_in)) @ g.reshape(rows, d_out)), (bias, lambda g: g)])
+    return Tensor(value(x, weight, bias), parents=[(x, to_x(x, weight)), (weight, to_weight(x)), (bias, lambda g: g)])
 
 
-@mutant("01.3", "weight_for_each_element", "Flatten x and g to (rows, D) before dW: left with more axes, there is one dW for each element of the batch, and no sum of them.")
+@mutant("01.3", "weight_for_each_element", "Flatten x and g to (rows, D) before dW: left with more axes, there is one dW for "
+                                           "each element of the batch, and no sum of them.")
 def linear(x, weight, bias=None):
-    (rows, shape, y), (d_in, d_out) = parts(x, weight, bias), weight.shape
-    return Tensor(y, parents=[(x, lambda g: (g.reshape(rows, d_out) @ swap_last(use(weight))).reshape(shape)),
-                              (weight, lambda g: swap_last(use(x)) @ g), (bias, sum_rows)])
+    return Tensor(value(x, weight, bias),
+                  parents=[(x, to_x(x, weight)), (weight, lambda g: swap_last(use(x)) @ g), (bias, sum_rows)])
 
 
 @mutant("01.3", "mean_over_rows", "dW and db are sums over the rows, not means: how the loss weighs the rows is in g already.")
 def linear(x, weight, bias=None):
-    (rows, shape, y), (d_in, d_out) = parts(x, weight, bias), weight.shape
-    return Tensor(y, parents=[(x, lambda g: (g.reshape(rows, d_out) @ swap_last(use(weight))).reshape(shape)),
-                              (weight, lambda g: swap_last(use(x).reshape(rows, d_in)) @ g.reshape(rows, d_out) * (1 / rows)),
-                              (bias, lambda g: sum_rows(g) * (1 / rows))])
+    right, rows = to_weight(x), math.prod(x.shape[:-1])
+    return Tensor(value(x, weight, bias), parents=[(x, to_x(x, weight)), (weight, lambda g: right(g) * (1 / rows)),
+                                                   (bias, lambda g: sum_rows(g) * (1 / rows))])
 
 
 @mutant("01.3", "input_is_constant", "x gets no gradient, so nothing below this map can learn: give a product for x too, g Wᵀ.")
 def linear(x, weight, bias=None):
-    (rows, shape, y), (d_in, d_out) = parts(x, weight, bias), weight.shape
-    return Tensor(y, parents=[(weight, lambda g: swap_last(use(x).reshape(rows, d_in)) @ g.reshape(rows, d_out)), (bias, sum_rows)])
+    return Tensor(value(x, weight, bias), parents=[(weight, to_weight(x)), (bias, sum_rows)])
 
 
-@mutant("01.3", "holds_on_to_x", "All numbers are right, but the product for x reads x.shape and so keeps x itself in memory, frozen W or not. "
-                                 "Take shape = x.shape before, and use that.")
+@mutant("01.3", "holds_on_to_x", "All numbers are right, but the product for x reads x.shape and so keeps x itself in memory, "
+                                 "frozen W or not. Take shape = x.shape before, and use that.")
 def linear(x, weight, bias=None):
-    (rows, shape, y), (d_in, d_out) = parts(x, weight, bias), weight.shape
-    return Tensor(y, parents=[(x, lambda g: (g.reshape(rows, d_out) @ swap_last(use(weight))).reshape(x.shape)),
-                              (weight, lambda g: swap_last(use(x).reshape(rows, d_in)) @ g.reshape(rows, d_out)), (bias, sum_rows)])
+    back = lambda g: (g.reshape(-1, g.shape[-1]) @ swap_last(use(weight))).reshape(x.shape)
+    return Tensor(value(x, weight, bias), parents=[(x, back), (weight, to_weight(x)), (bias, sum_rows)])
 
 
-@mutant("01.3", "arrays_only", "Right for a first gradient. But a product must take its operands as use(x) and use(weight): with .data they "
-                               "are constants when the gradient itself is differentiated.")
+@mutant("01.3", "arrays_only", "Right for a first gradient. But a product must take its operands as use(x) and use(weight): with "
+                               ".data they are constants when the gradient itself is differentiated.")
 def linear(x, weight, bias=None):
-    (rows, shape, y), (d_in, d_out) = parts(x, weight, bias), weight.shape
-    return Tensor(y, parents=[(x, lambda g: (g.reshape(rows, d_out) @ swap_last(weight.data)).reshape(shape)),
-                              (weight, lambda g: swap_last(x.data.reshape(rows, d_in)) @ g.reshape(rows, d_out)), (bias, sum_rows)])
+    back = lambda g: (g.reshape(-1, g.shape[-1]) @ swap_last(weight.data)).reshape(shape)
+    shape, rows = x.shape, lambda g: g.reshape(-1, g.shape[-1])
+    return Tensor(value(x, weight, bias),
+                  parents=[(x, back), (weight, lambda g: swap_last(rows(x.data)) @ rows(g)), (bias, sum_rows)])
 
 
-@mutant("01.3", "composed", "The numbers are right, but that is two operations, a product and a sum: write one, with a product for each of x, W and b.")
+@mutant("01.3", "composed", "The numbers are right, but that is two operations, a product and a sum: write one, with a product "
+                            "for each of x, W and b.")
 def linear(x, weight, bias=None):
-    y = linear_without(x, weight)
+    y = Tensor(value(x, weight, None), parents=[(x, to_x(x, weight)), (weight, to_weight(x))])
     return y if bias is None else y + bias
-
-
-def linear_without(x, weight):
-    """x W alone."""
-    (rows, shape, y), (d_in, d_out) = parts(x, weight, None), weight.shape
-    return Tensor(y, parents=[(x, lambda g: (g.reshape(rows, d_out) @ swap_last(use(weight))).reshape(shape)),
-                              (weight, lambda g: swap_last(use(x).reshape(rows, d_in)) @ g.reshape(rows, d_out))])
 
 
 # ---- 01.4 ----
@@ -192,7 +200,8 @@ def number(function, x, upstream):
     return (upstream * function(x)).sum()
 
 
-@mutant("01.4", "one_sided", "You moved in one direction only: its error shrinks with h. Take f(x + h) − f(x − h), divided by 2h.")
+@mutant("01.4", "one_sided", "You moved in one direction only: its error shrinks with h. Take f(x + h) − f(x − h), divided by "
+                             "2h.")
 def finite_differences(function, x, upstream, step):
     out, here = np.zeros(x.shape), number(function, x, upstream)
     for index in np.ndindex(*x.shape):
@@ -249,8 +258,8 @@ def finite_differences(function, x, upstream, step):
 # ---- 01.5 ----
 
 
-@mutant("01.5", "calls_itself", "The order is right, but the function calls itself once for each level, and Python allows about a thousand "
-                                "nested calls: keep the nodes still to be done on a stack of your own.")
+@mutant("01.5", "calls_itself", "The order is right, but the function calls itself once for each level, and Python allows about "
+                                "a thousand nested calls: keep the nodes still to be done on a stack of your own.")
 def _order(root, create_graph):
     order, parents_of = [], {}
 
@@ -265,7 +274,8 @@ def _order(root, create_graph):
     return order[::-1], parents_of
 
 
-@mutant("01.5", "not_turned_round", "The nodes are in the order in which they were computed. Backward needs the reverse: the root first.")
+@mutant("01.5", "not_turned_round", "The nodes are in the order in which they were computed. Backward needs the reverse: the "
+                                    "root first.")
 def _order(root, create_graph):
     order, parents_of, stack = [], {}, [(root, False)]
     while stack:
@@ -279,8 +289,9 @@ def _order(root, create_graph):
     return order, parents_of
 
 
-@mutant("01.5", "when_first_seen", "You put a node on the list when it is taken from the stack for the first time. One that is also reached by a longer way then "
-                                   "comes too early: put it on the list only after all of its parents, and turn the list round in the end.")
+@mutant("01.5", "when_first_seen", "You put a node on the list when it is taken from the stack for the first time. One that is "
+                                   "also reached by a longer way then comes too early: put it on the list only after all of its "
+                                   "parents, and turn the list round in the end.")
 def _order(root, create_graph):
     order, parents_of, stack = [], {}, [root]
     while stack:
@@ -292,8 +303,8 @@ def _order(root, create_graph):
     return order, parents_of
 
 
-@mutant("01.5", "level_by_level", "You went level by level. A node that is one step from the root on one way and three on another "
-                                  "then comes too early: it must wait for the longest way.")
+@mutant("01.5", "level_by_level", "You went level by level. A node that is one step from the root on one way and three on "
+                                  "another then comes too early: it must wait for the longest way.")
 def _order(root, create_graph):
     order, parents_of, waiting = [], {}, [root]
     while waiting:
@@ -305,7 +316,8 @@ def _order(root, create_graph):
     return order, parents_of
 
 
-@mutant("01.5", "every_way", "A node stands there once for each way that leads to it, and asks _parents each time: remember which nodes you have met.")
+@mutant("01.5", "every_way", "A node stands there once for each way that leads to it, and asks _parents each time: remember "
+                             "which nodes you have met.")
 def _order(root, create_graph):
     order, parents_of, stack = [], {}, [(root, False)]
     while stack:
@@ -319,7 +331,8 @@ def _order(root, create_graph):
     return order[::-1], parents_of
 
 
-@mutant("01.5", "own_parents", "You read node.parents. _parents(node, create_graph) gives others when the backward pass itself is to be differentiated.")
+@mutant("01.5", "own_parents", "You read node.parents. _parents(node, create_graph) gives others when the backward pass itself "
+                               "is to be differentiated.")
 def _order(root, create_graph):
     order, parents_of, stack = [], {}, [(root, False)]
     while stack:

@@ -1,5 +1,5 @@
-"""What an answer to lesson 2 must do: two definitions in NumPy, and three loops that are called as the package calls them, with the
-rows cut into one block for each thread."""
+"""What an answer to lesson 2 must do: two definitions in NumPy, and three loops that are called as the package calls them, with
+the rows cut into one block for each thread."""
 
 import math
 
@@ -108,7 +108,8 @@ def test_causal(impl, rng, queries, keys):
 def test_bias(impl, rng):
     """The bias is added after the scale; one with a batch axis of size 1 is for all."""
     for batch in (1, 2):
-        check_weights(impl, rng.standard_normal((2, 3, 2, 4)), None, rng.standard_normal((batch, 3, 2, 4)), 0.4, what="the weights with a bias")
+        bias = rng.standard_normal((batch, 3, 2, 4))
+        check_weights(impl, rng.standard_normal((2, 3, 2, 4)), None, bias, 0.4, what="the weights with a bias")
 
 
 @exercise("02.2")
@@ -138,8 +139,8 @@ def stepped(impl, arrays, step, dtype=np.float64, **changed):
     """(p, m, v) after one step, by the loop, as `adam_step_compiled` calls it."""
     s = {**SETTINGS, **changed}
     p, g, m, v = (np.array(a, dtype) for a in arrays)
-    numbers = (s["lr"] / (1 - s["beta1"]**step), 1 - s["lr"] * s["decay"], s["beta1"], s["beta2"], 1 / math.sqrt(1 - s["beta2"]**step),
-               s["eps"], s["gradient_scale"])
+    numbers = (s["lr"] / (1 - s["beta1"]**step), 1 - s["lr"] * s["decay"], s["beta1"], s["beta2"],
+               1 / math.sqrt(1 - s["beta2"]**step), s["eps"], s["gradient_scale"])
     run_rows(impl, p.size, PARALLEL_THRESHOLD, p, g, m, v, *map(dtype, numbers))
     return p, m, v
 

@@ -1,14 +1,14 @@
 # %% [markdown]
 # # Lesson 2. Kernels: loop, NumPy, Numba
 #
-# **Why.** A training step is matrix products and, between them, small things done to every number: a bend, a norm, a softmax, the loss,
-# the optimizer's update. The products are left to a library that does them as fast as the machine can. The small things
-# are few operations, and yet, written as formulas in NumPy, they can take as long as the products. On 1.5 million numbers, one
+# **Why.** A training step is matrix products and, between them, small things done to every number: a bend, a norm, a softmax, the
+# loss, the optimizer's update. The products are left to a library that does them as fast as the machine can. The small things are
+# few operations, and yet, written as formulas in NumPy, they can take longer than the products. On 1.5 million numbers, one
 # update of AdamW takes 2.7 ms in NumPy and 0.38 ms as the package does it; a layer norm 1.8 ms and 0.22 ms
 # (benchmarks/README.md). The arithmetic is the same. What differs is how often the numbers travel.
 #
-# A *kernel* is a function on arrays that is worth being fast. This lesson writes some, in NumPy and as compiled loops, and says when
-# which is right.
+# A *kernel* is a function on arrays that is worth being fast. This lesson writes some, in NumPy and as compiled loops, and says
+# when which is right.
 #
 # You need lesson 1 for the backward passes. 60 minutes.
 
@@ -22,29 +22,29 @@
 #
 #      a loop     for each i:   x_i ──► times a ──► plus b ──► y_i      2 journeys: x in, y out
 #
-# In the loop t_i never leaves the processor. To put several operations into one loop is called *fusing* them. Python's own loops are
-# out of the question, because Python spends some hundred times longer on finding out what `*` means than on multiplying. So the loop is
-# *compiled*: Numba makes machine code of it when it is first called (*just in time*).
+# In the loop t_i never leaves the processor. To put several operations into one loop is called *fusing* them. Python's own loops
+# are out of the question: Python spends far longer on finding out what `*` means for two objects than the processor on
+# multiplying. So the loop is *compiled*: Numba makes machine code of it when it is first called (*just in time*).
 
 # %% [markdown]
 # ## The equation, derived
 #
-# A processor computes and moves numbers at the same time, so what takes longer decides. For a kernel that moves M bytes and does C
-# operations, on a machine that moves at most β bytes and does at most π operations a second,
+# A processor computes and moves numbers at the same time, so what takes longer decides. For a kernel that moves M bytes and does
+# C operations, on a machine that moves at most β bytes and does at most π operations a second,
 #
 # $$\text{time} \ge \max\left(\frac{M}{\beta}, \frac{C}{\pi}\right) .$$
 #
-# A product of two N × N matrices does 2 N³ operations on 3 N² numbers: computing decides. An elementwise kernel does a dozen operations
-# a number: moving decides, and M is what one must count.
+# A product of two N × N matrices does 2 N³ operations on 3 N² numbers: computing decides. An elementwise kernel does a dozen
+# operations a number: moving decides, and M is what one must count.
 #
-# Count for AdamW, the optimizer that this course trains with. For each parameter p with gradient g it keeps a running mean m of g and
-# a running mean v of g². At step t, with the rate η, decay λ and ε against division by zero,
+# Count for AdamW, the optimizer that this course trains with. For each parameter p with gradient g it keeps a running mean m of g
+# and a running mean v of g². At step t, with the rate η, decay λ and ε against division by zero,
 #
 # $$m \leftarrow \beta_1 m + (1 - \beta_1)\, g, \qquad v \leftarrow \beta_2 v + (1 - \beta_2)\, g^2, \qquad
 #   p \leftarrow p - \eta \left( \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \varepsilon} + \lambda p \right) .$$
 #
-# One pass must read p, g, m, v and write p, m, v: 7 arrays. The definition in NumPy (`kernels/adam.py`) is 14 operations, which together read
-# and write 35 arrays; `m *= beta1` alone reads m and writes m.
+# One pass must read p, g, m, v and write p, m, v: 7 arrays. The definition in NumPy (`kernels/adam.py`) is 15 operations, which
+# together read and write 35 arrays; `m *= beta1` alone reads m and writes m.
 
 # %%
 import math
@@ -60,15 +60,14 @@ from minipeft.learn import fast, predict, show
 
 rng = np.random.default_rng(0)
 predict("If moving numbers is all that counts, how many times faster is the fused AdamW on a large array?",
-        f"35 / 7 = {35 / 7:.0f} times. (The benchmark's figures above give {2.7062 / 0.3834:.0f}: NumPy's results are new arrays, and new "
-        "memory costs besides.)")
+        f"35 / 7 = {35 / 7:.0f} times. (The benchmark's figures above give {2.7 / 0.38:.0f}: memory for new arrays costs too.)")
 
 # %% [markdown]
 # ## The definition and the loop, side by side
 #
-# Each kernel of the package has two forms with one signature. `*_reference` is a few lines of NumPy: the definition, what the kernel *means*.
-# `*_compiled` is what runs. A test compares the two on every kind of input, and `use_backend("numpy")` runs everything by the
-# definitions. A fast loop without a definition beside it is a loop that nobody can check.
+# Each kernel of the package has two forms with one signature. `*_reference` is a few lines of NumPy: the definition, what the
+# kernel *means*. `*_compiled` is what runs. A test compares the two on every kind of input, and `use_backend("numpy")` runs
+# everything by the definitions. A fast loop without a definition beside it is a loop that nobody can check.
 
 # %%
 for name, kernel in sorted(kernels.REGISTRY.items()):
@@ -81,38 +80,40 @@ for name, kernel in sorted(kernels.REGISTRY.items()):
 # the probability Φ(x) that a normally distributed number lies below x: large x pass, very negative ones become 0. With the *error
 # function* erf,
 #
-# $$\text{gelu}(x) = x\,\Phi(x), \qquad \Phi(x) = \tfrac12\left(1 + \text{erf}(x / \sqrt 2)\right), \qquad \Phi'(x) = \varphi(x) = \frac{e^{-x^2/2}}{\sqrt{2\pi}} .$$
+# $$\text{gelu}(x) = x\,\Phi(x), \qquad \Phi(x) = \tfrac12\left(1 + \text{erf}(x / \sqrt 2)\right), \qquad
+#   \Phi'(x) = \varphi(x) = \frac{e^{-x^2/2}}{\sqrt{2\pi}} .$$
 #
 # Its backward pass is an elementwise vector–Jacobian product as in lesson 1: g times the slope, by the rule for products.
 
 # %%
 #@exercise 02.1 minipeft.kernels.activation:gelu_backward_reference
-#@ x and gradient are arrays of one shape. Return the gradient of x: gradient times the slope of x Phi(x), in the shape and type of x.
-#@ `_erf` is the error function on arrays (it gives float64), ROOT_HALF is 1 / sqrt(2), and ROOT_1_OVER_2PI is 1 / sqrt(2 pi).
+#@ x and gradient are arrays of one shape. Return the gradient of x: gradient times the slope of x Phi(x), in the shape and type
+#@ of x. `_erf` is erf on arrays (it gives float64); ROOT_HALF is the root of 1/2, ROOT_1_OVER_2PI that of 1 over 2 pi.
 x = np.array([-2.0, -0.5, 0.0, 0.5, 2.0], np.float32)
 print("x      ", x)
 print("gelu   ", kernels.ACTIVATIONS["gelu"][0].reference(x).round(3))
 print("slope  ", kernels.ACTIVATIONS["gelu"][1].reference(x, np.ones_like(x)).round(3))
 
 # %% [markdown]
-# **Softmax** makes probabilities of scores (also called *logits*): w_j = exp(z_j) / Σ_k exp(z_k). Written like this it breaks, because in
-# float32 exp is infinite from 89 on, and ∞/∞ is no number. But a constant c that is subtracted from all scores cancels,
+# **Softmax** makes probabilities of scores (also called *logits*): w_j = exp(z_j) / Σ_k exp(z_k). Written like this it breaks,
+# because in float32 exp is infinite from 89 on, and ∞/∞ is no number. But a constant c that is subtracted from all scores
+# cancels,
 #
 # $$\frac{e^{z_j - c}}{\sum_k e^{z_k - c}} = \frac{e^{-c}\, e^{z_j}}{e^{-c} \sum_k e^{z_k}} = \frac{e^{z_j}}{\sum_k e^{z_k}},$$
 #
 # and with c the largest score of the row every exponent is 0 or less, and the sum is 1 or more. This is the *stable* softmax.
 #
 # Attention (lesson 3) makes such weights for each *query* over all *keys*, and hides some keys: those that only fill up a short
-# text (*padding*), and, for a model that reads from left to right, those that come later (the *causal* rule). A hidden key has the
-# score −∞: exp(−∞) is 0, in the sum too, so that the weights that are left add up to 1. Hiding a weight after the division would come too
-# late. One case needs care: a query that may see nothing at all. There c is −∞ and −∞ − (−∞) is no number; its weights are
-# set to 0.
+# text (*padding*), and, for a model that reads from left to right, those that come later (the *causal* rule). A hidden key has
+# the score −∞: exp(−∞) is 0, in the sum too, so that the weights that are left add up to 1. Hiding a weight after the division
+# would come too late. One case needs care: a query that may see nothing at all. There c is −∞ and −∞ − (−∞) is no number; its
+# weights are set to 0.
 
 # %%
 #@exercise 02.2 minipeft.kernels.softmax:attention_softmax_reference
-#@ scores is (B, H, T, S): B texts, H heads, T queries, S keys. z is scale times the scores, plus the bias where there is one. Return
-#@ the softmax of z over the last axis. A key is hidden where key_mask (B, S) is False and, if causal, where j > i + S - T for query i
-#@ and key j (np.tri(T, S, S - T) is 1 where it is seen). Stable; hidden keys, and queries that see none, have weights of 0.
+#@ scores is (B, H, T, S): B texts, H heads, T queries, S keys. z is scale times the scores, plus the bias where there is one.
+#@ Return the stable softmax of z over the last axis. Key j is hidden where key_mask (B, S) is False and, if causal, where j is
+#@ larger than i + S - T (np.tri(T, S, S - T) is 1 where query i sees it). Hidden keys, and queries that see none, have weights 0.
 with np.errstate(over="ignore", invalid="ignore"):
     z = np.array([1.0, 2.0, 100.0], np.float32)
     print("as the formula says:", np.exp(z) / np.exp(z).sum())
@@ -134,8 +135,9 @@ print("losses:", losses.round(3), " log-sum-exps:", lse.round(3))
 # %% [markdown]
 # ## Loop, NumPy, Numba
 #
-# The same GELU four times: a loop in Python; NumPy, where the error function hides a Python loop (`np.vectorize` is one); the very same loop
-# compiled by `numba.njit`; and the package's, whose exp and erf are polynomials that the processor computes for eight or sixteen numbers at once.
+# The same GELU four times: a loop in Python; NumPy, where the error function hides a Python loop (`np.vectorize` is one); the
+# very same loop compiled by `numba.njit`; and the package's, whose exp and erf are polynomials that the processor computes for
+# eight or sixteen numbers at once.
 
 # %%
 def gelu_loop(x, out):
@@ -162,24 +164,25 @@ print(f"Numba's first call, which compiles: {time.perf_counter() - started:.2f} 
 gelu = kernels.ACTIVATIONS["gelu"][0]
 gelu.compiled(x)
 for name, call, repeats in (("loop in Python", lambda: gelu_loop(x, out), 2), ("NumPy", lambda: gelu.reference(x), 2),
-                            ("the loop, compiled", lambda: compiled_loop(x, out), 20), ("the package's", lambda: gelu.compiled(x), 20)):
+                            ("the loop, compiled", lambda: compiled_loop(x, out), 20),
+                            ("the package's", lambda: gelu.compiled(x), 20)):
     print(f"{name:20s}{1e9 * seconds(call, repeats) / x.size:8.2f} ns a number")
 
 # %% [markdown]
 # ## Exercises: loops
 #
-# A compiled kernel of the package is a plain loop under `@jit`. It is called as `loop(start, stop, ...)` and fills the elements or
-# rows start, ..., stop − 1 of its results, and touches no others: `run_rows` calls it once for everything, or, when there is much to
-# do, once in each thread with a part of its own. A loop returns nothing; it writes into arrays that it is given.
+# A compiled kernel of the package is a plain loop under `@jit`. It is called as `loop(start, stop, ...)` and fills the elements
+# or rows start, ..., stop − 1 of its results, and touches no others: `run_rows` calls it once for everything, or, when there is
+# much to do, once in each thread with a part of its own. A loop returns nothing; it writes into arrays that it is given.
 #
-# Two habits. Indices are not checked in compiled code, where an index too large reads what happens to lie there: run it as plain Python
-# first (`NUMBA_DISABLE_JIT=1`), as the checker does with your answers. And a constant like `0.5` is float64, which drags a float32 loop up to
-# float64 and halves its speed: the package writes `p.dtype.type(0.5)`.
+# Two habits. Indices are not checked in compiled code, where an index too large reads what happens to lie there: run it as plain
+# Python first (`NUMBA_DISABLE_JIT=1`), as the checker does with your answers. And a constant like `0.5` is float64, which drags a
+# float32 loop up to float64 and makes it slower: the package writes `p.dtype.type(0.5)`.
 
 # %%
 #@exercise 02.3 minipeft.kernels.adam:_adam_elements
-#@ One step of AdamW on the elements start..stop-1 of p, g, m and v (N,), in one pass; change p, m and v in place. x = scale g is the
-#@ gradient that counts (scale is for clipping). What is the same for all elements is given: rate = lr / (1 - beta1^t), keep =
+#@ One step of AdamW on the elements start..stop-1 of p, g, m and v (N,), in one pass; change p, m and v in place. x = scale g is
+#@ the gradient that counts (scale is for clipping). What is the same for all elements is given: rate = lr / (1 - beta1^t), keep =
 #@ 1 - lr decay, root = 1 / sqrt(1 - beta2^t), so that p becomes keep p - rate m / (sqrt(v) root + eps), with the new m and v.
 p, g, m, v = rng.standard_normal(3), np.array([1.0, -2.0, 0.001]), np.zeros(3), np.zeros(3)
 before = p.copy()
@@ -187,22 +190,23 @@ kernels.adam_step(p, g, m, v, 1, 0.01, 0.9, 0.999, 1e-8, 0.0, 1.0)
 print("gradients", g, "-> steps", (p - before).round(4))
 
 # %% [markdown]
-# The first step is 0.01 for all three, whatever the size of the gradient: m̂ / √v̂ is its sign. That is why one learning rate serves
-# numbers whose gradients differ by thousands.
+# The first step is 0.01 for all three, whatever the size of the gradient: m̂ / √v̂ is its sign. That is why one learning rate
+# serves numbers whose gradients differ by thousands.
 #
-# **Layer norm** is a kernel of the second kind: something must be known of a whole row before its first number can be written. With
-# the mean μ and the variance σ² of a row of width D,
+# **Layer norm** is a kernel of the second kind: something must be known of a whole row before its first number can be written.
+# With the mean μ and the variance σ² of a row of width D,
 #
 # $$y_j = \frac{x_j - \mu}{\sqrt{\sigma^2 + \varepsilon}}\;\text{gain}_j + \text{bias}_j .$$
 #
-# A loop passes over each row three times, for the mean, for the variance, and to write. But a row of some thousand numbers stays in the *cache*,
-# the small fast memory beside the processor, and from main memory it comes once. In NumPy the first pass runs over *all* rows before
-# the second begins, and by then the first rows are gone from the cache.
+# A loop passes over each row three times, for the mean, for the variance, and to write. But a row of some thousand numbers stays
+# in the *cache*, the small fast memory beside the processor, and from main memory it comes once. In NumPy the first pass runs
+# over *all* rows before the second begins, and by then the first rows are gone from the cache.
 
 # %%
 #@exercise 02.4 minipeft.kernels.norm:_norm_rows
-#@ Fill the rows start..stop-1 of out (N, D) with the normalised rows of x (N, D), times gain (D,), plus bias (D,) where has_bias is
-#@ true (else bias is empty). `_row_statistics(row, eps, centred)` gives a row's mean (0 if not centred) and 1 / sqrt(variance + eps).
+#@ Fill the rows start..stop-1 of out (N, D) with the normalised rows of x (N, D), times gain (D,), plus bias (D,) where has_bias
+#@ is true (else bias is empty). `_row_statistics(row, eps, centred)` gives a row's mean (0 if not centred) and 1 / sqrt(variance
+#@ + eps).
 x = rng.standard_normal((4, 6)) * 5 + 3
 y = kernels.norm(x, np.ones(6), np.zeros(6), 1e-5, True)
 print("means", y.mean(axis=1).round(6), " variances", y.var(axis=1).round(4))
@@ -210,15 +214,16 @@ print("means", y.mean(axis=1).round(6), " variances", y.var(axis=1).round(4))
 # %% [markdown]
 # ## Threads, and the same bits
 #
-# Two cores can share the rows of a layer norm: each row is computed by the same instructions, whoever does it, and so the result has the
-# same bits with any number of threads. That is worth having: a run can be repeated exactly.
+# Two cores can share the rows of a layer norm: each row is computed by the same instructions, whoever does it, and so the result
+# has the same bits with any number of threads. That is worth having: a run can be repeated exactly.
 #
 # A sum *over* rows is another matter, and the gain's gradient is one: gain_j was used in every row, so
 #
-# $$d\,\text{gain}_j = \sum_i g_{ij}\, \hat x_{ij}, \qquad \hat x_{ij} = \frac{x_{ij} - \mu_i}{\sqrt{\sigma_i^2 + \varepsilon}} .$$
+# $$d\,\text{gain}_j = \sum_i g_{ij}\, \hat x_{ij}, \qquad \hat x_{ij} = (x_{ij} - \mu_i) / \sqrt{\sigma_i^2 + \varepsilon} .$$
 #
-# Two threads must not add into one place (both read 5, both add 1, both write 6). Give each thread a sum of its own, and they do not collide;
-# but then the number of threads decides which numbers are added first, and in floating point (a + b) + c is not a + (b + c).
+# Two threads must not add into one place (both read 5, both add 1, both write 6). Give each thread a sum of its own, and they do
+# not collide; but then the number of threads decides which numbers are added first, and in floating point (a + b) + c is not a +
+# (b + c).
 
 # %%
 tail = (np.float32(1e8), np.float32(-1e8), np.float32(1))
@@ -229,14 +234,14 @@ for threads in (1, 2, 3, 4):
     print(f"{threads} partial sums: {np.cumsum(np.array(parts, np.float32))[-1]:.6f}")
 
 # %% [markdown]
-# The way out: cut the rows into blocks of a *fixed* size, 128 here, with a sum for each block. Threads share the blocks. Which rows are added together
-# no longer depends on who does it, and in the end the few block sums are added in their order.
+# The way out: cut the rows into blocks of a *fixed* size, 128 here, with a sum for each block. Threads share the blocks. Which
+# rows are added together no longer depends on who does it, and in the end the few block sums are added in their order.
 
 # %%
 #@exercise 02.5 minipeft.kernels.norm:_norm_backward_gain_blocks
-#@ For each block start..stop-1: fill the row partial[block] of partial (blocks, D) with the sum of gradient times the normalised row
-#@ over the rows of x (N, D) that belong to it. Block b has the rows ROWS_IN_BLOCK b up to ROWS_IN_BLOCK (b + 1) - 1, the last one may have fewer.
-#@ gradient is (N, D); what stands in partial before is rubbish; `_row_statistics` is as in 02.4.
+#@ For each block start..stop-1: fill the row partial[block] of partial (blocks, D) with the sum of gradient times the normalised
+#@ row over the rows of x (N, D) that belong to it. Block b has the rows ROWS_IN_BLOCK b up to ROWS_IN_BLOCK (b + 1) - 1, the last
+#@ one may have fewer. gradient is (N, D); what stands in partial before is rubbish; `_row_statistics` is as in 02.4.
 x, g = (rng.standard_normal((1024 if fast() else 16_384, 512)).astype(np.float32) for _ in range(2))
 results = []
 for count in (1, 2, 3):
@@ -245,7 +250,7 @@ for count in (1, 2, 3):
 print("the same bits with 1, 2 and 3 threads:", all(np.array_equal(results[0], other) for other in results))
 
 # %% [markdown]
-# ## What the numbers show: one pass against fourteen
+# ## What the numbers show: one pass against fifteen
 #
 # AdamW's two forms on arrays from a thousand to four million numbers, in nanoseconds a number.
 
@@ -268,54 +273,58 @@ axes.set_ylabel("ns a number")
 axes.legend()
 show(figure, "adam", "Time of AdamW for each number against the size of the array: " + "; ".join(
     f"{name} {times[0]:.2f} ns at {sizes[0]:,}, {min(times):.2f} ns at best, {times[-1]:.2f} ns at {sizes[-1]:,}"
-    for name, times in curves.items()) + ".")
+    for name, times in curves.items()) + "; NumPy's time over the loop's: " + ", ".join(
+    f"{a / b:.1f} at {size:,}" for size, a, b in list(zip(sizes, *curves.values()))[::4]) + ".")
 
 # %% [markdown]
-# Three stretches. On the left a call's fixed cost is shared by few numbers: fourteen calls for NumPy, one for the loop. In the middle everything lies in
-# the cache, and the two are closest. On the right the arrays no longer fit, and what is counted above decides.
+# Three stretches. On the left the fixed cost of a call is shared by few numbers, and the two are close. In the middle the arrays
+# lie in the caches, and the ratio comes near the 35 / 7 of the count: a cache, too, moves only so many bytes a second. On the
+# right they no longer fit, and both curves rise, NumPy's sooner, because its intermediate arrays need room as well.
 #
-# And a whole fine-tuning, LoRA on the toy encoder, with the definitions and with the loops: the numbers agree up to rounding, the
-# time does not.
+# And a whole fine-tuning, LoRA on the toy encoder, with the loops and with the definitions. The numbers agree up to rounding, the
+# time does not. (Most of the difference is the error function in GELU's definition, a loop in Python in disguise.)
 
 # %%
 from minipeft.compare.run import Run, execute
-from minipeft.compare.sources import written
+from minipeft.data import toy
 
-losses = {}
+losses, sizes = {}, {"train": 32, "dev": 16, "test": 16} if fast() else {"train": 1000, "dev": 250, "test": 250}
 with tempfile.TemporaryDirectory() as folder:
-    data = written("toy:rating", folder)
+    toy.save("rating", f"{folder}/data", **sizes)
     for backend in ("numba", "numpy"):
-        run = Run("toy:encoder", data, "lora", epochs=1, train_limit=32 if fast() else None)
+        run = Run("toy:encoder", f"{folder}/data", "lora", epochs=1)
         with kernels.use_backend(backend):
             started = time.perf_counter()
             result = execute(run, f"{folder}/{backend}", quiet=True)
         losses[backend] = np.array(result["losses"])
-        print(f"{backend}: {time.perf_counter() - started:5.1f} s, last loss {losses[backend][-1]:.5f}, accuracy {result['score']:.3f}")
-print("largest difference of a loss:", np.abs(losses["numba"] - losses["numpy"]).max().round(6))
+        print(f"{backend}: {time.perf_counter() - started:5.1f} s, last loss {losses[backend][-1]:.5f}, "
+              f"accuracy {result['score']:.3f}")
+print(f"largest difference of a loss: {np.abs(losses['numba'] - losses['numpy']).max():.0e}")
 
 # %% [markdown]
-# On a model of real size the same loops keep up with a library that is written in C++: a training step of a decoder of width 768 with 12
-# layers takes 0.89 times PyTorch's time with full fine-tuning and 0.88 with LoRA (benchmarks/README.md, two cores). Most of
-# it is matrix products, which both leave to a library.
+# On a model of real size the same loops keep up with a library that is written in C++: a training step of a decoder of width 768
+# with 12 layers takes 0.89 times PyTorch's time with full fine-tuning and 0.88 with LoRA (benchmarks/README.md, two cores). Most
+# of it is matrix products, which both leave to a library.
 #
 # ## Where it breaks
 #
-# - **Matrix products.** A hand-written loop over a product is many times slower than the library's, which keeps blocks of both matrices in
-#   the cache. Leave it alone.
-# - **Small arrays.** A thread must be woken, which takes some 50 microseconds. Below a threshold (`PARALLEL_THRESHOLD`) one core is faster.
+# - **Matrix products.** A hand-written loop over a product is many times slower than the library's, which keeps blocks of both
+#   matrices in the cache. Leave it alone.
+# - **Small arrays.** A thread must be woken, which takes some 50 microseconds. Below a threshold (`PARALLEL_THRESHOLD` in
+#   `kernels/backend.py`) one core is faster.
 # - **Compiling** takes a second or so for each loop and each type of its arguments. The package keeps the machine code on disk.
-# - **Fast maths.** A compiler may be allowed to reorder sums, and also to assume that there is no NaN and no ∞. The second would break the
-#   mask of −∞, and the package does not allow it.
-# - **Several writers.** The gradient of an embedding adds rows into a table, several of them into one row: such a loop must not be cut
-#   into threads by its input rows (`kernels/embedding.py` runs it on one).
-# - **A formula that is right and breaks.** exp(z) / Σ exp(z), or a variance as mean(x²) − mean(x)², which takes two large numbers apart
-#   when the mean is large. Correct on paper is not correct in floating point.
+# - **Fast maths.** A compiler may be allowed to reorder sums, and also to assume that there is no NaN and no ∞. The second would
+#   break the mask of −∞, and the package does not allow it.
+# - **Several writers.** The gradient of an embedding adds rows into a table, several of them into one row: such a loop must not
+#   be cut into threads by its input rows (`kernels/embedding.py` runs it on one).
+# - **A formula that is right and breaks.** exp(z) / Σ exp(z), or a variance as mean(x²) − mean(x)², which subtracts two large
+#   numbers that are nearly equal when the mean is large. Correct on paper is not correct in floating point.
 #
 # ## Read the package's own file
 #
 # `minipeft/kernels/norm.py`, then `backend.py`. Why does `_row_statistics` make two passes and not add up x and x² in one? Why do
-# `norm_backward_input` and `norm_backward_gain` exist apart? (Think of lesson 1: which of the two does a frozen layer norm need?) And what does
-# `run_rows` do before it hands a loop to several threads for the first time?
+# `norm_backward_input` and `norm_backward_gain` exist apart? (Think of lesson 1: which of the two does a frozen layer norm need?)
+# And what does `run_rows` do before it hands a loop to several threads for the first time?
 #
 # ## Sources
 #
@@ -326,4 +335,5 @@ print("largest difference of a loss:", np.abs(losses["numba"] - losses["numpy"])
 #   2019, arXiv:1711.05101, algorithm 2.
 # - Hendrycks, Gimpel, *Gaussian Error Linear Units*, 2016, arXiv:1606.08415.
 # - Ba, Kiros, Hinton, *Layer Normalization*, 2016, arXiv:1607.06450, section 3.
-# - Milakov, Gimelshein, *Online Normalizer Calculation for Softmax*, 2018, arXiv:1805.02867: the stable softmax with one pass less.
+# - Milakov, Gimelshein, *Online Normalizer Calculation for Softmax*, 2018, arXiv:1805.02867: the stable softmax with one pass
+#   less.

@@ -1,4 +1,4 @@
-"""Wrong answers to lesson 2, and what a learner who wrote one is told. The loops are plain Python: nothing here needs compiling."""
+"""Wrong answers to lesson 2, and what a learner who wrote one is told. The loops are plain Python: nothing needs compiling."""
 
 import math
 
@@ -41,13 +41,15 @@ def gelu_backward_reference(x, gradient):
     return (gradient * ((1 + erf(x)) / 2 + x * small)).astype(x.dtype)
 
 
-@mutant("02.1", "no_density_factor", "φ(x) is exp(−x²/2) divided by √(2π): the density of the normal distribution has an area of 1.")
+@mutant("02.1", "no_density_factor", "φ(x) is exp(−x²/2) divided by √(2π): the density of the normal distribution has an area of "
+                                     "1.")
 def gelu_backward_reference(x, gradient):
     big, _ = both(x)
     return (gradient * (big + x * np.exp(-x * x / 2))).astype(x.dtype)
 
 
-@mutant("02.1", "double", "The numbers are right, but from float32 came float64: end with .astype(x.dtype), or all that follows runs at half the speed.")
+@mutant("02.1", "double", "The numbers are right, but from float32 came float64: end with .astype(x.dtype), or all that follows "
+                          "runs at half the speed.")
 def gelu_backward_reference(x, gradient):
     big, small = both(x)
     return (gradient * (big + x * small)).astype(np.float64)
@@ -79,13 +81,15 @@ def finish(z, visible, dtype, axis=-1, top=None):
     return np.where(visible, e / np.where(total == 0, 1, total), 0).astype(dtype)
 
 
-@mutant("02.2", "not_stable", "exp of a large score is infinite, and ∞/∞ is no number: subtract the largest score of the row first.")
+@mutant("02.2", "not_stable", "exp of a large score is infinite, and ∞/∞ is no number: subtract the largest score of the row "
+                              "first.")
 def attention_softmax_reference(scores, key_mask, bias, scale, causal):
     visible = sight(scores, key_mask, causal)
     return finish(np.where(visible, scaled(scores, bias, scale), -np.inf), visible, scores.dtype, top=np.zeros(()))
 
 
-@mutant("02.2", "largest_of_all", "You subtracted the largest score of all rows. In a row that lies far below it every exp is 0: take the largest of each row.")
+@mutant("02.2", "largest_of_all", "You subtracted the largest score of all rows. In a row that lies far below it every exp is 0: "
+                                  "take the largest of each row.")
 def attention_softmax_reference(scores, key_mask, bias, scale, causal):
     visible = sight(scores, key_mask, causal)
     z = np.where(visible, scaled(scores, bias, scale), -np.inf)
@@ -98,18 +102,27 @@ def attention_softmax_reference(scores, key_mask, bias, scale, causal):
     return finish(z, True, scores.dtype)
 
 
-@mutant("02.2", "hidden_too_late", "You set hidden weights to 0 after the division, so that a row no longer adds up to 1: hide the scores before exp.")
+@mutant("02.2", "very_negative", "A very negative score in the place of −∞ does, as long as some key is seen. Where none is, all "
+                                 "scores are equal and so are the weights: set the weights of hidden keys to 0.")
+def attention_softmax_reference(scores, key_mask, bias, scale, causal):
+    return finish(np.where(sight(scores, key_mask, causal), scaled(scores, bias, scale), -1e9), True, scores.dtype)
+
+
+@mutant("02.2", "hidden_too_late", "You set hidden weights to 0 after the division, so that a row no longer adds up to 1: hide "
+                                   "the scores before exp.")
 def attention_softmax_reference(scores, key_mask, bias, scale, causal):
     return finish(scaled(scores, bias, scale), sight(scores, key_mask, causal), scores.dtype)
 
 
-@mutant("02.2", "over_the_queries", "You summed over the queries; the weights of one query over its keys, the last axis, add up to 1.")
+@mutant("02.2", "over_the_queries", "You summed over the queries; the weights of one query over its keys, the last axis, add up "
+                                    "to 1.")
 def attention_softmax_reference(scores, key_mask, bias, scale, causal):
     visible = sight(scores, key_mask, causal)
     return finish(np.where(visible, scaled(scores, bias, scale), -np.inf), visible, scores.dtype, axis=-2)
 
 
-@mutant("02.2", "causal_from_the_left", "With more keys than queries the last query must see every key: the rule is j <= i + S − T, and you left S − T out.")
+@mutant("02.2", "causal_from_the_left", "With more keys than queries the last query must see every key: the rule is j <= i + S − "
+                                        "T, and you left S − T out.")
 def attention_softmax_reference(scores, key_mask, bias, scale, causal):
     visible = sight(scores, key_mask, causal, 0)
     return finish(np.where(visible, scaled(scores, bias, scale), -np.inf), visible, scores.dtype)
@@ -205,7 +218,8 @@ def _adam_elements(start, stop, p, g, m, v, rate, keep, beta1, beta2, root, eps,
         p[i] = (p[i] - rate * m[i] / (np.sqrt(v[i]) * root + eps)) * keep
 
 
-@mutant("02.3", "all_elements", "You went over all elements; this call is for start..stop-1 only, and another thread has the others: each was stepped more than once.")
+@mutant("02.3", "all_elements", "You went over all elements; this call is for start..stop-1 only, and another thread has the "
+                                "others: each was stepped more than once.")
 def _adam_elements(start, stop, p, g, m, v, rate, keep, beta1, beta2, root, eps, scale):
     for i in range(p.size):
         x = g[i] * scale
@@ -249,7 +263,8 @@ def _norm_rows(start, stop, x, gain, bias, has_bias, eps, centred, out):
             out[i, j] = (x[i, j] - mean) / rstd * gain[j] + (bias[j] if has_bias else 0)
 
 
-@mutant("02.4", "bias_forever", "Where has_bias is false there is no bias: its array is empty, and compiled code reads whatever stands behind it.")
+@mutant("02.4", "bias_forever", "Where has_bias is false there is no bias: its array is empty, and compiled code reads whatever "
+                                "stands behind it.")
 def _norm_rows(start, stop, x, gain, bias, has_bias, eps, centred, out):
     for i in range(start, stop):
         mean, rstd = _row_statistics(x[i], eps, centred)
@@ -257,7 +272,8 @@ def _norm_rows(start, stop, x, gain, bias, has_bias, eps, centred, out):
             out[i, j] = (x[i, j] - mean) * rstd * gain[j] + bias[j]
 
 
-@mutant("02.4", "all_rows", "You filled all rows. This call is for start..stop-1 only: with two threads every row would be written twice.")
+@mutant("02.4", "all_rows", "You filled all rows. This call is for start..stop-1 only: with two threads every row would be "
+                            "written twice.")
 def _norm_rows(start, stop, x, gain, bias, has_bias, eps, centred, out):
     for i in range(x.shape[0]):
         mean, rstd = _row_statistics(x[i], eps, centred)
@@ -294,7 +310,8 @@ def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
             partial[block] += gradient[i] * ((x[i] - mean) * rstd)
 
 
-@mutant("02.5", "past_the_end", "The last block may have fewer rows: stop at the number of rows. Compiled code would not notice, and add what lies behind x.")
+@mutant("02.5", "past_the_end", "The last block may have fewer rows: stop at the number of rows. Compiled code would not notice, "
+                                "and add what lies behind x.")
 def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
     for block in range(start, stop):
         partial[block] = 0
@@ -311,8 +328,8 @@ def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
             partial[block] += gradient[i] * x[i]
 
 
-@mutant("02.5", "one_sum_a_call", "You made one sum for each call, over all of its blocks. Then the order of the additions, and so the bits, depend on the number of "
-                                  "threads: each block has a sum of its own.")
+@mutant("02.5", "one_sum_a_call", "You made one sum for each call, over all of its blocks. Then the order of the additions, and "
+                                  "so the bits, depend on the number of threads: each block has a sum of its own.")
 def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
     partial[start:stop] = 0
     for i in range(start * ROWS_IN_BLOCK, min(x.shape[0], stop * ROWS_IN_BLOCK)):
@@ -327,7 +344,8 @@ def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
         partial[block] = gradient[block] * ((x[block] - mean) * rstd)
 
 
-@mutant("02.5", "last_row_left_out", "A block's rows go up to, and not including, the first row of the next: you left out its last one.")
+@mutant("02.5", "last_row_left_out", "A block's rows go up to, and not including, the first row of the next: you left out its "
+                                     "last one.")
 def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
     for block in range(start, stop):
         partial[block] = 0

@@ -1,4 +1,4 @@
-"""What an answer to lesson 3 must do: heads, attention under its masks, rotary positions, the sub-layer, the cache; all by slow loops."""
+"""What an answer to lesson 3 must do: heads, attention under its masks, rotary positions, the sub-layer, the cache."""
 
 import math
 
@@ -248,7 +248,8 @@ def sublayer(layer, x, source=None, mask=None, bias=None, positions=None):
     h, causal = normalised(layer.norm, x), layer.core.causal
     read = h if source is None else source
     width, heads, key_heads = layer.head_width, layer.heads, layer.key_heads
-    apart = lambda map, y, n: np.stack([(y @ map.weight.data + map.bias.data)[..., c * width:(c + 1) * width] for c in range(n)], axis=1)
+    mapped = lambda map, y: y @ map.weight.data + map.bias.data
+    apart = lambda map, y, n: np.stack([mapped(map, y)[..., c * width:(c + 1) * width] for c in range(n)], axis=1)
     q, k, v = apart(layer.q, h, heads), apart(layer.k, read, key_heads), apart(layer.v, read, key_heads)
     if positions is not None:
         for each in (q, k):
@@ -288,7 +289,8 @@ def test_rotary_and_shared_key_heads(impl, rng):
 @exercise("03.4")
 def test_token_by_token_with_a_cache(impl, rng):
     """With a cache, token by token gives what the whole text gives under the causal mask."""
-    layer, x = attention(impl, rng, heads=2, width=4, causal=True, pre=True, rotary=Rotary(4, 20.0)), rng.standard_normal((2, 4, 7))
+    layer = attention(impl, rng, heads=2, width=4, causal=True, pre=True, rotary=Rotary(4, 20.0))
+    x = rng.standard_normal((2, 4, 7))
     expected, cache = sublayer(layer, x, positions=np.array([[0, 1, 2, 3]] * 2)), LayerCache()
     for start, stop in ((0, 2), (2, 3), (3, 4)):
         y = layer(Tensor(x[:, start:stop]), position_ids=np.arange(start, stop)[None], cache=cache)

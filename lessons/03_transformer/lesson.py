@@ -1,18 +1,18 @@
 # %% [markdown]
 # # Lesson 3. The Transformer: attention, block, encoder, decoder, encoder–decoder
 #
-# **Why.** "anna has a small red ball . ben has a large blue cup . what colour is the small ball of anna ?" The answer stands twenty words
-# back, between others that look like it. A model that reads text must let any word ask any other for what it knows, however far away it
-# stands, and must be fast enough to do it for all words at once. The Transformer does that with one operation, attention. Every method of this course acts at
-# some place inside it, so you build it first.
+# **Why.** "anna has a small red ball . ben has a large blue cup . what colour is the small ball of anna ?" The answer stands
+# twenty words back, between others that look like it. A model that reads text must let any word ask any other for what it knows,
+# however far away it stands, and must be fast enough to do it for all words at once. The Transformer does that with one
+# operation, attention. Every method of this course acts at some place inside it, so you build it first.
 #
 # You need lesson 1 (Tensors and their gradients). 90 minutes.
 
 # %% [markdown]
 # ## The idea in a picture
 #
-# A text is cut into *tokens*, words or pieces of words, by a *tokenizer*. Each token has a number, its *id*, in the *vocabulary*, the list
-# of all tokens that the model knows. Then, with B texts in a batch, T tokens in each, and vectors of D numbers:
+# A text is cut into *tokens*, words or pieces of words, by a *tokenizer*. Each token has a number, its *id*, in the *vocabulary*,
+# the list of all tokens that the model knows. Then, with B texts in a batch, T tokens in each, and vectors of D numbers:
 #
 #      ids (B, T) ──► embed: a vector for each token ──► x (B, T, D)
 #                                                          │
@@ -29,8 +29,9 @@
 #                                                          ▼
 #                                        states (B, T, D) ──► head ──► logits
 #
-# Only `core` moves anything from one token to another. Everything else works on each token alone. The *head* makes *logits* of the states,
-# scores that are no probabilities yet: one for each class, or one for each token of the vocabulary.
+# A token's vector is its *embedding*. Only `core` moves anything from one token to another. Everything else works on each token
+# alone. The *head* makes *logits* of the states, scores that are no probabilities yet: one for each class, or one for each token
+# of the vocabulary.
 
 # %%
 import numpy as np
@@ -46,8 +47,8 @@ ids = np.array([tokenizer.encode(text)])  # (1, T)
 print([tokenizer.piece_of(i) for i in ids[0]], "are the ids", ids[0])
 vectors, _, _ = encoder.embed.tokens(ids)
 print("as vectors:", vectors.shape)
-predict(f"The table of word vectors has a row of {D} numbers for each of the {config.vocab_size} tokens. How many numbers does the token "
-        "\"red\" take from it, and does it matter where in the text it stands?",
+predict(f"The table of word vectors has a row of {D} numbers for each of the {config.vocab_size} tokens. How many numbers does "
+        "the token \"red\" take from it, and does it matter where in the text it stands?",
         f"{D}, its own row, the same wherever it stands. Where it stands must come in by another way (positions, below).")
 
 # %% [markdown]
@@ -55,17 +56,18 @@ predict(f"The table of word vectors has a row of {D} numbers for each of the {co
 #
 # ## Attention, derived
 #
-# Each token makes three vectors by linear maps of its state h: a *query* q (what it asks for), a *key* k (what it can be asked for) and a
-# *value* v (what it answers). A query meets a key by their product q·k, the larger the better they fit. *Softmax* makes weights of the
-# products: positive, summing to 1 over the keys. The answer is the mean of the values with these weights:
+# Each token makes three vectors by linear maps of its state h: a *query* q (what it asks for), a *key* k (what it can be asked
+# for) and a *value* v (what it answers). A query meets a key by their product q·k, the larger the better they fit. *Softmax*
+# makes weights of the products: positive, summing to 1 over the keys. The answer is the mean of the values with these weights:
 #
 # $$z_{ij} = s\, q_i \cdot k_j, \qquad w_{ij} = \frac{e^{z_{ij}}}{\sum_{j'} e^{z_{ij'}}}, \qquad a_i = \sum_j w_{ij} v_j .$$
 #
 # It is a look-up in a dictionary, made soft: with one weight at 1 and the others at 0 it returns the value of the key that fits.
 #
-# Why the scale s? Let the K entries of q and k be independent with mean 0 and variance 1. Then q·k is a sum of K terms of variance 1, so
-# its variance is K, and its typical size √K. For K = 64 that is 8, and e⁸ is 3,000: one weight is nearly 1, the others nearly 0, and
-# softmax there hardly moves when z moves, so that its gradient is nearly zero. The scale s = 1/√K brings the variance back to 1.
+# Why the scale s? Let the K entries of q and k be independent with mean 0 and variance 1. Then q·k is a sum of K terms of
+# variance 1, so its variance is K, and its typical size √K. For K = 64 that is 8, and e⁸ is 3,000: one weight is nearly 1, the
+# others nearly 0, and softmax there hardly moves when z moves, so that its gradient is nearly zero. The scale s = 1/√K brings the
+# variance back to 1.
 
 # %%
 rng = np.random.default_rng(0)
@@ -78,9 +80,9 @@ for width in (4, 64, 1024):
 # %% [markdown]
 # ## Exercises: heads, and attention with its masks
 #
-# One attention can look at one thing at a time. So D is cut into H *heads* of K = D / H numbers each, every head attends on its own, and
-# the results are put side by side again. The maps `q`, `k` and `v` give all heads at once, (B, T, H K); head number h has the columns
-# h K to (h + 1) K.
+# One attention can look at one thing at a time. So D is cut into H *heads* of K = D / H numbers each, every head attends on its
+# own, and the results are put side by side again. The maps `q`, `k` and `v` give all heads at once, (B, T, H K); head number h
+# has the columns h K to (h + 1) K.
 #
 # Tensors have `.reshape(...)` and `.swapaxes(i, j)`, which exchanges two axes.
 
@@ -93,10 +95,10 @@ print("all heads side by side", attn.q(vectors).shape, "and apart", attn.split(a
 # %% [markdown]
 # Not every query may see every key:
 #
-# - *Padding.* The texts of a batch have different lengths; short ones are filled up with a token that means nothing. A *mask* (B, S) is
-#   true where a key is real. What is hidden gets the weight 0, exactly.
-# - *The causal mask.* A model that writes must not see what comes later. With T queries and S keys, query i is token i + S − T of all that
-#   were read: extra keys come *before* the first query. So key j is visible where j ≤ i + S − T:
+# - *Padding.* The texts of a batch have different lengths; short ones are filled up with a token that means nothing. A *mask* (B,
+#   S) is true where a key is real. What is hidden gets the weight 0, exactly.
+# - *The causal mask.* A model that writes must not see what comes later. With T queries and S keys, query i is token i + S − T of
+#   all that were read: extra keys come *before* the first query. So key j is visible where j ≤ i + S − T:
 #
 #       S = T = 4                     T = 2 queries behind 3 earlier keys, S = 5
 #              keys 0 1 2 3                  keys 0 1 2 3 4
@@ -107,16 +109,16 @@ print("all heads side by side", attn.q(vectors).shape, "and apart", attn.split(a
 #
 # The same line serves for a cache (below) and for prefixes (lesson 11), which are nothing but extra keys.
 #
-# Where lesson 2 computed softmax of arrays in a kernel, here it is written in Tensors, so that its gradient comes by itself, with the
-# products and both masks around it. Two more things a good answer needs. e^z overflows for large z; softmax does not change when the largest z of a row is subtracted from all,
-# and then no exponent is above 0. And some models share one key head among several query heads (*grouped-query attention*), which makes
-# the cache smaller.
+# Where lesson 2 computed softmax of arrays in a kernel, here it is written in Tensors, so that its gradient comes by itself, with
+# the products and both masks around it. Two more things a good answer needs. e^z overflows for large z; softmax does not change
+# when the largest z of a row is subtracted from all, and then no exponent is above 0. And some models share one key head among
+# several query heads (*grouped-query attention*), which makes the cache smaller.
 
 # %%
 #@exercise 03.2 minipeft.autograd.fused:attention_weights_composed
-#@ Return softmax(scale q k^T + bias) over the visible keys, (B, H, T, S), from elementary operations on Tensors. Key j is visible to query i
-#@ where mask[b, j] is true (or mask is None) and, if causal, j <= i + S - T. Hidden keys weigh exactly 0; a query that sees no key has zeros.
-#@ q is (B, H, T, K); k is (B, H', S, K), each key head serving H / H' consecutive query heads: `_by_key_head(x, H')` sees q as
+#@ Return softmax(scale q k^T + bias) over the visible keys, (B, H, T, S), from elementary operations on Tensors. Key j is visible
+#@ to query i where mask[b, j] is true (or mask is None) and, if causal, j <= i + S - T. Hidden keys weigh 0, even if all are.
+#@ q is (B, H, T, K), k (B, H', S, K), each key head for H / H' consecutive query heads: `_by_key_head(x, H')` sees q as
 #@ (B, H', H / H', T, K) and k as (B, H', 1, S, K). bias is (1 or B, H, T, S) or None, and is not scaled.
 from minipeft.autograd.fused import attention_weights_composed
 
@@ -133,36 +135,37 @@ print(attention_weights_composed(q, k, np.array([[False, True, True, True, True]
 blind = encoder.copy()
 blind.embed.position.weight.data[:] = 0
 other = np.array([tokenizer.encode("ball has a red anna .")])
-moved = [float(np.abs(m(ids).last_hidden_state.data[0, 4] - m(other).last_hidden_state.data[0, 4]).max()) for m in (encoder, blind)]
-predict("\"anna has a red ball\" or \"ball has a red anna\": by how much does the state of \"red\" change, with the model's positions and "
-        "with all position vectors set to zero?",
-        f"By up to {moved[0]:.2f} with positions. Without, by {moved[1]:.0e}, which is rounding: the two texts are one bag of words.")
+state = lambda model, ids: model(ids).last_hidden_state.data[0, 4]  # that of "red", (D,)
+moved = [float(np.abs(state(model, ids) - state(model, other)).max()) for model in (encoder, blind)]
+predict("\"anna has a red ball\" or \"ball has a red anna\": by how much does the state of \"red\" change, with the model's "
+        "positions and with all position vectors set to zero?",
+        f"By up to {moved[0]:.2f} with positions. Without, by {moved[1]:.0e}, which is rounding: they are one bag of words.")
 
 # %% [markdown]
 # There are three ways to say where a token stands, and each of the models here takes another.
 #
-# **Learned positions** (BERT, GPT-2): a second table, with a vector for each place, added to the word vectors. Simple; but there is no
-# vector for a place beyond the longest text of pre-training.
+# **Learned positions** (BERT, GPT-2): a second table, with a vector for each place (a *positional embedding*), added to the word
+# vectors. Simple; but there is no vector for a place beyond the longest text of pre-training.
 #
-# **Rotary positions** (LLaMA): the query and the key are *turned*. Take two numbers of a head as a point in the plane and turn it by the
-# angle p φ at position p. With the turning matrix R(α),
+# **Rotary positions** (LLaMA): the query and the key are *turned*. Take two numbers of a head as a point in the plane and turn it
+# by the angle p φ at position p. With the turning matrix R(α),
 #
 # $$(R(i\varphi)\,q) \cdot (R(j\varphi)\,k) = q \cdot R((j - i)\varphi)\,k ,$$
 #
-# because turning back by iφ undoes part of the turning by jφ. So the score depends on the distance j − i alone, and no vector gets longer.
-# A head has K/2 such pairs, number c made of the entries c and c + K/2, with angles that range from fast to slow:
+# because turning back by iφ undoes part of the turning by jφ. So the score depends on the distance j − i alone, and no vector
+# gets longer. A head has K/2 such pairs, number c made of the entries c and c + K/2, with angles that range from fast to slow:
 #
 # $$\varphi_c = \theta^{-2c/K}, \quad c = 0, ..., K/2 - 1, \quad \theta = 10{,}000 .$$
 #
-# **Relative bias** (T5): nothing is added to the vectors; each head adds a learned number to the score, one for each *bucket* of distances.
-# Near distances have a bucket each; far ones share buckets that grow in proportion to the distance; beyond 128 all fall into the last.
-# The model must learn 32 numbers a head, and any length of text has them all.
+# **Relative bias** (T5): nothing is added to the vectors; each head adds a learned number to the score, one for each *bucket* of
+# distances. Near distances have a bucket each; far ones share buckets that grow in proportion to the distance; beyond 128 all
+# fall into the last. The model must learn 32 numbers a head, and any length of text has them all.
 
 # %%
 #@exercise 03.3 minipeft.nn.attention:Rotary.forward
-#@ Return x, a Tensor (B, H, T, K), with pair c of each vector, its entries c and c + K/2, turned by the angle p * self.inverse[c], where p is the
-#@ vector's position in position_ids (B or 1, T); `self.inverse` is (K/2,). `F.rotate(x, cos, sin)` turns all pairs, given cosines and sines
-#@ that broadcast to (B, H, T, K/2).
+#@ Return x, a Tensor (B, H, T, K), with pair c of each vector, its entries c and c + K/2, turned by the angle p *
+#@ self.inverse[c], where p is the vector's position in position_ids (B or 1, T); `self.inverse` is (K/2,). `F.rotate(x, cos,
+#@ sin)` turns all pairs, given cosines and sines that broadcast to (B, H, T, K/2).
 from minipeft.nn import RelativeBias, Rotary
 
 rotary, (q, k) = Rotary(16, 10000.0), rng.standard_normal((2, 1, 1, 1, 16))
@@ -182,52 +185,53 @@ axes.set_xlabel("distance, key − query")
 axes.set_ylabel("bucket")
 axes.legend()
 own = RelativeBias(32, 128, H, True).bucket(-np.arange(161))  # the decoder's, for keys 0, 1, 2, ... behind the query
-show(figure, "buckets", f"T5's buckets against distance. In the decoder the first {int((np.bincount(own) == 1).sum())} distances backward have a "
-     f"bucket each, distances 16 to 32 share {len(set(own[16:33]))}, and all from {int((own == 31).argmax())} on share the last, number "
-     f"{own.max()}; all keys ahead are in bucket 0. In the encoder half of the 32 are for keys ahead.")
+show(figure, "buckets", f"T5's buckets against distance. In the decoder the first {int((np.bincount(own) == 1).sum())} distances "
+     f"backward have a bucket each, distances 16 to 32 share {len(set(own[16:33]))}, and all from {int((own == 31).argmax())} on "
+     f"share the last, number {own.max()}; all keys ahead are in bucket 0. In the encoder half of the 32 are for keys ahead.")
 
 # %% [markdown]
 # ## The block: residual, norm, feed-forward
 #
-# A sub-layer does not replace its input x; it *adds* to it: x + h. This *residual connection* leaves a straight way from the embedding to
-# the head, on which gradients pass through every block unharmed.
+# A sub-layer does not replace its input x; it *adds* to it: x + h. This *residual connection* leaves a straight way from the
+# embedding to the head, on which gradients pass through every block unharmed.
 #
-# Sums grow from block to block, so they are *normalised*. *Layer norm* takes the mean of a vector's D numbers away, divides by their
-# standard deviation, and gives each entry a learned scale and bias; *RMS norm* (LLaMA, T5) leaves the mean and the bias out. It stands at
-# one of two places:
+# Sums grow from block to block, so they are *normalised*. *Layer norm* takes the mean of a vector's D numbers away, divides by
+# their standard deviation, and gives each entry a learned scale and bias; *RMS norm* (LLaMA, T5) leaves the mean and the bias
+# out. It stands at one of two places:
 #
-# $$\text{post-norm (BERT):}\ \ y = \text{norm}(x + f(x)) \qquad\qquad \text{pre-norm (GPT-2, LLaMA, T5):}\ \ y = x + f(\text{norm}(x))$$
+# $$\text{post-norm (BERT):}\ y = \text{norm}(x + f(x)) \qquad \text{pre-norm (GPT-2, LLaMA, T5):}\ y = x + f(\text{norm}(x))$$
 #
-# Pre-norm leaves the straight way free of norms, and one more norm comes at the very end (`final_norm`). It is easier to train: post-norm
-# needs a learning rate that rises slowly at first (Xiong et al., 2020).
+# Pre-norm leaves the straight way free of norms, and one more norm comes at the very end (`final_norm`). It is easier to train:
+# post-norm needs a learning rate that rises slowly at first (Xiong et al., 2020).
 #
-# The second sub-layer is the *feed-forward network*: a map to F numbers, usually 4 D, an *activation* that bends each number (GELU, ReLU),
-# and a map back, at each token alone. It has two thirds of a block's parameters: 2 D F = 8 D² against 4 D² of q, k, v and out. LLaMA's is
-# *gated*: one map's activation multiplies another map's output.
+# The second sub-layer is the *feed-forward network*: a map to F numbers, usually 4 D, an *activation* that bends each number
+# (GELU, ReLU), and a map back, at each token alone. It has two thirds of a block's parameters: 2 D F = 8 D² against 4 D² of q, k,
+# v and out. LLaMA's is *gated*: one map's activation multiplies another map's output.
 #
 # In training some models set random entries to zero (*dropout*), so that no entry is relied upon too much.
 
 # %%
 #@exercise 03.4 minipeft.nn.attention:Attention.forward
-#@ Return the attention sub-layer's output (B, T, D). h is self.norm(x), or x where self.norm is None. Queries: self.q(h), split, and turned by
-#@ self.rotary(q, position_ids) where self.rotary is not None. `self.keys_values(h, position_ids)` gives k and v; a cache's append(k, v) gives all
-#@ so far. With a source (cross-attention) k and v are self.keys_values(source), or with a cache cache.once(function), and no query is turned.
-#@ `self.core(q, k, v, mask, bias, self.scale)` attends; put the heads side by side; then self.out, self.dropout, and self.join with x itself.
+#@ Return the sub-layer's output (B, T, D). h is self.norm(x), or x without a norm. Queries: self.q(h), split, and turned by
+#@ self.rotary(q, position_ids) if there is one. Keys and values: self.keys_values(h, position_ids), behind those of a cache with
+#@ cache.append(k, v). With a source: self.keys_values(source), with a cache cache.once(function making them); q is not turned.
+#@ Then self.core(q, k, v, mask, bias, self.scale), the heads side by side, self.out, self.dropout, and self.join with x itself.
 def parts(block):
     """{sub-layer: number of parameters} of a block."""
     return {name: sum(p.size for p in child.parameters()) for name, child in block.children()}
 
 
 print("post-norm:", encoder.blocks[0].attn(vectors).shape, "parameters of a block:", parts(encoder.blocks[0]))
-predict(f"D is {D} here. An attention's four maps have 4 (D² + D) numbers, and its norm 2 D. How many of these numbers belong to one head?",
-        f"K columns of q, k and v with their biases, and K rows of out: 4 D K + 3 K = {4 * D * K + 3 * K}. The norm and the bias of out "
-        "belong to no head.")
+predict(f"D is {D} here, and K is {K}. An attention's four maps have 4 (D² + D) numbers, and its norm 2 D. How many belong to "
+        "one head?",
+        f"K columns of q, k and v with their biases, and K rows of out: 4 D K + 3 K = {4 * D * K + 3 * K}. The norm and the bias "
+        "of out belong to no head.")
 
 # %% [markdown]
 # ## Encoder, decoder, encoder–decoder
 #
-# From the same blocks come three kinds of model. They differ in who sees whom. Here that is measured: one input token is changed, and `#`
-# marks the places whose last state changed.
+# From the same blocks come three kinds of model. They differ in who sees whom. Here that is measured: one input token is changed,
+# and `#` marks the places whose last state changed.
 
 # %%
 def reach(states, ids):
@@ -255,11 +259,11 @@ draw("encoder–decoder (T5), written tokens: the source, all of it", reach(lamb
 draw("                      and what was written before", reach(lambda x: both(source, x), target))
 
 # %% [markdown]
-# - An *encoder* reads a whole text at once: good for classes and for filling gaps. For a class the states of all tokens must become one
-#   vector; that is *pooling*: their mean, the first token's, or the last's.
+# - An *encoder* reads a whole text at once: good for classes and for filling gaps. For a class the states of all tokens must
+#   become one vector; that is *pooling*: their mean, the first token's, or the last's.
 # - A *decoder* may only look back, so that it can be asked at every place for the next token, and can write.
-# - An *encoder–decoder* reads a source and writes a target. Its decoder's blocks have a third sub-layer, *cross-attention*: queries from
-#   what is being written, keys and values from the encoder's states.
+# - An *encoder–decoder*, or *sequence-to-sequence* model, reads a source and writes a target. Its decoder's blocks have a third
+#   sub-layer, *cross-attention*: queries from what is being written, keys and values from the encoder's states.
 #
 # Padding must change nothing:
 
@@ -274,15 +278,17 @@ print(f"largest change of a real token's state by padding: {np.abs(beside[:, :id
 # %% [markdown]
 # ## Writing with a cache
 #
-# To write, a decoder reads the text, its head gives logits for the next token, one token is chosen and put behind the text, and so on. Under
-# the causal mask nothing that comes later changes the keys and values of earlier tokens. So they need not be computed again: a *cache*
-# keeps them, and each step computes one token alone, which is one query over S keys. That is why the mask is written for S ≥ T.
+# To write, a decoder reads the text, its head gives logits for the next token, one token is chosen and put behind the text, and
+# so on. Under the causal mask nothing that comes later changes the keys and values of earlier tokens. So they need not be
+# computed again: a *cache* keeps them, and each step computes one token alone, which is one query over S keys. That is why the
+# mask is written for S ≥ T.
 
 # %%
 #@exercise 03.5 minipeft.models.generation:LayerCache.append
-#@ Store k and v, Tensors (B, H, T, K), behind the `self.length` places that are there, and return all keys and all values so far as Tensors
-#@ (B, H, S, K). `self.reserve(k, needed)` makes room for `needed` places in the arrays `self.keys` and `self.values` (B, H, room, K), which may
-#@ have more room than that; what is behind the last place means nothing. `self.length` must be right for the next call.
+#@ Store k and v, Tensors (B, H, T, K), behind the `self.length` places that are there, and return all keys and all values so far
+#@ as Tensors (B, H, S, K). `self.reserve(k, needed)` makes room for `needed` places in the arrays `self.keys` and `self.values`
+#@ (B, H, room, K), which may have more room than that; what is behind the last place means nothing. `self.length` must be right
+#@ for the next call.
 import time
 
 from minipeft import generate
@@ -300,29 +306,30 @@ def without_cache(ids, count):
 
 
 written, seconds = {}, {}
-for name, write in (("with", lambda: generate(decoder, start, words, eos_token_id=-1)), ("without", lambda: without_cache(start, words))):
-    write()  # once unmeasured: the first call makes arrays and compiles
+with_cache = lambda ids, count: generate(decoder, ids, count, eos_token_id=-1)  # no token ends the text
+for name, write in (("with", with_cache), ("without", without_cache)):
+    write(start, words)  # once unmeasured: the first call makes arrays and compiles
     began = time.perf_counter()
-    written[name] = write()
+    written[name] = write(start, words)
     seconds[name] = time.perf_counter() - began
 print("the same text both ways:", np.array_equal(*written.values()))
 print(writer.decode(written["with"][0, :40]), "...")
 P = start.shape[1]
 predict(f"{words} tokens are written behind {P}. Through how many tokens does each block go in all, with a cache and without?",
-        f"With: {P} + {words - 1} = {P + words - 1}, each once. Without: {P} + {P + 1} + ... = {sum(range(P, P + words)):,}. Measured: "
-        f"{1000 * seconds['with']:.0f} ms and {1000 * seconds['without']:.0f} ms; in so small a model what each call costs besides hides "
-        "most of the difference.")
+        f"With: {P} + {words - 1} = {P + words - 1}, each once. Without: {P} + {P + 1} + ... = {sum(range(P, P + words)):,}. "
+        f"Measured: {1000 * seconds['with']:.0f} ms and {1000 * seconds['without']:.0f} ms; in so small a model what each call "
+        "costs besides hides most of the difference.")
 
 # %% [markdown]
-# A cache takes memory: 2 L H' K numbers for each token. LLaMA 7B has 32 layers and 32 heads of 128 (Touvron et al., table 2): with 2 bytes
-# a number that is half a megabyte for each token, a gigabyte for a text of 2,048. Sharing key heads among 8 query heads each (H' = 4)
-# makes it an eighth.
+# A cache takes memory: 2 L H' K numbers for each token. LLaMA 7B has 32 layers and 32 heads of 128 (Touvron et al., table 2):
+# with 2 bytes a number that is half a megabyte for each token, a gigabyte for a text of 2,048. Sharing key heads among 8 query
+# heads each (H' = 4) makes it an eighth.
 #
 # ## What the numbers show: attention and positions, each taken away
 #
-# A task that needs both: read eight digits and give them in reverse order. One block is trained from nothing, three times: whole; with
-# its position vectors held at zero; and with a core that lets nothing through. `replace` puts another module in the place of a child,
-# which is how every method of this course enters a model. AdamW takes steps down the gradient (lesson 5 has more on it).
+# A task that needs both: read eight digits and give them in reverse order. One block is trained from nothing, three times: whole;
+# with its position vectors held at zero; and with a core that lets nothing through. `replace` puts another module in the place of
+# a child, which is how every method of this course enters a model. AdamW takes steps down the gradient (lesson 5 has more on it).
 
 # %%
 from minipeft.models import Encoder, MaskedLMHead, TransformerConfig
@@ -363,17 +370,18 @@ def reverser(kind, steps):
 kinds, steps = ("whole", "no positions", "no attention"), 30 if fast() else 400
 curves = {kind: reverser(kind, steps) for kind in kinds}
 final = {kind: float(np.mean(curve[-20:])) for kind, curve in curves.items()}
+predict("Without attention each place knows its own digit and its own place only. What share can it get right? And without "
+        "positions?",
+        f"Without attention a tenth, by guessing ({final['no attention']:.2f} measured). Without positions it knows which digits "
+        f"there are, not which stands opposite: better than a tenth ({final['no positions']:.2f}). Whole: {final['whole']:.2f}.")
 figure, axes = plt.subplots(figsize=(6, 3))
 for kind in kinds:
     axes.plot(curves[kind], label=kind)
 axes.set_xlabel("step")
 axes.set_ylabel("digits right")
 axes.legend()
-show(figure, "reversal", f"Share of digits right over {steps} steps of learning to reverse eight digits; mean of the last 20 steps: "
+show(figure, "reversal", f"Share of digits right over {steps} steps of learning to reverse eight digits; mean of the last 20: "
      + ", ".join(f"{kind} {share:.2f}" for kind, share in final.items()) + ".")
-predict("Without attention each place knows its own digit and its own place only. What share can it get right? And without positions?",
-        f"Without attention a tenth, by guessing ({final['no attention']:.2f} measured). Without positions it knows which digits there are, "
-        f"but not which one stands opposite: better than a tenth ({final['no positions']:.2f}), far from all ({final['whole']:.2f} with both).")
 
 # %% [markdown]
 # ## Looking inside a pre-trained model
@@ -410,18 +418,18 @@ figure, axes = plt.subplots(figsize=(8, 3.5))
 axes.imshow(weights, aspect="auto", cmap="Blues")
 axes.set_xticks(range(len(pieces)), pieces, rotation=60)
 axes.set_ylabel("layer × head")
-show(figure, "attention", f"Attention weights from the gap to each token, a row for each of {len(weights)} heads. Layer {best // H}, head "
-     f"{best % H}, gives the word red {weights[best, pieces.index('red')]:.2f}, the most of all heads, and the word blue "
-     f"{weights[best, pieces.index('blue')]:.2f}.")
+show(figure, "attention", f"Attention weights from the gap to each token, a row for each of {len(weights)} heads. Layer "
+     f"{best // H}, head {best % H}, gives the word red {weights[best, pieces.index('red')]:.2f}, the most of all heads, and the "
+     f"word blue {weights[best, pieces.index('blue')]:.2f}.")
 
 # %% [markdown]
 # Such pictures are a beginning and no proof: a weight says where a head looked, not what the model made of it.
 #
-# On real models the same parts stand in larger numbers: BERT-base has 12 blocks with D = 768 and 12 heads, 110 million parameters (Devlin
-# et al., section 3); all-MiniLM-L6-v2, which the README fine-tunes, has 6 blocks with D = 384, 22.7 million. Do several heads help? In
-# the translation model of the first paper a single head of full width scored 0.9 BLEU points below the best number of heads, and too
-# many heads were worse again (Vaswani et al., section 6.2 and table 3, rows A). Row E of the same table finds learned positions as good
-# as the fixed waves of that paper.
+# On real models the same parts stand in larger numbers: BERT-base has 12 blocks with D = 768 and 12 heads, 110 million parameters
+# (Devlin et al., section 3); all-MiniLM-L6-v2, which the README fine-tunes, has 6 blocks with D = 384, 22.7 million. Do several
+# heads help? In the translation model of the first paper a single head of full width scored 0.9 BLEU points below the best number
+# of heads, and too many heads were worse again (Vaswani et al., section 6.2 and table 3, rows A). Row E of the same table finds
+# learned positions as good as the fixed waves of that paper.
 #
 # ## The seams
 #
@@ -433,34 +441,36 @@ for name, model, block in (("BERT", load_pretrained("toy:encoder"), "blocks.0"),
     print(f"{name}: {', '.join(paths)}")
 
 # %% [markdown]
-# LoRA sits on `q` and `v`, adapters at `join`, prefixes at `core`, (IA)³ on `k`, `v` and `down`, soft prompts before `embed.tokens`. The model's
-# code names none of them.
+# LoRA sits on `q` and `v`, adapters at `join`, prefixes at `core`, (IA)³ on `k`, `v` and `down`, soft prompts before
+# `embed.tokens`. The model's code names none of them.
 #
 # ## Where it breaks
 #
 # - Attention compares every token with every other: T² scores for each head. Twice the text, four times the scores.
-# - A text longer than the learned positions is refused. A model with relative or rotary positions takes it, and may still do badly on
-#   distances that it never saw in pre-training.
+# - A text longer than the learned positions is refused. A model with relative or rotary positions takes it, and may still do
+#   badly on distances that it never saw in pre-training.
 # - A forgotten mask raises no error. The states are then a little wrong, and different in every batch, as above.
-# - Rows with padding on the left need positions that do not count it (`positions_of` in `models/config.py`); else a decoder writes from
-#   wrong places.
+# - Rows with padding on the left need positions that do not count it (`positions_of` in `models/config.py`); else a decoder
+#   writes from wrong places.
 # - A token that may see no key has nothing to take the mean of. Softmax would give 0/0; here its weights are 0.
 #
 # ## Read the package's own files
 #
-# `minipeft/nn/attention.py`, then `block.py`, then `models/transformer.py`; about 300 lines in all. Where is the line that makes a model
-# post-norm? Why does `AttentionCore` not know whether a key comes from a word, a cache or a prefix? In `models/seq2seq.py` the two
-# embeddings share their weight: which two modules would otherwise come to hold the same trained virtual tokens?
+# `minipeft/nn/attention.py`, then `block.py`, then `models/transformer.py`; about 300 lines in all. Where is the line that makes
+# a model post-norm? Why does `AttentionCore` not know whether a key comes from a word, a cache or a prefix? In
+# `models/seq2seq.py` there are two embedding modules with one weight: what would go wrong with a single module for both sides,
+# once a soft prompt stands before its words?
 #
 # ## Sources
 #
-# - Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, NeurIPS 2017, arXiv:1706.03762: sections 3.2 (attention,
-#   the scale, heads), 3.3 (feed-forward), 6.2 (which parts matter).
+# - Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser, Polosukhin, NeurIPS 2017, arXiv:1706.03762: sections 3.2
+#   (attention, the scale, heads), 3.3 (feed-forward), 6.2 (which parts matter).
 # - Devlin, Chang, Lee, Toutanova, *BERT*, NAACL 2019, arXiv:1810.04805: section 3.
 # - Radford, Wu, Child, Luan, Amodei, Sutskever, *GPT-2*, 2019: section 2.3 (pre-norm, one more norm at the end).
 # - Raffel et al., *T5*, JMLR 21, 2020, arXiv:1910.10683: section 2.1 (relative bias, buckets).
 # - Su et al., *RoFormer*, 2021, arXiv:2104.09864: section 3.4 (rotary positions).
 # - Touvron et al., *LLaMA*, 2023, arXiv:2302.13971: section 2.2 and table 2.
-# - Shazeer, 2020, arXiv:2002.05202: gated feed-forward networks. Ainslie et al., EMNLP 2023, arXiv:2305.13245: grouped-query attention.
+# - Shazeer, 2020, arXiv:2002.05202: gated feed-forward networks. Ainslie et al., EMNLP 2023, arXiv:2305.13245: grouped-query
+#   attention.
 # - Ba, Kiros, Hinton, *Layer normalization*, 2016, arXiv:1607.06450. Xiong et al., ICML 2020, arXiv:2002.04745: pre-norm against
 #   post-norm.

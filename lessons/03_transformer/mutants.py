@@ -10,8 +10,8 @@ from minipeft.learn.claims import mutant
 # ---- 03.1 ----
 
 
-@mutant("03.1", "reshaped_only", "The shape is right and the numbers are not: reshaped at once to (B, H, T, K), a head gets whole tokens in place of "
-        "its columns. Reshape to (B, T, H, K) first, then exchange the axes T and H.")
+@mutant("03.1", "reshaped_only", "The shape is right and the numbers are not: reshaped at once to (B, H, T, K), a head gets "
+        "whole tokens in place of its columns. Reshape to (B, T, H, K) first, then exchange the axes T and H.")
 def split(self, x, heads):
     batch, length, _ = x.shape
     return x.reshape(batch, heads, length, self.head_width)
@@ -23,8 +23,8 @@ def split(self, x, heads):
     return x.reshape(batch, length, heads, self.head_width)
 
 
-@mutant("03.1", "interleaved", "A head's columns lie next to each other, h K to (h + 1) K; you took every H-th one. The last axis splits into (H, K), "
-        "in this order.")
+@mutant("03.1", "interleaved", "A head's columns lie next to each other, h K to (h + 1) K; you took every H-th one. The last "
+        "axis splits into (H, K), in this order.")
 def split(self, x, heads):
     batch, length, _ = x.shape
     return x.reshape(batch, length, self.head_width, heads).swapaxes(2, 3).swapaxes(1, 2)
@@ -36,7 +36,8 @@ def split(self, x, heads):
     return x.reshape(batch, length, self.heads, -1).swapaxes(1, 2)
 
 
-@mutant("03.1", "detached", "The numbers are right, but no gradient can go back: reshape the Tensor itself, not its array x.data.")
+@mutant("03.1", "detached", "The numbers are right, but no gradient can go back: reshape the Tensor itself, not its array "
+        "x.data.")
 def split(self, x, heads):
     batch, length, _ = x.shape
     return Tensor(x.data.reshape(batch, length, heads, self.head_width).swapaxes(1, 2))
@@ -81,8 +82,8 @@ def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=Fal
     return softmax(z, visible_keys(z, mask, causal))
 
 
-@mutant("03.2", "square_triangle", "Your causal mask is j <= i, which is right for as many keys as queries only. With more keys the queries are the "
-        "last ones: j <= i + S - T.")
+@mutant("03.2", "square_triangle", "Your causal mask is j <= i, which is right for as many keys as queries only. With more keys "
+        "the queries are the last ones: j <= i + S - T.")
 def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=False):
     z = scores(q, k) * scale
     z = z if bias is None else z + bias
@@ -96,15 +97,16 @@ def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=Fal
     return softmax(z, visible_keys(z, mask, causal, shift=-1))
 
 
-@mutant("03.2", "over_queries", "You normalised over the queries. For each query the weights of its keys sum to 1: the axis is the last one.")
+@mutant("03.2", "over_queries", "You normalised over the queries. For each query the weights of its keys sum to 1: the axis is "
+        "the last one.")
 def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=False):
     z = scores(q, k) * scale
     z = z if bias is None else z + bias
     return softmax(z, visible_keys(z, mask, causal), axis=-2)
 
 
-@mutant("03.2", "masked_afterwards", "You took softmax over all keys and then set hidden ones to 0, so that the rest no longer sums to 1. Hide them "
-        "before the sum.")
+@mutant("03.2", "masked_afterwards", "You took softmax over all keys and then set hidden ones to 0, so that the rest no longer "
+        "sums to 1. Hide them before the sum.")
 def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=False):
     z = scores(q, k) * scale
     z = z if bias is None else z + bias
@@ -112,8 +114,8 @@ def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=Fal
     return softmax(z, np.ones_like(visible)) * visible.astype(z.dtype)
 
 
-@mutant("03.2", "even_where_nothing_is_seen", "A query that sees no key must have weights of 0; yours are 1/S each, because all its scores are equally "
-        "low. Multiply e by the visible ones before the sum, and do not divide by 0.")
+@mutant("03.2", "even_where_nothing_is_seen", "A query that sees no key must have weights of 0; yours are 1/S each, because all "
+        "its scores are equally low. Multiply e by the visible ones before the sum, and do not divide by 0.")
 def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=False):
     z = scores(q, k) * scale
     z = z if bias is None else z + bias
@@ -121,8 +123,8 @@ def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=Fal
     return softmax(z, np.ones_like(z.data, bool))
 
 
-@mutant("03.2", "nan_where_nothing_is_seen", "A query that sees no key must have weights of 0; yours are not finite, because you divide by a sum "
-        "of 0. Divide by 1 there.")
+@mutant("03.2", "nan_where_nothing_is_seen", "A query that sees no key must have weights of 0; yours are not finite, because you "
+        "divide by a sum of 0. Divide by 1 there.")
 def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=False):
     z = scores(q, k) * scale
     z = z if bias is None else z + bias
@@ -143,15 +145,16 @@ def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=Fal
     return e / where(total.data == 0, 1.0, total)
 
 
-@mutant("03.2", "key_heads_in_turn", "Consecutive query heads share a key head (0 and 1 the first, 2 and 3 the second); you gave them out in turn. "
-        "`_by_key_head` groups them the right way.")
+@mutant("03.2", "key_heads_in_turn", "Consecutive query heads share a key head (0 and 1 the first, 2 and 3 the second); you gave "
+        "them out in turn. `_by_key_head` groups them the right way.")
 def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=False):
     z = (q @ swap_last(F.concatenate([k] * (q.shape[1] // k.shape[1]), axis=1))) * scale
     z = z if bias is None else z + bias
     return softmax(z, visible_keys(z, mask, causal))
 
 
-@mutant("03.2", "detached", "The numbers are right, but no gradient can go back: stay with Tensors, not with their arrays (.data).")
+@mutant("03.2", "detached", "The numbers are right, but no gradient can go back: stay with Tensors, not with their arrays "
+        "(.data).")
 def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=False):
     z = scores(q, k) * scale
     z = z if bias is None else z + bias
@@ -161,14 +164,15 @@ def attention_weights_composed(q, k, mask=None, bias=None, scale=1.0, causal=Fal
 # ---- 03.3 ----
 
 
-@mutant("03.3", "other_way", "You turn the other way: the first of a pair is x1 cos - x2 sin. F.rotate does that with the sine as it is.")
+@mutant("03.3", "other_way", "You turn the other way: the first of a pair is x1 cos - x2 sin. F.rotate does that with the sine "
+        "as it is.")
 def forward(self, x, position_ids):
     angles = position_ids[:, None, :, None] * self.inverse
     return F.rotate(x, np.cos(angles).astype(x.dtype), -np.sin(angles).astype(x.dtype))
 
 
-@mutant("03.3", "counted_anew", "You counted the places 0, 1, 2, ... anew. The positions are given in position_ids: behind a cache or padding they "
-        "start elsewhere.")
+@mutant("03.3", "counted_anew", "You counted the places 0, 1, 2, ... anew. The positions are given in position_ids: behind a "
+        "cache or padding they start elsewhere.")
 def forward(self, x, position_ids):
     angles = np.arange(x.shape[2])[None, None, :, None] * self.inverse
     return F.rotate(x, np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype))
@@ -186,7 +190,8 @@ def forward(self, x, position_ids):
     return F.rotate(x, np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype))
 
 
-@mutant("03.3", "neighbours", "You paired neighbours, 2c and 2c + 1, as the paper draws it. LLaMA's layout, and F.rotate's, pairs c with c + K/2.")
+@mutant("03.3", "neighbours", "You paired neighbours, 2c and 2c + 1, as the paper draws it. LLaMA's layout, and F.rotate's, "
+        "pairs c with c + K/2.")
 def forward(self, x, position_ids):
     batch, heads, length, width = x.shape
     halves = x.reshape(batch, heads, length, width // 2, 2).swapaxes(3, 4).reshape(batch, heads, length, width)
@@ -195,7 +200,8 @@ def forward(self, x, position_ids):
     return out.reshape(batch, heads, length, 2, width // 2).swapaxes(3, 4).reshape(batch, heads, length, width)
 
 
-@mutant("03.3", "divided", "self.inverse is already what a position is multiplied by; you divided by it, so that the later pairs turn faster.")
+@mutant("03.3", "divided", "self.inverse is already what a position is multiplied by; you divided by it, so that the later pairs "
+        "turn faster.")
 def forward(self, x, position_ids):
     angles = position_ids[:, None, :, None] / self.inverse
     return F.rotate(x, np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype))
@@ -204,7 +210,8 @@ def forward(self, x, position_ids):
 # ---- 03.4 ----
 
 
-def sublayer(self, x, mask, position_ids, cache, bias, source, turn=True, scaled=True, remember=True, swap=True, read=lambda self, s: s):
+def sublayer(self, x, mask, position_ids, cache, bias, source, turn=True, scaled=True, remember=True, swap=True,
+             read=lambda self, s: s):
     """(h, what self.out gives) of an attention sub-layer, with parts of it left out."""
     batch, length, _ = x.shape
     h = x if self.norm is None else self.norm(x)
@@ -232,13 +239,14 @@ def forward(self, x, mask=None, position_ids=None, cache=None, bias=None, source
     return self.dropout(sublayer(self, x, mask, position_ids, cache, bias, source)[1])
 
 
-@mutant("03.4", "heads_not_side_by_side", "The core gives (B, H, T, K). Reshaped at once to (B, T, H K) the tokens get mixed: exchange the axes H and T "
-        "first.")
+@mutant("03.4", "heads_not_side_by_side", "The core gives (B, H, T, K). Reshaped at once to (B, T, H K) the tokens get mixed: "
+        "exchange the axes H and T first.")
 def forward(self, x, mask=None, position_ids=None, cache=None, bias=None, source=None):
     return self.join(x, self.dropout(sublayer(self, x, mask, position_ids, cache, bias, source, swap=False)[1]))
 
 
-@mutant("03.4", "query_not_turned", "Where there are rotary positions the queries must be turned as the keys are; keys_values has done the keys only.")
+@mutant("03.4", "query_not_turned", "Where there are rotary positions the queries must be turned as the keys are; keys_values "
+        "has done the keys only.")
 def forward(self, x, mask=None, position_ids=None, cache=None, bias=None, source=None):
     return self.join(x, self.dropout(sublayer(self, x, mask, position_ids, cache, bias, source, turn=False)[1]))
 
@@ -263,7 +271,8 @@ def forward(self, x, mask=None, position_ids=None, cache=None, bias=None, source
     return self.join(x, self.dropout(sublayer(self, x, mask, position_ids, cache, bias, source, remember=False)[1]))
 
 
-@mutant("03.4", "source_normalised", "The source's states are normalised already where they come from; keys and values are made of them as they are.")
+@mutant("03.4", "source_normalised", "The source's states are normalised already where they come from; keys and values are made "
+        "of them as they are.")
 def forward(self, x, mask=None, position_ids=None, cache=None, bias=None, source=None):
     read = lambda self, s: s if self.norm is None else self.norm(s)
     return self.join(x, self.dropout(sublayer(self, x, mask, position_ids, cache, bias, source, read=read)[1]))
@@ -282,7 +291,8 @@ def forward(self, x, mask=None, position_ids=None, cache=None, bias=None, source
 # ---- 03.5 ----
 
 
-@mutant("03.5", "overwritten", "Each call writes at the beginning, over what was there: the new places are self.length to self.length + T.")
+@mutant("03.5", "overwritten", "Each call writes at the beginning, over what was there: the new places are self.length to "
+        "self.length + T.")
 def append(self, k, v):
     needed = self.length + k.shape[2]
     self.reserve(k, needed)
@@ -301,7 +311,8 @@ def append(self, k, v):
     return Tensor(self.keys[:, :, :needed]), Tensor(self.values[:, :, :needed])
 
 
-@mutant("03.5", "whole_room", "You returned the whole arrays, with room that nothing was written to yet; return the first self.length places.")
+@mutant("03.5", "whole_room", "You returned the whole arrays, with room that nothing was written to yet; return the first "
+        "self.length places.")
 def append(self, k, v):
     needed = self.length + k.shape[2]
     self.reserve(k, needed)
@@ -331,7 +342,8 @@ def append(self, k, v):
     return Tensor(self.keys[:, :, :needed]), Tensor(self.values[:, :, :needed])
 
 
-@mutant("03.5", "room_for_the_new_only", "reserve must be told how many places are needed in all, self.length + T, not how many are new.")
+@mutant("03.5", "room_for_the_new_only", "reserve must be told how many places are needed in all, self.length + T, not how many "
+        "are new.")
 def append(self, k, v):
     needed = self.length + k.shape[2]
     self.reserve(k, k.shape[2])

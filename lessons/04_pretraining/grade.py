@@ -14,8 +14,8 @@ from minipeft.models import Decoder, LMHead, TransformerConfig
 
 def small_config(kind="gpt2", vocabulary=13, width=8):
     """A small model's config, with weights that are not small."""
-    return TransformerConfig(model_type=kind, vocab_size=vocabulary, hidden_size=width, num_hidden_layers=1, num_attention_heads=2,
-                             intermediate_size=12, max_position_embeddings=32, initializer_range=0.5)
+    return TransformerConfig(model_type=kind, vocab_size=vocabulary, hidden_size=width, num_hidden_layers=1,
+                             num_attention_heads=2, intermediate_size=12, max_position_embeddings=32, initializer_range=0.5)
 
 
 def small_decoder(rng):
@@ -160,7 +160,8 @@ def masked(impl, rng, probability=0.15, rows=200, length=60):
     ids[:, 0], ids[:, 7] = 2, 3
     mask = np.arange(length) < rng.integers(30, length + 1, rows)[:, None]
     ids[~mask] = rng.integers(10, WORDS, int((~mask).sum()))  # padding that looks like words: the mask says what is padding
-    corrupted, labels = impl(ids.copy(), mask.copy(), np.random.default_rng(rng.integers(2**32)), MASK, WORDS, SPECIALS, probability)
+    draws = np.random.default_rng(rng.integers(2**32))
+    corrupted, labels = impl(ids.copy(), mask.copy(), draws, MASK, WORDS, SPECIALS, probability)
     return ids, mask, np.asarray(corrupted), np.asarray(labels)
 
 
@@ -169,7 +170,8 @@ def test_two_arrays(impl, rng):
     """Both results are int64 arrays of the shape of the ids."""
     ids, _, corrupted, labels = masked(impl, rng)
     for name, each in (("the corrupted ids", corrupted), ("the labels", labels)):
-        holds(each.shape == ids.shape and each.dtype == np.int64, f"{name}: {each.dtype} of shape {each.shape}; expected int64 of {ids.shape}")
+        holds(each.shape == ids.shape and each.dtype == np.int64,
+              f"{name}: {each.dtype} of shape {each.shape}; expected int64 of {ids.shape}")
 
 
 @exercise("04.3")
@@ -320,7 +322,8 @@ def test_gradients_of_the_gaps(impl, rng):
         if labels[b, t] != IGNORE:
             above, below = states[b, t].copy(), states[b, t].copy()
             above[d], below[d] = above[d] + step, below[d] - step
-            expected[b, t, d] = 1.7 * (nats(told(head, above), labels[b, t]) - nats(told(head, below), labels[b, t])) / (2 * step * count)
+            rise = nats(told(head, above), labels[b, t]) - nats(told(head, below), labels[b, t])
+            expected[b, t, d] = 1.7 * rise / (2 * step * count)
     same(given.grad, expected, "the gradient of the states", 1e-4)
 
 
@@ -372,15 +375,17 @@ def test_sentinels_in_order(impl, rng):
 
 
 @exercise("04.5")
-@pytest.mark.parametrize("length, density, mean_length, taken, count", [(20, 0.3, 2.0, 6, 3), (30, 0.15, 3.0, 4, 1), (100, 0.15, 3.0, 15, 5),
-                                                                        (8, 0.05, 3.0, 1, 1), (9, 0.99, 2.0, 8, 2), (6, 0.8, 1.0, 5, 2)])
+@pytest.mark.parametrize("length, density, mean_length, taken, count", [
+    (20, 0.3, 2.0, 6, 3), (30, 0.15, 3.0, 4, 1), (100, 0.15, 3.0, 15, 5), (8, 0.05, 3.0, 1, 1), (9, 0.99, 2.0, 8, 2),
+    (6, 0.8, 1.0, 5, 2)])
 def test_how_many_are_taken(impl, rng, length, density, mean_length, taken, count):
     """round(N density) tokens are taken out, from 1 to N - 1, in round(n / mean_length) spans, as many as have room."""
     ids, source, target = drawn(impl, rng, length, density, mean_length)
     words = [token for token in target if token not in SENTINELS]
     same(len(words), taken, f"the number of tokens taken out of {length}", 0)
     same(sum(token in SENTINELS for token in source), count, "the number of spans", 0)
-    holds(len(source) == length - taken + count, f"the input has {len(source)} tokens; expected {length - taken} and {count} sentinels")
+    holds(len(source) == length - taken + count,
+          f"the input has {len(source)} tokens; expected {length - taken} and {count} sentinels")
 
 
 @exercise("04.5")
@@ -396,7 +401,8 @@ def test_spans_do_not_touch(impl, rng):
     """Between two spans at least one token stays, and every span has a token."""
     for _ in range(40):
         _, source, target = drawn(impl, rng, 12, 0.5, 1.5)
-        holds(not any(a in SENTINELS and b in SENTINELS for a, b in zip(source, source[1:])), "two sentinels stand side by side in the input")
+        holds(not any(a in SENTINELS and b in SENTINELS for a, b in zip(source, source[1:])),
+              "two sentinels stand side by side in the input")
         holds(all(tokens for _, tokens in spans_in(target)[:-1]), "a span is empty")
 
 

@@ -13,14 +13,16 @@ from minipeft.learn.claims import mutant
 # ---- 04.1 ----
 
 
-@mutant("04.1", "other_way", "You moved the labels the other way: place t would have to tell the token before it, which it has seen already.")
+@mutant("04.1", "other_way", "You moved the labels the other way: place t would have to tell the token before it, which it has "
+        "seen already.")
 def following(labels):
     out = np.full_like(labels, IGNORE)
     out[:, 1:] = labels[:, :-1]
     return out
 
 
-@mutant("04.1", "wrapped", "The last place got the first label, because np.roll goes around the end; it has nothing to predict: IGNORE.")
+@mutant("04.1", "wrapped", "The last place got the first label, because np.roll goes around the end; it has nothing to predict: "
+        "IGNORE.")
 def following(labels):
     return np.roll(labels, -1, axis=1)
 
@@ -37,7 +39,8 @@ def following(labels):
     return labels.copy()
 
 
-@mutant("04.1", "zero", "The last place got the label 0, which is a token; where there is nothing to predict the label is IGNORE.")
+@mutant("04.1", "zero", "The last place got the label 0, which is a token; where there is nothing to predict the label is "
+        "IGNORE.")
 def following(labels):
     out = np.zeros_like(labels)
     out[:, :-1] = labels[:, 1:]
@@ -51,7 +54,8 @@ def following(labels):
     return out
 
 
-@mutant("04.1", "in_place", "The values are right, but you wrote into the labels that were given, which others still need; write into a copy.")
+@mutant("04.1", "in_place", "The values are right, but you wrote into the labels that were given, which others still need; write "
+        "into a copy.")
 def following(labels):
     labels[:, :-1] = labels[:, 1:].copy()
     labels[:, -1] = IGNORE
@@ -73,8 +77,8 @@ def both(loss, perplexity):
     return {"score": perplexity, "perplexity": perplexity, "loss": loss}
 
 
-@mutant("04.2", "mean_of_batches", "You took the mean over batches. The last one has fewer tokens: weigh each by self.weight(batch), and divide by their "
-        "sum.")
+@mutant("04.2", "mean_of_batches", "You took the mean over batches. The last one has fewer tokens: weigh each by "
+        "self.weight(batch), and divide by their sum.")
 def evaluate(self, model, split):
     if split not in self.blocks:
         return {}
@@ -84,8 +88,8 @@ def evaluate(self, model, split):
     return both(loss, math.exp(min(loss, 700)))
 
 
-@mutant("04.2", "all_places", "You weighed by all places of a batch; padding, and tokens that an earlier block has scored, do not count: "
-        "self.weight(batch).")
+@mutant("04.2", "all_places", "You weighed by all places of a batch; padding, and tokens that an earlier block has scored, do "
+        "not count: self.weight(batch).")
 def evaluate(self, model, split):
     if split not in self.blocks:
         return {}
@@ -134,7 +138,8 @@ def evaluate(self, model, split):
     return both(total / count, math.exp(min(total / count, 700)))
 
 
-@mutant("04.2", "recorded", "The numbers are right, but each call keeps a record for a backward pass that never comes: with no_grad().")
+@mutant("04.2", "recorded", "The numbers are right, but each call keeps a record for a backward pass that never comes: with "
+        "no_grad().")
 def evaluate(self, model, split):
     if split not in self.blocks:
         return {}
@@ -212,8 +217,8 @@ def mask_tokens(input_ids, attention_mask, rng, mask_id, vocab_size, special_ids
     return np.where(chosen, mask_id, ids), np.where(chosen, ids, IGNORE)
 
 
-@mutant("04.3", "none_stays", "A fifth of the chosen become random tokens and none stays: draw the lot once for each token, and split it at 0.8 and "
-        "at 0.9.")
+@mutant("04.3", "none_stays", "A fifth of the chosen become random tokens and none stays: draw the lot once for each token, and "
+        "split it at 0.8 and at 0.9.")
 def mask_tokens(input_ids, attention_mask, rng, mask_id, vocab_size, special_ids, probability=0.15):
     ids, chosen, lot = draw(input_ids, attention_mask, rng, special_ids, probability)
     return replaced(ids, chosen, lot, rng, mask_id, vocab_size, above=0.8), np.where(chosen, ids, IGNORE)
@@ -225,28 +230,31 @@ def mask_tokens(input_ids, attention_mask, rng, mask_id, vocab_size, special_ids
     return np.where(chosen & (lot < 0.8), mask_id, ids), np.where(chosen, ids, IGNORE)
 
 
-@mutant("04.3", "kept_are_not_asked_for", "A chosen token that stays must be restored too; you gave a label only where the token was changed.")
+@mutant("04.3", "kept_are_not_asked_for", "A chosen token that stays must be restored too; you gave a label only where the token "
+        "was changed.")
 def mask_tokens(input_ids, attention_mask, rng, mask_id, vocab_size, special_ids, probability=0.15):
     ids, chosen, lot = draw(input_ids, attention_mask, rng, special_ids, probability)
     corrupted = replaced(ids, chosen, lot, rng, mask_id, vocab_size)
     return corrupted, np.where(corrupted != ids, ids, IGNORE)
 
 
-@mutant("04.3", "all_are_asked_for", "You gave every place a label; only chosen tokens are to be restored, the others have IGNORE.")
+@mutant("04.3", "all_are_asked_for", "You gave every place a label; only chosen tokens are to be restored, the others have "
+        "IGNORE.")
 def mask_tokens(input_ids, attention_mask, rng, mask_id, vocab_size, special_ids, probability=0.15):
     ids, chosen, lot = draw(input_ids, attention_mask, rng, special_ids, probability)
     return replaced(ids, chosen, lot, rng, mask_id, vocab_size), ids.copy()
 
 
-@mutant("04.3", "labels_of_the_corrupted", "The labels were taken from the corrupted ids: the model would be asked for [MASK]. They are the tokens as they "
-        "were.")
+@mutant("04.3", "labels_of_the_corrupted", "The labels were taken from the corrupted ids: the model would be asked for [MASK]. "
+        "They are the tokens as they were.")
 def mask_tokens(input_ids, attention_mask, rng, mask_id, vocab_size, special_ids, probability=0.15):
     ids, chosen, lot = draw(input_ids, attention_mask, rng, special_ids, probability)
     corrupted = replaced(ids, chosen, lot, rng, mask_id, vocab_size)
     return corrupted, np.where(chosen, corrupted, IGNORE)
 
 
-@mutant("04.3", "random_everywhere", "Random tokens were put in the place of tokens that were not chosen as well: every condition needs the chosen ones.")
+@mutant("04.3", "random_everywhere", "Random tokens were put in the place of tokens that were not chosen as well: every "
+        "condition needs the chosen ones.")
 def mask_tokens(input_ids, attention_mask, rng, mask_id, vocab_size, special_ids, probability=0.15):
     ids, chosen, lot = draw(input_ids, attention_mask, rng, special_ids, probability)
     out = np.where(chosen & (lot < 0.8), mask_id, ids)
@@ -271,7 +279,8 @@ def mask_tokens(input_ids, attention_mask, rng, mask_id, vocab_size, special_ids
 # ---- 04.4 ----
 
 
-@mutant("04.4", "all_projected", "The loss is right, but every state went through the map to the vocabulary; take the states of the chosen places first.")
+@mutant("04.4", "all_projected", "The loss is right, but every state went through the map to the vocabulary; take the states of "
+        "the chosen places first.")
 def loss(self, states, logits, labels, virtual):
     return F.cross_entropy(self.project(states[:, virtual:]), labels)
 
@@ -339,7 +348,8 @@ def corrupt_spans(ids, rng, sentinels, density=0.15, mean_length=3.0):
     return cut(ids, rng, sentinels, density, mean_length, last=False)
 
 
-@mutant("04.5", "one_sentinel", "Every span has the same sentinel, so that nobody can tell which belongs where: sentinel number i for span i.")
+@mutant("04.5", "one_sentinel", "Every span has the same sentinel, so that nobody can tell which belongs where: sentinel number "
+        "i for span i.")
 def corrupt_spans(ids, rng, sentinels, density=0.15, mean_length=3.0):
     return cut(ids, rng, sentinels, density, mean_length, one=True)
 
@@ -359,8 +369,8 @@ def corrupt_spans(ids, rng, sentinels, density=0.15, mean_length=3.0):
     return cut(ids, rng, sentinels, density, mean_length)[::-1]
 
 
-@mutant("04.5", "never_at_the_ends", "No span can be at the beginning or at the end of the text: the first and the last of the parts that stay may be 0. "
-        "Draw them with one more each, and take it off.")
+@mutant("04.5", "never_at_the_ends", "No span can be at the beginning or at the end of the text: the first and the last of the "
+        "parts that stay may be 0. Draw them with one more each, and take it off.")
 def corrupt_spans(ids, rng, sentinels, density=0.15, mean_length=3.0):
     return cut(ids, rng, sentinels, density, mean_length, ends=False)
 
@@ -375,6 +385,7 @@ def corrupt_spans(ids, rng, sentinels, density=0.15, mean_length=3.0):
     return cut(ids, rng, sentinels, density, mean_length, tail=False)
 
 
-@mutant("04.5", "mean_length_ignored", "Every token that is taken out makes a span of its own; there are round(n / mean_length) spans.")
+@mutant("04.5", "mean_length_ignored", "Every token that is taken out makes a span of its own; there are round(n / mean_length) "
+        "spans.")
 def corrupt_spans(ids, rng, sentinels, density=0.15, mean_length=3.0):
     return cut(ids, rng, sentinels, density, mean_length, each_alone=True)

@@ -164,7 +164,7 @@ print("largest difference merged against beside:", np.abs(merged - beside).max()
 #@ Return c (D_out,), a Tensor: the lengths of the columns of W + s U V^T, through which gradients reach U and V. `self.base_weight` is
 #@ the array W. Where `self.detach_norm` is true, return the same numbers as a constant, through which none do. (The package avoids
 #@ forming U V^T; you may form it.)
-from minipeft import DoRA
+from minipeft.methods import DoRA
 
 other = load_pretrained("toy:encoder", task="classify", labels=("a", "b"), rng=rng)
 dora = attach(other, DoRA(rank=2, alpha=4), rng=rng)

@@ -10,12 +10,14 @@ from minipeft.methods.shapes import join_paths, norm_sizes
 # ---- 09.1 ----
 
 
-@mutant("09.1", "residual", "You added z itself. The sum with what the adapter reads is made at the join; a fresh adapter must give 0 here.")
+@mutant("09.1", "residual",
+        "You added z itself. The sum with what the adapter reads is made at the join; a fresh adapter must give 0 here.")
 def forward(self, z):
     return z + self.up(self.act(self.down(self.dropout(z))))
 
 
-@mutant("09.1", "no_bend", "The bend between the two maps, self.act, is missing: two linear maps in a row are only one linear map.")
+@mutant("09.1", "no_bend",
+        "The bend between the two maps, self.act, is missing: two linear maps in a row are only one linear map.")
 def forward(self, z):
     return self.up(self.down(self.dropout(z)))
 
@@ -43,7 +45,8 @@ def forward(self, z):
 # ---- 09.2 ----
 
 
-@mutant("09.2", "h_left_out", "The sub-layer's own output h is missing: the adapter's part is added to h and does not replace it.")
+@mutant("09.2", "h_left_out",
+        "The sub-layer's own output h is missing: the adapter's part is added to h and does not replace it.")
 def forward(self, x, h):
     return self.wrapped(x, self.adapted(x, h) * self.scale)
 
@@ -58,12 +61,14 @@ def forward(self, x, h):
     return self.wrapped(x, (h + self.adapted(x, h)) * self.scale)
 
 
-@mutant("09.2", "after_the_join", "You added the adapter's part behind the join. In a post-norm model it must be in the sum before the norm.")
+@mutant("09.2", "after_the_join",
+        "You added the adapter's part behind the join. In a post-norm model it must be in the sum before the norm.")
 def forward(self, x, h):
     return self.wrapped(x, h) + self.adapted(x, h) * self.scale
 
 
-@mutant("09.2", "reads_h", "Right for Houlsby's adapters, but the other two kinds read something else: call self.adapted(x, h), not self.mlp(h).")
+@mutant("09.2", "reads_h",
+        "Right for Houlsby's adapters, but the other two kinds read something else: call self.adapted(x, h), not self.mlp(h).")
 def forward(self, x, h):
     return self.wrapped(x, h + self.mlp(h) * self.scale)
 
@@ -88,14 +93,16 @@ def count(self, config):
     return len(self._joins(join_paths(config))) * (config.hidden_size * self.bottleneck + self.bottleneck) + norms
 
 
-@mutant("09.3", "every_join", "You counted an adapter at every join of the model; self._joins says at which of them this method has one.")
+@mutant("09.3", "every_join",
+        "You counted an adapter at every join of the model; self._joins says at which of them this method has one.")
 def count(self, config):
     norms = sum(norm_sizes(config).values()) if self.train_norms else 0
     size = 2 * config.hidden_size * self.bottleneck + self.bottleneck + config.hidden_size
     return len(join_paths(config)) * size + norms
 
 
-@mutant("09.3", "one_a_block", "You counted one adapter for each block; Houlsby's stand at two joins of a block, and in a T5 decoder at three.")
+@mutant("09.3", "one_a_block",
+        "You counted one adapter for each block; Houlsby's stand at two joins of a block, and in a T5 decoder at three.")
 def count(self, config):
     norms = sum(norm_sizes(config).values()) if self.train_norms else 0
     size = 2 * config.hidden_size * self.bottleneck + self.bottleneck + config.hidden_size
@@ -126,7 +133,8 @@ def _checked(attachment, blocks):
     return inside
 
 
-@mutant("09.4", "one_too_many", "One block too many: blocks are numbered from 0, so that with n dropped the first that is on is number n.")
+@mutant("09.4", "one_too_many",
+        "One block too many: blocks are numbered from 0, so that with n dropped the first that is on is number n.")
 def set_dropped(attachment, blocks):
     for path, number in _checked(attachment, blocks).items():
         attachment.wrappers[path].enabled = attachment.enabled and number > blocks
@@ -139,14 +147,16 @@ def set_dropped(attachment, blocks):
         attachment.wrappers[path].enabled = attachment.enabled and number < layers - blocks
 
 
-@mutant("09.4", "never_back", "You switch wrappers off and never on again: a second call with a smaller number must bring some back.")
+@mutant("09.4", "never_back",
+        "You switch wrappers off and never on again: a second call with a smaller number must bring some back.")
 def set_dropped(attachment, blocks):
     for path, number in _checked(attachment, blocks).items():
         if number < blocks:
             attachment.wrappers[path].enabled = False
 
 
-@mutant("09.4", "wakes", "You switched wrappers on although the whole attachment is off: attachment.enabled must be true as well.")
+@mutant("09.4", "wakes",
+        "You switched wrappers on although the whole attachment is off: attachment.enabled must be true as well.")
 def set_dropped(attachment, blocks):
     for path, number in _checked(attachment, blocks).items():
         attachment.wrappers[path].enabled = number >= blocks
@@ -159,7 +169,9 @@ def set_dropped(attachment, blocks):
         wrapper.enabled = attachment.enabled and inside.get(path, -1) >= blocks
 
 
-@mutant("09.4", "unchecked", "The switching is right, but the ValueErrors are missing: a number outside 0 to L, what is merged, what acts in no block.")
+@mutant("09.4", "unchecked",
+        "The switching is right, but the ValueErrors are missing: a number outside 0 to L, what is merged, what acts in no "
+        "block.")
 def set_dropped(attachment, blocks):
     for path, wrapper in attachment.wrappers.items():
         number = _block_number(path)
@@ -175,7 +187,8 @@ def _parts(self):
     return len(self.A.data), self.s.shape[1], self.t.shape[2]
 
 
-@mutant("09.5", "other_order", "That is (s t) ⊗ A. In A ⊗ (s t) the entries of A are the outer pattern: each block of W is an A[a, b] times s t.")
+@mutant("09.5", "other_order",
+        "That is (s t) ⊗ A. In A ⊗ (s t) the entries of A are the outer pattern: each block of W is an A[a, b] times s t.")
 def weight(self):
     n, rows, columns = _parts(self)
     product = (self.s * self.t).reshape(n, rows, 1, columns, 1) * self.A.reshape(n, 1, n, 1, n)
@@ -203,13 +216,15 @@ def weight(self):
     return product.mean(axis=0).reshape(n * rows, n * columns)
 
 
-@mutant("09.5", "sums_first", "You summed the A and the s t first. The product comes first, for each i with its own A_i and s_i t_i, then the sum.")
+@mutant("09.5", "sums_first",
+        "You summed the A and the s t first. The product comes first, for each i with its own A_i and s_i t_i, then the sum.")
 def weight(self):
     n, rows, columns = _parts(self)
     left, right = self.A.sum(axis=0), (self.s * self.t).sum(axis=0)
     return (left.reshape(n, 1, n, 1) * right.reshape(1, rows, 1, columns)).reshape(n * rows, n * columns)
 
 
-@mutant("09.5", "detached", "The numbers are right, but no gradient reaches A, s and t: stay with Tensors, and do not go through .data.")
+@mutant("09.5", "detached",
+        "The numbers are right, but no gradient reaches A, s and t: stay with Tensors, and do not go through .data.")
 def weight(self):
     return F.Tensor(sum(np.kron(a, s @ t) for a, s, t in zip(self.A.data, self.s.data, self.t.data)))

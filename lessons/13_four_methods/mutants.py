@@ -52,7 +52,8 @@ def _ends(bound, share, limit):
     return below, above
 
 
-@mutant("13.2", "one_too_large", "You gave the first size whose share is not below the bound; the largest that is lies one before it.")
+@mutant("13.2", "one_too_large",
+        "You gave the first size whose share is not below the bound; the largest that is lies one before it.")
 def largest_below(bound, share, limit):
     ends = _ends(bound, share, limit)
     return None if ends is None else ends[1]
@@ -70,13 +71,15 @@ def largest_below(bound, share, limit):
     return limit if ends is None else ends[0]
 
 
-@mutant("13.2", "past_the_limit", "You went past the limit: a method of such a size does not fit the model, and share must not be asked for it.")
+@mutant("13.2", "past_the_limit",
+        "You went past the limit: a method of such a size does not fit the model, and share must not be asked for it.")
 def largest_below(bound, share, limit):
     size = _ends(bound, share, None)[0]
     return None if limit is not None and size >= limit else size
 
 
-@mutant("13.2", "one_by_one", "The numbers are right, but you tried every size. An answer of millions takes too long that way: halve an interval.")
+@mutant("13.2", "one_by_one",
+        "The numbers are right, but you tried every size. An answer of millions takes too long that way: halve an interval.")
 def largest_below(bound, share, limit):
     size = 0
     while share(size + 1) < bound:
@@ -88,7 +91,8 @@ def largest_below(bound, share, limit):
     return size
 
 
-@mutant("13.2", "powers", "You stopped at a power of two: doubling finds an interval, and the answer is to be looked for inside it.")
+@mutant("13.2", "powers",
+        "You stopped at a power of two: doubling finds an interval, and the answer is to be looked for inside it.")
 def largest_below(bound, share, limit):
     below, above = 0, 1
     while share(above) < bound:
@@ -108,14 +112,16 @@ def product(self, rows, size, node, trained, own=False):
     self.backward += rows * size * (bool(node) + bool(trained))
 
 
-@mutant("13.3", "always_both", "You counted dx and dW always. dx is needed only where the rows have a gradient, dW only where the matrix is trained.")
+@mutant("13.3", "always_both",
+        "You counted dx and dW always. dx is needed only where the rows have a gradient, dW only where the matrix is trained.")
 def product(self, rows, size, node, trained, own=False):
     self.forward += 2 * rows * size
     self.extra += 2 * rows * size * own
     self.backward += 4 * rows * size
 
 
-@mutant("13.3", "no_dx", "dx is missing: the gradient must go on through a frozen map where something below it is trained (node).")
+@mutant("13.3", "no_dx",
+        "dx is missing: the gradient must go on through a frozen map where something below it is trained (node).")
 def product(self, rows, size, node, trained, own=False):
     self.forward += 2 * rows * size
     self.extra += 2 * rows * size * own
@@ -129,7 +135,8 @@ def product(self, rows, size, node, trained, own=False):
     self.backward += 2 * rows * size * bool(node)
 
 
-@mutant("13.3", "one_or_the_other", "Where the rows have a gradient and the matrix is trained, both dx and dW are computed: the two add up.")
+@mutant("13.3", "one_or_the_other",
+        "Where the rows have a gradient and the matrix is trained, both dx and dW are computed: the two add up.")
 def product(self, rows, size, node, trained, own=False):
     self.forward += 2 * rows * size
     self.extra += 2 * rows * size * own
@@ -143,7 +150,8 @@ def product(self, rows, size, node, trained, own=False):
     self.backward += 2 * rows * size * (bool(node) + bool(trained))
 
 
-@mutant("13.3", "not_forward", "The method's own products are part of the forward pass too: add them to self.forward as well as to self.extra.")
+@mutant("13.3", "not_forward",
+        "The method's own products are part of the forward pass too: add them to self.forward as well as to self.extra.")
 def product(self, rows, size, node, trained, own=False):
     self.forward += 2 * rows * size * (not own)
     self.extra += 2 * rows * size * own
@@ -170,7 +178,8 @@ def _signed(points, higher):
     return [(cost, score if higher else -score) for cost, score in points]
 
 
-@mutant("13.4", "both_strictly", "You drove a point off only where another is better in both. Better in one and equal in the other is enough.")
+@mutant("13.4", "both_strictly",
+        "You drove a point off only where another is better in both. Better in one and equal in the other is enough.")
 def pareto(points, higher=True):
     return _front(_signed(points, higher), lambda q, p: q[0] < p[0] and q[1] > p[1])
 
@@ -187,7 +196,8 @@ def pareto(points, higher=True):
     return [on and p not in signed[:i] for i, (p, on) in enumerate(zip(signed, found))]
 
 
-@mutant("13.4", "best_only", "You kept the best score alone; a point with a lower one is on the front where nothing cheaper or equal does as well.")
+@mutant("13.4", "best_only",
+        "You kept the best score alone; a point with a lower one is on the front where nothing cheaper or equal does as well.")
 def pareto(points, higher=True):
     signed = _signed(points, higher)
     found = _front(signed, lambda q, p: q[0] <= p[0] and q[1] >= p[1] and q != p)
@@ -235,17 +245,20 @@ def _largest(bound, share, limit):
     return None if ends is None else ends[0]
 
 
-@mutant("13.5", "share_of_the_base", "What a method adds is part of the whole: a share is the count over shape.total and the count together.")
+@mutant("13.5", "share_of_the_base",
+        "What a method adds is part of the whole: a share is the count over shape.total and the count together.")
 def four(shape, options, setting):
     return _four(shape, options, setting, share_of=lambda number: number / shape.total)
 
 
-@mutant("13.5", "constant_with_slope", "The constant is what is left at size 0, count(1) less the slope; you took count(1) itself.")
+@mutant("13.5", "constant_with_slope",
+        "The constant is what is left at size 0, count(1) less the slope; you took count(1) itself.")
 def four(shape, options, setting):
     return _four(shape, options, setting, constant_of=lambda sized: sized(1))
 
 
-@mutant("13.5", "no_constant", "You took count(1) for the slope. It has the constant in it (an adapter's second bias): take count(2) - count(1).")
+@mutant("13.5", "no_constant",
+        "You took count(1) for the slope. It has the constant in it (an adapter's second bias): take count(2) - count(1).")
 def four(shape, options, setting):
     return _four(shape, options, setting, slope_of=lambda sized: sized(1), constant_of=lambda sized: 0)
 
@@ -255,11 +268,13 @@ def four(shape, options, setting):
     return _four(shape, options, setting, slower_of=lambda row, base: row.inference_flops / base)
 
 
-@mutant("13.5", "not_merged", "You took the forward pass of training. Inference is row.inference_flops, where LoRA is merged and costs nothing.")
+@mutant("13.5", "not_merged",
+        "You took the forward pass of training. Inference is row.inference_flops, where LoRA is merged and costs nothing.")
 def four(shape, options, setting):
     return _four(shape, options, setting, slower_of=lambda row, base: row.forward_flops / base - 1)
 
 
-@mutant("13.5", "defaults", "The options that were asked for are not used: make each method by make_method(character.method, options, shape).")
+@mutant("13.5", "defaults",
+        "The options that were asked for are not used: make each method by make_method(character.method, options, shape).")
 def four(shape, options, setting):
     return _four(shape, options, setting, asked=False)

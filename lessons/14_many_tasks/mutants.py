@@ -17,7 +17,8 @@ def shares(sizes, temperature=1.0, limit=None):
     return counts / counts.sum()
 
 
-@mutant("14.1", "power_of_temperature", "The power is 1 / temperature: a high temperature must make the tasks more alike, and yours sets them apart.")
+@mutant("14.1", "power_of_temperature", "The power is 1 / temperature: a high temperature must make the tasks more alike, and "
+                                        "yours sets them apart.")
 def shares(sizes, temperature=1.0, limit=None):
     counts = np.minimum(np.asarray(sizes, np.float64), np.inf if limit is None else limit)
     weights = counts ** min(temperature, 60)
@@ -42,7 +43,8 @@ def shares(sizes, temperature=1.0, limit=None):
     return counts ** (1 / temperature)
 
 
-@mutant("14.1", "softmax_of_sizes", "You took a softmax of size / temperature; the formula has a power of the size, which is a softmax of log(size) / temperature.")
+@mutant("14.1", "softmax_of_sizes", "You took a softmax of size / temperature; the formula has a power of the size, which is a "
+                                    "softmax of log(size) / temperature.")
 def shares(sizes, temperature=1.0, limit=None):
     counts = np.minimum(np.asarray(sizes, np.float64), np.inf if limit is None else limit)
     e = np.exp((counts - counts.max()) / temperature)
@@ -52,7 +54,8 @@ def shares(sizes, temperature=1.0, limit=None):
 # ---- 14.2 ----
 
 
-@mutant("14.2", "vectors_alone", "Return three things, as the module inside does: the vectors, the mask and the number of virtual tokens.")
+@mutant("14.2", "vectors_alone", "Return three things, as the module inside does: the vectors, the mask and the number of "
+                                 "virtual tokens.")
 def forward(self, ids, mask=None, past=0):
     return self.wrapped(ids, mask, past)[0] + self.e
 
@@ -71,19 +74,22 @@ def forward(self, ids, mask=None, past=0):
     return vectors + self.e * first, mask, virtual
 
 
-@mutant("14.2", "detached", "The numbers are right, but no gradient reaches e, which would never learn: add self.e, not self.e.data.")
+@mutant("14.2", "detached", "The numbers are right, but no gradient reaches e, which would never learn: add self.e, not "
+                            "self.e.data.")
 def forward(self, ids, mask=None, past=0):
     vectors, mask, virtual = self.wrapped(ids, mask, past)
     return vectors + self.e.data, mask, virtual
 
 
-@mutant("14.2", "mask_forgotten", "Hand mask and past on to self.wrapped: without them padding is attended to and a cache is read at the wrong place.")
+@mutant("14.2", "mask_forgotten", "Hand mask and past on to self.wrapped: without them padding is attended to and a cache is "
+                                  "read at the wrong place.")
 def forward(self, ids, mask=None, past=0):
     vectors, _, virtual = self.wrapped(ids)
     return vectors + self.e, mask, virtual
 
 
-@mutant("14.2", "own_mask", "Give back the mask that self.wrapped returned, not the one you were given: virtual tokens inside have made it longer.")
+@mutant("14.2", "own_mask", "Give back the mask that self.wrapped returned, not the one you were given: virtual tokens inside "
+                            "have made it longer.")
 def forward(self, ids, mask=None, past=0):
     vectors, _, virtual = self.wrapped(ids, mask, past)
     return vectors + self.e, mask, virtual
@@ -92,7 +98,8 @@ def forward(self, ids, mask=None, past=0):
 # ---- 14.3 ----
 
 
-@mutant("14.3", "gradient_at_the_start", "Every step took the gradient at the start: substitute phi, as it stands by now, before the loss is computed.")
+@mutant("14.3", "gradient_at_the_start", "Every step took the gradient at the start: substitute phi, as it stands by now, before"
+                                         " the loss is computed.")
 def adapt(model, places, start, loss, lr, steps, second_order=False):
     phi = start
     for _ in range(steps):
@@ -102,7 +109,7 @@ def adapt(model, places, start, loss, lr, steps, second_order=False):
         if second_order:
             phi = {path: p - g * lr for (path, p), g in zip(phi.items(), gradients)}
         else:
-            phi = {path: Tensor(p.data - p.dtype.type(lr) * np.asarray(g), requires_grad=True) for (path, p), g in zip(phi.items(), gradients)}
+            phi = {path: Tensor(p.data - p.dtype.type(lr) * g, True) for (path, p), g in zip(phi.items(), gradients)}
     return phi
 
 
@@ -116,18 +123,20 @@ def adapt(model, places, start, loss, lr, steps, second_order=False):
     return walk(model, places, start, loss, -lr, steps, second_order)
 
 
-@mutant("14.3", "always_first_order", "second_order does nothing in your answer: then phi_k must stay connected with the start (create_graph, and Tensors all the way).")
+@mutant("14.3", "always_first_order", "second_order does nothing in your answer: then phi_k must stay connected with the start "
+                                      "(create_graph, and Tensors all the way).")
 def adapt(model, places, start, loss, lr, steps, second_order=False):
     return walk(model, places, start, loss, lr, steps, False)
 
 
-@mutant("14.3", "always_second_order", "Without second_order the record must end at each step: make new Tensors of the arrays, with requires_grad=True.")
+@mutant("14.3", "always_second_order", "Without second_order the record must end at each step: make new Tensors of the arrays, "
+                                       "with requires_grad=True.")
 def adapt(model, places, start, loss, lr, steps, second_order=False):
     return walk(model, places, start, loss, lr, steps, True)
 
 
-@mutant("14.3", "no_hessian", "phi_k is connected with the start, but the gradients are constants in it: the factor is I where it should be I - a H. "
-                              "Ask grad for create_graph=True.")
+@mutant("14.3", "no_hessian", "phi_k is connected with the start, but the gradients are constants in it: the factor is I where "
+                              "it should be I - a H. Ask grad for create_graph=True.")
 def adapt(model, places, start, loss, lr, steps, second_order=False):
     phi = start
     for _ in range(steps):
@@ -137,7 +146,7 @@ def adapt(model, places, start, loss, lr, steps, second_order=False):
         if second_order:
             phi = {path: p - g * p.dtype.type(lr) for (path, p), g in zip(phi.items(), gradients)}
         else:
-            phi = {path: Tensor(p.data - p.dtype.type(lr) * g, requires_grad=True) for (path, p), g in zip(phi.items(), gradients)}
+            phi = {path: Tensor(p.data - p.dtype.type(lr) * g, True) for (path, p), g in zip(phi.items(), gradients)}
     return phi
 
 
@@ -149,7 +158,8 @@ def adapt(model, places, start, loss, lr, steps, second_order=False):
     return end
 
 
-@mutant("14.3", "no_gradient_at_the_end", "phi_k needs no gradient, so that the query's loss could not be differentiated by it: requires_grad=True.")
+@mutant("14.3", "no_gradient_at_the_end", "phi_k needs no gradient, so that the query's loss could not be differentiated by it: "
+                                          "requires_grad=True.")
 def adapt(model, places, start, loss, lr, steps, second_order=False):
     end = walk(model, places, start, loss, lr, steps, second_order)
     return end if second_order else {path: Tensor(p.data) for path, p in end.items()}
@@ -167,7 +177,8 @@ def solved(model, places, parameters, episode, settings):
         return start, phi, episode.query(model)
 
 
-@mutant("14.4", "reptile_away", "Reptile's sign is the other way round: the outer step goes against what you return, so return phi - phi_k.")
+@mutant("14.4", "reptile_away", "Reptile's sign is the other way round: the outer step goes against what you return, so return "
+                                "phi - phi_k.")
 def meta_gradient(model, places, parameters, episode, settings):
     start, phi, loss = solved(model, places, parameters, episode, settings)
     if settings.rule == "reptile":
@@ -175,8 +186,8 @@ def meta_gradient(model, places, parameters, episode, settings):
     return [np.asarray(g) for g in grad(loss, list((start if settings.rule == "maml" else phi).values()))], loss.item()
 
 
-@mutant("14.4", "reptile_over_rate", "Reptile here is phi - phi_k. You divided by the inner rate, which some write too; under Adam it makes no difference, "
-                                     "with plain descent it does.")
+@mutant("14.4", "reptile_over_rate", "Reptile here is phi - phi_k. You divided by the inner rate, which some write too; under "
+                                     "Adam it makes no difference, with plain descent it does.")
 def meta_gradient(model, places, parameters, episode, settings):
     start, phi, loss = solved(model, places, parameters, episode, settings)
     if settings.rule == "reptile":
@@ -184,7 +195,8 @@ def meta_gradient(model, places, parameters, episode, settings):
     return [np.asarray(g) for g in grad(loss, list((start if settings.rule == "maml" else phi).values()))], loss.item()
 
 
-@mutant("14.4", "query_at_the_start", "You took the query's loss at phi, before the inner steps: substitute phi_k for it. As it is, the inner steps do nothing.")
+@mutant("14.4", "query_at_the_start", "You took the query's loss at phi, before the inner steps: substitute phi_k for it. As it "
+                                      "is, the inner steps do nothing.")
 def meta_gradient(model, places, parameters, episode, settings):
     start, phi, _ = solved(model, places, parameters, episode, settings)
     with substituted(places, start):
@@ -194,7 +206,8 @@ def meta_gradient(model, places, parameters, episode, settings):
     return [np.asarray(g) for g in grad(loss, list(start.values()))], loss.item()
 
 
-@mutant("14.4", "support_for_query", "The outer gradient is of the query's loss, not of the support's: the start is to be judged by what was not learnt from.")
+@mutant("14.4", "support_for_query", "The outer gradient is of the query's loss, not of the support's: the start is to be judged"
+                                     " by what was not learnt from.")
 def meta_gradient(model, places, parameters, episode, settings):
     start, phi, _ = solved(model, places, parameters, episode, settings)
     with substituted(places, phi):
@@ -204,7 +217,8 @@ def meta_gradient(model, places, parameters, episode, settings):
     return [np.asarray(g) for g in grad(loss, list((start if settings.rule == "maml" else phi).values()))], loss.item()
 
 
-@mutant("14.4", "maml_first_order", "Your MAML is first-order MAML: adapt with second_order=True from the parameters themselves, and differentiate by them, not by phi_k.")
+@mutant("14.4", "maml_first_order", "Your MAML is first-order MAML: adapt with second_order=True from the parameters themselves,"
+                                    " and differentiate by them, not by phi_k.")
 def meta_gradient(model, places, parameters, episode, settings):
     start = {path: Tensor(p.data.copy(), requires_grad=True) for path, p in parameters.items()}
     phi = walk(model, places, start, episode.support, settings.inner_lr, settings.inner_steps)
@@ -215,7 +229,8 @@ def meta_gradient(model, places, parameters, episode, settings):
     return [np.asarray(g) for g in grad(loss, list(phi.values()))], loss.item()
 
 
-@mutant("14.4", "all_second_order", "Your first-order MAML is MAML: its gradient is the one at phi_k, without the way back through the steps.")
+@mutant("14.4", "all_second_order", "Your first-order MAML is MAML: its gradient is the one at phi_k, without the way back "
+                                    "through the steps.")
 def meta_gradient(model, places, parameters, episode, settings):
     phi = walk(model, places, parameters, episode.support, settings.inner_lr, settings.inner_steps, True)
     with substituted(places, phi):
@@ -240,7 +255,8 @@ def prototypes(states, labels, classes):
     return F.matmul(members / members.dtype.type(len(labels)), states)
 
 
-@mutant("14.5", "detached", "The means are right, but they are constants: compute with Tensors, so that the gradient reaches the states.")
+@mutant("14.5", "detached", "The means are right, but they are constants: compute with Tensors, so that the gradient reaches the"
+                            " states.")
 def prototypes(states, labels, classes):
     return Tensor(np.stack([states.data[np.asarray(labels) == k].mean(axis=0) for k in range(classes)]))
 
@@ -250,7 +266,8 @@ def prototypes(states, labels, classes):
     return states[np.array([int(np.argmax(np.asarray(labels) == k)) for k in range(classes)])]
 
 
-@mutant("14.5", "order_of_appearance", "Row k must be class k. Yours stand in the order in which the classes first appear among the labels.")
+@mutant("14.5", "order_of_appearance", "Row k must be class k. Yours stand in the order in which the classes first appear among "
+                                       "the labels.")
 def prototypes(states, labels, classes):
     labels = np.asarray(labels)
     order = np.array(list(dict.fromkeys(labels.tolist())))

@@ -1,4 +1,4 @@
-"""What an answer to lesson 15 must do: the exits' logits and losses, the rules and the walk, beside slow ones written text by text."""
+"""What an answer to lesson 15 must do: the exits' logits and losses, the rules and the walk, beside slow ones, text by text."""
 
 import math
 
@@ -99,7 +99,8 @@ def test_the_loss(impl, rng):
     labels = rng.integers(0, CLASSES, len(ids))
     each = [-np.mean([math.log(p[label]) for p, label in zip(softmax(z), labels)]) for z in exits_by_hand(exits, ids, mask)]
     holds(exits(ids, mask).loss is None, "without labels the loss is to be None")
-    same(exits(ids, mask, labels=labels).loss, Tensor(np.asarray(sum(i / 10 * l for i, l in enumerate(each, 1)))), "the loss by depth", 1e-8)
+    by_depth = sum(i / 10 * loss for i, loss in enumerate(each, 1))
+    same(exits(ids, mask, labels=labels).loss, Tensor(np.asarray(by_depth)), "the loss by depth", 1e-8)
     exits.objective = TwoStage()
     same(exits(ids, mask, labels=labels).loss, Tensor(np.asarray(sum(each[:-1]))), "the loss of the second stage", 1e-8)
     exits.objective = SelfDistilled()
@@ -265,7 +266,7 @@ def test_text_by_text(impl, rng, patience):
 def test_nobody_is_patient_enough(impl, rng):
     """With a patience of as many as there are exits nobody leaves early, even where all name one class."""
     same(impl(np.zeros((4, 3), int), 4), np.full(3, 4), "the exits", 0)
-    same(impl(np.zeros((4, 3), int), 3), np.full(3, 4), "the exits for patience 3: the fourth exit is the first to agree three times", 0)
+    same(impl(np.zeros((4, 3), int), 3), np.full(3, 4), "the exits for patience 3, which only the fourth can reach", 0)
 
 
 @exercise("15.4")
@@ -338,7 +339,8 @@ def test_who_has_left_costs_nothing(impl, rng, rule):
     seen = watched(exits.model)
     impl(exits.model, exits.heads(), RULES[rule[0]](rule[1]), ids, mask)
     rows = [sum(count for number, count in seen if number == block) for block in range(1, LAYERS + 1)]
-    same(np.array(rows), np.array([(layers >= block).sum() for block in range(1, LAYERS + 1)]), "the rows that each block was given", 0)
+    expected = [(layers >= block).sum() for block in range(1, LAYERS + 1)]
+    same(np.array(rows), np.array(expected), "the rows that each block was given", 0)
 
 
 @exercise("15.5")

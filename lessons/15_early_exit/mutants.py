@@ -32,9 +32,11 @@ def told(self, logits, labels):
     return ExitsOutput(None if labels is None else self.objective(logits, np.asarray(labels)), logits)
 
 
-@mutant("15.1", "no_final_norm", "A pre-norm model's head reads its states through the final norm, and so must every exit: self.model.normalised(x).")
+@mutant("15.1", "no_final_norm", "A pre-norm model's head reads its states through the final norm, and so must every exit: "
+                                 "self.model.normalised(x).")
 def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=None):
-    return told(self, read(self, input_ids, attention_mask, token_type_ids, self.objective.trains_model, lambda model, x: x), labels)
+    logits = read(self, input_ids, attention_mask, token_type_ids, self.objective.trains_model, lambda model, x: x)
+    return told(self, logits, labels)
 
 
 @mutant("15.1", "before_the_block", "Exit i reads what comes out of block i; yours read what goes into it.")
@@ -42,28 +44,33 @@ def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=No
     return told(self, read(self, input_ids, attention_mask, token_type_ids, self.objective.trains_model, before=True), labels)
 
 
-@mutant("15.1", "mask_forgotten", "A head needs the mask, or padding is counted into the mean over the tokens: head(h, mask, virtual).")
+@mutant("15.1", "mask_forgotten", "A head needs the mask, or padding is counted into the mean over the tokens: head(h, mask, "
+                                  "virtual).")
 def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=None):
     return told(self, read(self, input_ids, attention_mask, token_type_ids, self.objective.trains_model, masked=False), labels)
 
 
-@mutant("15.1", "always_recorded", "Where self.objective.trains_model is false the model is frozen: run it under F.no_grad(), and only the exits outside.")
+@mutant("15.1", "always_recorded", "Where self.objective.trains_model is false the model is frozen: run it under F.no_grad(), "
+                                   "and only the exits outside.")
 def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=None):
     return told(self, read(self, input_ids, attention_mask, token_type_ids, True), labels)
 
 
-@mutant("15.1", "never_recorded", "A joint objective trains the model as well: run it under F.no_grad() only where self.objective.trains_model is false.")
+@mutant("15.1", "never_recorded", "A joint objective trains the model as well: run it under F.no_grad() only where "
+                                  "self.objective.trains_model is false.")
 def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=None):
     return told(self, read(self, input_ids, attention_mask, token_type_ids, False), labels)
 
 
-@mutant("15.1", "exits_alone", "The last head is the model's own: its logits belong at the end of the list, for the joint loss, as the teacher, and as the answer.")
+@mutant("15.1", "exits_alone", "The last head is the model's own: its logits belong at the end of the list, for the joint loss, "
+                               "as the teacher, and as the answer.")
 def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=None):
     logits = read(self, input_ids, attention_mask, token_type_ids, self.objective.trains_model)[:-1]
     return told(self, logits, labels)
 
 
-@mutant("15.1", "one_state_for_all", "All your exits read the last state; exit i must read the state behind block i, or nothing is saved by leaving there.")
+@mutant("15.1", "one_state_for_all", "All your exits read the last state; exit i must read the state behind block i, or nothing "
+                                     "is saved by leaving there.")
 def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=None):
     with contextlib.nullcontext() if self.objective.trains_model else F.no_grad():
         x, mask, position_ids, virtual = self.model.enter(input_ids, attention_mask, token_type_ids)
@@ -83,19 +90,22 @@ def logs(z):
     return z - F.log(F.exp(z).sum(axis=-1, keepdims=True))
 
 
-@mutant("15.2", "the_other_way", "You computed KL(p_L || p_i); here the exit's own p stands in front: KL(p_i || p_L). The two are not the same.")
+@mutant("15.2", "the_other_way", "You computed KL(p_L || p_i); here the exit's own p stands in front: KL(p_i || p_L). The two "
+                                 "are not the same.")
 def distilled(logits):
     teacher = logs(logits[-1].detach())
     return sum((F.exp(teacher) * (teacher - logs(z))).sum(axis=-1).mean() for z in logits[:-1])
 
 
-@mutant("15.2", "teacher_learns", "The gradient reaches the model's own logits, which would then move towards the exits: detach them.")
+@mutant("15.2", "teacher_learns", "The gradient reaches the model's own logits, which would then move towards the exits: detach "
+                                  "them.")
 def distilled(logits):
     teacher = logs(logits[-1])
     return sum((F.exp(a) * (a - teacher)).sum(axis=-1).mean() for a in map(logs, logits[:-1]))
 
 
-@mutant("15.2", "sum_over_the_batch", "You summed over the texts: take their mean, or the learning rate would depend on the batch size.")
+@mutant("15.2", "sum_over_the_batch", "You summed over the texts: take their mean, or the learning rate would depend on the "
+                                      "batch size.")
 def distilled(logits):
     teacher = logs(logits[-1].detach())
     return sum((F.exp(a) * (a - teacher)).sum() for a in map(logs, logits[:-1]))
@@ -113,13 +123,15 @@ def distilled(logits):
     return sum((F.exp(a) * (a - teacher)).sum(axis=-1).mean() for a in map(logs, logits[:-1])) * (1 / (len(logits) - 1))
 
 
-@mutant("15.2", "entropy_left_out", "That is - sum of p_i log p_L, a cross-entropy: the term with log p_i is missing, without which an exit becomes too sure of itself.")
+@mutant("15.2", "entropy_left_out", "That is - sum of p_i log p_L, a cross-entropy: the term with log p_i is missing, without "
+                                    "which an exit becomes too sure of itself.")
 def distilled(logits):
     teacher = logs(logits[-1].detach())
     return sum((F.exp(a) * teacher).sum(axis=-1).mean() for a in map(logs, logits[:-1])) * -1.0
 
 
-@mutant("15.2", "overflows", "The formula is right for small logits; for large ones exp overflows. Subtract each row's largest logit first, as its own constant.")
+@mutant("15.2", "overflows", "The formula is right for small logits; for large ones exp overflows. Subtract each row's largest "
+                             "logit first, as its own constant.")
 def distilled(logits):
     plain = lambda z: z - F.log(F.exp(z).sum(axis=-1, keepdims=True))
     teacher = plain(logits[-1].detach())
@@ -129,7 +141,8 @@ def distilled(logits):
 # ---- 15.3 ----
 
 
-@mutant("15.3", "not_normalised", "That is H itself, which goes up to log C: divide by log C, so that one threshold does for any number of classes.")
+@mutant("15.3", "not_normalised", "That is H itself, which goes up to log C: divide by log C, so that one threshold does for any"
+                                  " number of classes.")
 def entropy(logits):
     z = logits.astype(np.float64)
     z = z - z.max(axis=1, keepdims=True)
@@ -165,7 +178,8 @@ def entropy(logits):
         return (np.log(total) - (z * e).sum(axis=1) / total) / math.log(z.shape[1])
 
 
-@mutant("15.3", "log_of_zero", "p log p of a class without probability came out as NaN: its limit is 0. Use H = logsumexp(z) - sum of z p, in which no log of p stands.")
+@mutant("15.3", "log_of_zero", "p log p of a class without probability came out as NaN: its limit is 0. Use H = logsumexp(z) - "
+                               "sum of z p, in which no log of p stands.")
 def entropy(logits):
     z = logits.astype(np.float64)
     e = np.exp(z - z.max(axis=1, keepdims=True))
@@ -183,7 +197,8 @@ def entropy(logits):
     return (np.log(total) - (z * e).sum(axis=0) / total) / math.log(z.shape[1])
 
 
-@mutant("15.3", "of_the_surest", "That is 1 - the largest probability. It falls and rises with the entropy for two classes, but the formula has all classes.")
+@mutant("15.3", "of_the_surest", "That is 1 - the largest probability. It falls and rises with the entropy for two classes, but "
+                                 "the formula has all classes.")
 def entropy(logits):
     z = logits.astype(np.float64)
     e = np.exp(z - z.max(axis=1, keepdims=True))
@@ -202,7 +217,8 @@ def leaving_by_patience(named, patience):
     return layers
 
 
-@mutant("15.4", "counts_from_1", "The first exit has agreed with nobody: the counter starts at 0, and goes back to 0 when the class changes.")
+@mutant("15.4", "counts_from_1", "The first exit has agreed with nobody: the counter starts at 0, and goes back to 0 when the "
+                                 "class changes.")
 def leaving_by_patience(named, patience):
     exits, rows = named.shape
     layers, agreed = np.full(rows, exits), np.ones(rows, np.int64)
@@ -213,7 +229,8 @@ def leaving_by_patience(named, patience):
     return layers
 
 
-@mutant("15.4", "never_reset", "You counted all agreements; they must be in a row, so that a change of class puts the counter back to 0.")
+@mutant("15.4", "never_reset", "You counted all agreements; they must be in a row, so that a change of class puts the counter "
+                               "back to 0.")
 def leaving_by_patience(named, patience):
     exits, rows = named.shape
     layers, agreed = np.full(rows, exits), np.zeros(rows, np.int64)
@@ -243,7 +260,8 @@ def leaving_by_patience(named, patience):
     return layers
 
 
-@mutant("15.4", "with_the_last", "You compared with the last exit, which nobody knows who has not gone there; an exit is compared with the one before it.")
+@mutant("15.4", "with_the_last", "You compared with the last exit, which nobody knows who has not gone there; an exit is "
+                                 "compared with the one before it.")
 def leaving_by_patience(named, patience):
     exits, rows = named.shape
     layers, agreed = np.full(rows, exits), np.zeros(rows, np.int64)
@@ -282,7 +300,8 @@ def walked(model, heads, rule, ids, mask, remember=True, first=1, compact=True, 
     return logits, layers
 
 
-@mutant("15.5", "nobody_goes", "The logits and layers are right, and nothing is saved: whoever has left must not be handed to the next block.")
+@mutant("15.5", "nobody_goes", "The logits and layers are right, and nothing is saved: whoever has left must not be handed to "
+                               "the next block.")
 def walk_and_leave(model, heads, rule, input_ids, attention_mask):
     with no_grad():
         x, mask, position_ids, virtual = model.enter(input_ids, attention_mask)
@@ -303,27 +322,32 @@ def walk_and_leave(model, heads, rule, input_ids, attention_mask):
     return walked(model, heads, rule, input_ids, attention_mask, first=0)
 
 
-@mutant("15.5", "lost_places", "Once some have left, row i of the states is no longer text i: keep which texts the rows are, and write to those.")
+@mutant("15.5", "lost_places", "Once some have left, row i of the states is no longer text i: keep which texts the rows are, and"
+                               " write to those.")
 def walk_and_leave(model, heads, rule, input_ids, attention_mask):
     return walked(model, heads, rule, input_ids, attention_mask, own_place=False)
 
 
-@mutant("15.5", "mask_left_behind", "The states of those who left are gone, but the mask still has their rows: choose the same rows of everything.")
+@mutant("15.5", "mask_left_behind", "The states of those who left are gone, but the mask still has their rows: choose the same "
+                                    "rows of everything.")
 def walk_and_leave(model, heads, rule, input_ids, attention_mask):
     return walked(model, heads, rule, input_ids, attention_mask, keep_mask=True)
 
 
-@mutant("15.5", "no_memory", "What the rule returned to be remembered must be given to it at the next exit; without it patience is never reached.")
+@mutant("15.5", "no_memory", "What the rule returned to be remembered must be given to it at the next exit; without it patience "
+                             "is never reached.")
 def walk_and_leave(model, heads, rule, input_ids, attention_mask):
     return walked(model, heads, rule, input_ids, attention_mask, remember=False)
 
 
-@mutant("15.5", "logits_of_the_last", "Only who reaches the last exit has logits in your answer: write them at every exit, for the rows that are there.")
+@mutant("15.5", "logits_of_the_last", "Only who reaches the last exit has logits in your answer: write them at every exit, for "
+                                      "the rows that are there.")
 def walk_and_leave(model, heads, rule, input_ids, attention_mask):
     return walked(model, heads, rule, input_ids, attention_mask, only_last=True)
 
 
-@mutant("15.5", "no_final_norm", "The heads read the states through model.normalised, which is the final norm of a pre-norm model.")
+@mutant("15.5", "no_final_norm", "The heads read the states through model.normalised, which is the final norm of a pre-norm "
+                                 "model.")
 def walk_and_leave(model, heads, rule, input_ids, attention_mask):
     class Plain:
         enter, blocks, normalised = model.enter, model.blocks, staticmethod(lambda x: x)

@@ -83,8 +83,8 @@ def same(yours, expected, what="the result", tolerance=1e-5, kind=None):
     if not np.isfinite(a).all() and np.isfinite(b).all():
         raise Broken(f"{what} has entries that are not finite", what, a, b)
     with np.errstate(invalid="ignore"):
-        difference = np.abs(a.astype(np.float64) - b.astype(np.float64))
-        difference[(a == b) | (np.isnan(a.astype(np.float64)) & np.isnan(b.astype(np.float64)))] = 0
+        wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+        difference = np.where((a == b) | (np.isnan(wide_a) & np.isnan(wide_b)), 0, np.abs(wide_a - wide_b))
     largest = float(difference.max()) if difference.size else 0.0
     limit = tolerance * max(1e-8 / max(tolerance, 1e-300), float(np.abs(b[np.isfinite(b)]).max()) if np.isfinite(b).any() else 1.0)
     if largest > limit * (tolerance > 0):

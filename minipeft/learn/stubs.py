@@ -10,7 +10,7 @@ import importlib.util
 import textwrap
 from pathlib import Path
 
-from .course import LESSON
+from .course import LESSON, MUTANTS
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 WIDTH = 110
@@ -35,15 +35,28 @@ class Source:
             body = node.body
         return around[-1], around[:-1]
 
+    def helpers_of(self, node):
+        """[nodes] of the file's own functions and assignments that a node uses, and that these use, in the order of the file."""
+        found, todo = set(), [node]
+        while todo:
+            names = _used(todo.pop())
+            for part in self.tree.body:
+                bound = {part.name} if isinstance(part, ast.FunctionDef) and not part.decorator_list else {
+                    t.id for t in getattr(part, "targets", ()) if isinstance(t, ast.Name)} if isinstance(part, ast.Assign) else set()
+                if bound & names and part not in found and part is not node and getattr(part, "name", "") != node.name:
+                    found.add(part)
+                    todo.append(part)
+        return [part for part in self.tree.body if part in found]
+
     def text_of(self, node):
         """A node's lines with its decorators, moved to the left."""
-        first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
         return textwrap.dedent("\n".join(self.lines[first - 1:node.end_lineno]))
 
     def imports(self, node):
         """[import lines] for the names that a node uses: absolute, in the order of the file; what the file defines comes last."""
-        used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-        used -= {node.name, *vars(builtins)} - self._shadowed()
+        used = _used(node)
+        used -= {getattr(node, "name", ""), *vars(builtins)} - self._shadowed()
         lines, known = [], set()
         for statement in self.tree.body:
             if isinstance(statement, ast.Import):
@@ -83,6 +96,15 @@ class Source:
         return (bound | set(self._defined())) & set(vars(builtins))
 
 
+def _used(node):
+    """Names that a node takes from around it: not its arguments, nor what it binds itself."""
+    names, own = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}, set()
+    if isinstance(node, ast.FunctionDef):
+        own = {a.arg for a in ast.walk(node) if isinstance(a, ast.arg)}
+        own |= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return names - own
+
+
 def source_of(exercise):
     """The `Source` in which the answer of an exercise stands."""
     if exercise.module == "lesson":
@@ -110,6 +132,20 @@ def stub_of(exercise):
 def solution_of(exercise):
     """The text of a learner's file with the answer in it."""
     return _file(exercise, lambda source, node: source.text_of(node))
+
+
+def mutant_file(exercise, mutant):
+    """The text of a learner's file with a wrong answer in it: a `Mutant` of the lesson's mutants.py."""
+    source, plain = Source(exercise.lesson.path(MUTANTS), "mutants", ""), getattr(mutant.answer, "py_func", mutant.answer)
+    nodes = [n for n in source.tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and any(
+        isinstance(d, ast.Call) and [getattr(a, "value", None) for a in d.args[:2]] == [mutant.id, mutant.name] for d in n.decorator_list)]
+    if not nodes:
+        raise ValueError(f"{source.path}: no wrong answer {mutant.name} of {mutant.id} ({plain.__name__})")
+    node = nodes[0]
+    node.decorator_list = [d for d in node.decorator_list if not (isinstance(d, ast.Call) and getattr(d.func, "id", "") == "mutant")]
+    parts = [*source.helpers_of(node), node]
+    imports = dict.fromkeys(line for part in parts for line in source.imports(part) if not line.startswith("from mutants import "))
+    return "\n".join([*imports, "", *(f"\n{source.text_of(part)}\n" for part in parts)])
 
 
 def imports_of_stub(exercise):

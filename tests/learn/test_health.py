@@ -28,6 +28,8 @@ def test_a_sound_course_has_no_faults(course):
     (MUTANTS, ('"sum", "That', '"swapped", "That'), "answer", "01.1: two wrong answers have one name"),
     (MUTANTS, ("def multiply(a, b):\n    return Tensor(a.data + b", "def product(a, b):\n    return Tensor(a.data + b"), "answer",
      "01.1: the wrong answer sum is called product, not multiply"),
+    (MUTANTS, ("    return Tensor(a.data + b.data", "    from minipeft.autograd.ops import multiply as right\n    return 0 + right(a, a)\n    return Tensor(a.data + b.data"),
+     "answer", "01.1: the wrong answer sum counts as a shortcut, so that no learner can write it: imports minipeft.autograd.ops.multiply"),
     (GRADE, ('Tensor(a * b), "a b"', 'Tensor(a - b), "a b"'), "answer", "01.1: the solution fails test_product: a b differs by up to"),
     (GRADE, ('same(impl(Tensor(a), Tensor(b)), Tensor(a * b), "a b", 1e-12)', "pass"), "answer",
      "01.1: the stub does not fail with its id in test_product but passes"),

@@ -1,0 +1,83 @@
+"""A learner who works through the whole course at a terminal: each exercise first with a wrong answer, then with the right one.
+
+    python tests/learn/play.py              one wrong answer for each exercise (another in turn), then its solution
+    python tests/learn/play.py --all        every wrong answer of every exercise
+    python tests/learn/play.py --only 08    one lesson
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from terminal import Terminal
+
+from minipeft.learn.answers import mutants_of
+from minipeft.learn.course import Course
+from minipeft.learn.stubs import mutant_file, solution_of, stub_of
+from minipeft.learn.workspace import Workspace
+
+
+def words_of(text):
+    """The first words of a text, as far as no line of a screen is broken there."""
+    return " ".join(text.split()[:6])
+
+
+def play(folder, course, every=False, told=lambda line: None):
+    """Work through a course in a new folder; returns [what went wrong].
+
+    ``every``: paste all wrong answers, and not one for each exercise.
+    """
+    workspace, faults = Workspace.make(folder, course), []
+    exercises = workspace.exercises
+    terminal = Terminal(["learn"], folder)
+    try:
+        for number, exercise in enumerate(exercises):
+            terminal.wait(f"{exercise.id} {exercise.qualname}")
+            terminal.wait("q quit")
+            path, wrong = workspace.path(exercise), mutants_of(exercise)
+            for mutant in wrong if every else wrong[number % len(wrong):][:1]:
+                path.write_text(stub_of(exercise), encoding="utf-8")
+                terminal.wait("not written yet", 120)
+                path.write_text(mutant_file(exercise, mutant), encoding="utf-8")
+                try:
+                    terminal.wait(f"➜ {words_of(mutant.diagnosis)}", 120)
+                except AssertionError as error:
+                    faults.append(f"{exercise.id}: the wrong answer {mutant.name} was not answered by its diagnosis: {error}")
+            path.write_text(solution_of(exercise), encoding="utf-8")
+            try:
+                terminal.wait("✓", 300)
+            except AssertionError as error:
+                faults.append(f"{exercise.id}: the solution was refused: {error}")
+                return faults
+            told(f"{exercise.id} is green")
+            if number < len(exercises) - 1:
+                terminal.wait("n goes on to the next.")
+                terminal.send("n")
+        terminal.wait("All exercises are solved.")
+        terminal.send("q")
+        terminal.wait("goes on from here")
+        if terminal.close() != 0:
+            faults.append("it did not end with 0")
+    finally:
+        terminal.process.kill()
+    return faults
+
+
+def main():
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="every wrong answer of every exercise")
+    parser.add_argument("--only", metavar="LESSON", help="one lesson")
+    args = parser.parse_args()
+    course = Course()
+    if args.only:
+        course.exercises = [exercise for exercise in course.exercises if exercise.lesson.number == args.only]
+    with tempfile.TemporaryDirectory() as folder:
+        faults = play(Path(folder) / "mine", course, args.all, lambda line: print(line, flush=True))
+    print("\n".join(faults) or "everything is green")
+    return bool(faults)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
