@@ -195,6 +195,12 @@ def test_numeric_options_are_those():
         "--unlabelled",
         "--template",
         "--verbalizer",
+        "--dir",
+        "--student",
+        "--students",
+        "--lessons",
+        "--gradescope",
+        "--csv",
     }
 
 

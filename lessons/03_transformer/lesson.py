@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Lesson 3. The Transformer: attention, block, encoder, decoder, encoder–decoder
 #
-# **Why.** "anna has a small red ball . ben has a large blue cup . what colour is the small ball of anna ?" The answer stands
-# twenty words back, between others that look like it. A model that reads text must let any word ask any other for what it knows,
-# however far away it stands, and must be fast enough to do it for all words at once. The Transformer does that with one
-# operation, attention. Every method of this course acts at some place inside it, so you build it first.
+# **Why.** "anna has a small red ball . ben has a large blue cup . what colour is the small ball of anna ?" The answer is eighteen
+# words back, between others that look like it. A model that reads text must let any word ask any other for what it knows, however
+# far away it stands, and must be fast enough to do it for all words at once. The Transformer does that with one operation,
+# attention. Every method of this course acts at some place inside it, so you build it first.
 #
 # You need lesson 1 (Tensors and their gradients). 90 minutes.
 
@@ -67,7 +67,7 @@ predict(f"The table of word vectors has a row of {D} numbers for each of the {co
 # Why the scale s? Let the K entries of q and k be independent with mean 0 and variance 1. Then q·k is a sum of K terms of
 # variance 1, so its variance is K, and its typical size √K. For K = 64 that is 8, and e⁸ is 3,000: one weight is nearly 1, the
 # others nearly 0, and softmax there hardly moves when z moves, so that its gradient is nearly zero. The scale s = 1/√K brings the
-# variance back to 1.
+# variance back to 1. (T5 leaves it out and starts with smaller query maps instead.)
 
 # %%
 rng = np.random.default_rng(0)
@@ -117,9 +117,9 @@ print("all heads side by side", attn.q(vectors).shape, "and apart", attn.split(a
 # %%
 #@exercise 03.2 minipeft.autograd.fused:attention_weights_composed
 #@ Return softmax(scale q k^T + bias) over the visible keys, (B, H, T, S), from elementary operations on Tensors. Key j is visible
-#@ to query i where mask[b, j] is true (or mask is None) and, if causal, j <= i + S - T. Hidden keys weigh 0, even if all are.
-#@ q is (B, H, T, K), k (B, H', S, K), each key head for H / H' consecutive query heads: `_by_key_head(x, H')` sees q as
-#@ (B, H', H / H', T, K) and k as (B, H', 1, S, K). bias is (1 or B, H, T, S) or None, and is not scaled.
+#@ to query i where mask[b, j] is true (or mask is None) and, if causal, j <= i + S - T. Hidden keys weigh 0, even if all are. q
+#@ is (B, H, T, K), k (B, H', S, K), each key head for H / H' consecutive query heads: `_by_key_head(x, H')` sees q as (B, H', H /
+#@ H', T, K) and k as (B, H', 1, S, K). bias is (1 or B, H, T, S) or None, and is not scaled.
 from minipeft.autograd.fused import attention_weights_composed
 
 q, k = (F.Tensor(rng.standard_normal((1, 1, n, 4))) for n in (2, 5))
@@ -158,7 +158,7 @@ predict("\"anna has a red ball\" or \"ball has a red anna\": by how much does th
 # $$\varphi_c = \theta^{-2c/K}, \quad c = 0, ..., K/2 - 1, \quad \theta = 10{,}000 .$$
 #
 # **Relative bias** (T5): nothing is added to the vectors; each head adds a learned number to the score, one for each *bucket* of
-# distances. Near distances have a bucket each; far ones share buckets that grow in proportion to the distance; beyond 128 all
+# distances. Near distances have a bucket each; far ones share buckets that grow in proportion to the distance; from 128 on all
 # fall into the last. The model must learn 32 numbers a head, and any length of text has them all.
 
 # %%

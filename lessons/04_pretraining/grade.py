@@ -154,7 +154,7 @@ def test_a_very_bad_model(impl, rng):
 MASK, WORDS, SPECIALS = 4, 1000, (0, 2, 3, 4)
 
 
-def masked(impl, rng, probability=0.15, rows=200, length=60):
+def masked(impl, rng, probability=0.15, rows=100, length=60):
     """(ids, mask, corrupted, labels): texts of words 10 to 999 between special tokens, padded on the right."""
     ids = rng.integers(10, WORDS, (rows, length))
     ids[:, 0], ids[:, 7] = 2, 3
@@ -219,7 +219,7 @@ def test_the_share_that_is_chosen(impl, rng, probability):
 @exercise("04.3")
 def test_eighty_ten_ten(impl, rng):
     """Of the chosen tokens 80 % become [MASK], 10 % stay, and 10 % become another token."""
-    ids, _, corrupted, labels = masked(impl, rng, 0.9, rows=400)
+    ids, _, corrupted, labels = masked(impl, rng, 0.9, rows=200)
     chosen = labels != IGNORE
     is_mask, stays = (corrupted == MASK)[chosen].mean(), (corrupted == ids)[chosen].mean()
     holds(is_mask < 0.83, f"{is_mask:.3f} of the chosen tokens are [MASK]; expected 0.8, not more")
@@ -231,10 +231,10 @@ def test_eighty_ten_ten(impl, rng):
 @exercise("04.3")
 def test_random_tokens_are_of_the_whole_vocabulary(impl, rng):
     """Each random token is drawn anew from the whole vocabulary."""
-    ids, _, corrupted, labels = masked(impl, rng, 0.9, rows=400)
+    ids, _, corrupted, labels = masked(impl, rng, 0.9, rows=200)
     drawn = corrupted[(labels != IGNORE) & (corrupted != MASK) & (corrupted != ids)]
     holds(len(set(drawn.tolist())) > 300, f"{len(drawn)} random tokens are only {len(set(drawn.tolist()))} different ones")
-    holds(drawn.max(initial=0) > 950 and abs(drawn.mean() - 500) < 50, "the random tokens are not spread over the vocabulary")
+    holds(drawn.max(initial=0) > 950 and abs(drawn.mean() - 500) < 70, "the random tokens are not spread over the vocabulary")
 
 
 @exercise("04.3")

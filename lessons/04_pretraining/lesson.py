@@ -111,8 +111,8 @@ for length in (4, 8, 16, 64):
 predict("The first token of a block has nothing before it, the second one token, and so on. The same text is cut into shorter "
         "blocks; what happens to the perplexity?",
         ", ".join(f"{p:.2f} with blocks of {length}" for length, p in by_length.items())
-        + ". Same model, same text: a perplexity means "
-        "little without the length of the context. (`stride` lets blocks overlap, so that every token has some context.)")
+        + ". Same model, same text: a perplexity means little without the length of the context. (`stride` lets blocks overlap, "
+        "so that every token has some context.)")
 
 # %% [markdown]
 # ## Exercises: masks
@@ -174,8 +174,8 @@ print(f"{int((labels != IGNORE).sum())} places projected of {ids.size}: loss {lo
 #@exercise 04.5 minipeft.data.spans:corrupt_spans
 #@ Return two lists: the N tokens with sentinel i in the place of span i; and sentinel i, then span i, for each i, then one more
 #@ sentinel. Take out n = round(N * density), 1 to N - 1, in m = round(n / mean_length) spans, 1 to the least of n, N - n + 1 and
-#@ the sentinels less one. `parts(rng, total, m)` draws m lengths from 1 up, an array that sums to total. Between two spans
-#@ a token or more stays; before the first and behind the last there may be none. Leave out the checks of the arguments.
+#@ the sentinels less one. `parts(rng, total, m)` draws m lengths from 1 up, an array that sums to total. Between two spans a
+#@ token or more stays; before the first and behind the last there may be none. Leave out the checks of the arguments.
 from minipeft.data.spans import corrupt_spans
 
 writer = Tokenizer.from_folder("toy:seq2seq")
@@ -252,8 +252,7 @@ for prompt in ("the value of the expression", "if an exception is raised"):
 
 # %% [markdown]
 # It has the sound of the manual and no sense: 800 steps on a hundred pages or so teach which words go together. (`minipeft
-# pretrain --arch decoder
-# --corpus python-docs --out FOLDER` goes on for 5,000.)
+# pretrain --arch decoder --corpus python-docs --out FOLDER` goes on for 5,000.)
 #
 # ## What the numbers show on the toy world
 #
@@ -303,17 +302,16 @@ with tempfile.TemporaryDirectory() as folder:
         print(f"{size:4d} labelled reviews: accuracy", ", ".join(f"{scores[-1]:.3f} {name}" for name, scores in accuracy.items()))
 
 # %% [markdown]
-# On real models the same two things hold. More parameters and more text lower the perplexity: GPT-2 on WikiText-103, a text that
-# it was not trained on, has 37.50 with 117 million parameters, 26.37 with 345, 22.05 with 762 and 17.48 with 1,542 million
-# (Radford et al., 2019, table 3). And what was learned carries over: BERT, pre-trained on 3,300 million words, was the best of
-# its time on eleven tasks with one output layer added to it (Devlin et al., section 3.1 and abstract). How much to mask is open:
-# 40 % did better than 15 % for models of BERT-large's size (Wettig et al., 2023, abstract); the package takes 30 % for its small
-# encoder.
+# On real models the same two things hold. More parameters lower the perplexity: GPT-2 on WikiText-103, a text that it was not
+# trained on, has 37.50 with 117 million parameters, 26.37 with 345, 22.05 with 762 and 17.48 with 1,542 million (Radford et al.,
+# 2019, table 3). And what was learned carries over: BERT, pre-trained on 3,300 million words, was the best of its time on eleven
+# tasks with one output layer added to it (Devlin et al., section 3.1 and abstract). How much to mask is open: 40 % did better
+# than 15 % for models of BERT-large's size (Wettig et al., 2023, abstract); the package takes 30 % for its small encoder.
 #
 # ## Where it breaks
 #
-# - A decoder without its shift learns to copy: the loss falls to nearly 0 within a few steps, and the model knows nothing. A loss
-#   that is too good is a fault.
+# - A decoder without its shift learns to copy: the loss soon falls to nearly 0, and the model knows nothing. A loss that is too
+#   good is a fault.
 # - Perplexities can be compared only for the same text, the same tokens and the same length of context. A tokenizer with longer
 #   pieces has fewer and harder tokens, and a higher perplexity for the same knowledge.
 # - Held-out text must be new. Raw text from the web holds many texts twice, and then the model recites.

@@ -30,8 +30,8 @@ def adam_step_reference(parameter, gradient, m, v, step, lr, beta1, beta2, eps, 
     parameter -= lr * (m / (np.sqrt(v) + eps) + decay * parameter)
 
 
-@mutant("05.1", "l2_penalty", "That is Adam with an L2 penalty: you added decay · p to the gradient, so that √v̂ divides it. In AdamW it is "
-        "taken from the parameter beside the step.")
+@mutant("05.1", "l2_penalty", "That is Adam with an L2 penalty: you added decay · p to the gradient, so that √v̂ divides it. "
+        "In AdamW it is taken from the parameter beside the step.")
 def adam_step_reference(parameter, gradient, m, v, step, lr, beta1, beta2, eps, decay, gradient_scale):
     moments(gradient * gradient_scale + decay * parameter, m, v, beta1, beta2, 1.0)
     parameter -= lr * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + eps)
@@ -50,7 +50,8 @@ def adam_step_reference(parameter, gradient, m, v, step, lr, beta1, beta2, eps, 
     parameter -= lr * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + eps)
 
 
-@mutant("05.1", "decay_after", "Nearly: decay is of the parameter as it was before the step. You shrank it after the step was taken.")
+@mutant("05.1", "decay_after", "Nearly: decay is of the parameter as it was before the step. You shrank it after the step was "
+        "taken.")
 def adam_step_reference(parameter, gradient, m, v, step, lr, beta1, beta2, eps, decay, gradient_scale):
     moments(gradient, m, v, beta1, beta2, gradient_scale)
     parameter -= lr * (m / (1 - beta1**step)) / (np.sqrt(v / (1 - beta2**step)) + eps)
@@ -69,8 +70,8 @@ def adam_step_reference(parameter, gradient, m, v, step, lr, beta1, beta2, eps, 
     parameter -= lr * (m / (1 - beta1**step) / (v / (1 - beta2**step) + eps) + decay * parameter)
 
 
-@mutant("05.1", "corrected_in_place", "m and v must go on as plain running means. You stored them divided by 1 - β^step, and the next step would "
-        "divide once more.")
+@mutant("05.1", "corrected_in_place", "m and v must go on as plain running means. You stored them divided by 1 - β^step, and "
+        "the next step would divide once more.")
 def adam_step_reference(parameter, gradient, m, v, step, lr, beta1, beta2, eps, decay, gradient_scale):
     moments(gradient, m, v, beta1, beta2, gradient_scale)
     m /= 1 - beta1**step
@@ -90,7 +91,8 @@ def adam_step_reference(parameter, gradient, m, v, step, lr, beta1, beta2, eps, 
     parameter -= lr * (m / (1 - beta1**step) / (np.sqrt(v / (1 - beta2**step)) + eps) + decay * parameter)
 
 
-@mutant("05.1", "rebound", "You made new arrays and left the given ones as they were. Write into them: *=, += and -=, or parameter[...] = .")
+@mutant("05.1", "rebound", "You made new arrays and left the given ones as they were. Write into them: *=, += and -=, or "
+        "parameter[...] = .")
 def adam_step_reference(parameter, gradient, m, v, step, lr, beta1, beta2, eps, decay, gradient_scale):
     g = gradient * gradient_scale
     m = beta1 * m + (1 - beta1) * g
@@ -125,19 +127,22 @@ def checked(schedule):
         raise ValueError(schedule)
 
 
-@mutant("05.2", "first_step_lost", "The warm-up starts at 0, so that the first step teaches nothing. Step t (from 0) of w has the factor (t + 1) / w.")
+@mutant("05.2", "first_step_lost", "The warm-up starts at 0, so that the first step teaches nothing. Step t (from 0) of w has "
+        "the factor (t + 1) / w.")
 def factor(schedule, step, total, warmup=0):
     checked(schedule)
     return step / warmup if step < warmup and schedule != "slanted" else right(schedule, step, total, warmup)
 
 
-@mutant("05.2", "falls_from_the_first_step", "Linear and cosine begin behind the warm-up: count both the step and the total from there.")
+@mutant("05.2", "falls_from_the_first_step", "Linear and cosine begin behind the warm-up: count both the step and the total "
+        "from there.")
 def factor(schedule, step, total, warmup=0):
     checked(schedule)
     return right(schedule, step, total, warmup if step < warmup else 0)
 
 
-@mutant("05.2", "zero_at_the_last_step", "You reach 0 at the last step, which then teaches nothing; linear and cosine would reach it one step later.")
+@mutant("05.2", "zero_at_the_last_step", "You reach 0 at the last step, which then teaches nothing; linear and cosine would "
+        "reach it one step later.")
 def factor(schedule, step, total, warmup=0):
     checked(schedule)
     if schedule in ("linear", "cosine") and step >= warmup:
@@ -175,7 +180,8 @@ def factor(schedule, step, total, warmup=0):
     return (step + 1) / warmup if step < warmup else right(schedule, step, total, warmup)
 
 
-@mutant("05.2", "slanted_rises_for_nothing", "In a run of fewer than ten steps floor(T / 10) is 0: the rise takes one step at least.")
+@mutant("05.2", "slanted_rises_for_nothing", "In a run of fewer than ten steps floor(T / 10) is 0: the rise takes one step at "
+        "least.")
 def factor(schedule, step, total, warmup=0):
     checked(schedule)
     if schedule == "slanted":
@@ -185,7 +191,8 @@ def factor(schedule, step, total, warmup=0):
     return right(schedule, step, total, warmup)
 
 
-@mutant("05.2", "slanted_below_its_floor", "Where T is no multiple of ten the fall would go below 1/32 at the end: take no p below 0.")
+@mutant("05.2", "slanted_below_its_floor", "Where T is no multiple of ten the fall would go below 1/32 at the end: take no p "
+        "below 0.")
 def factor(schedule, step, total, warmup=0):
     checked(schedule)
     if schedule == "slanted":
@@ -195,7 +202,8 @@ def factor(schedule, step, total, warmup=0):
     return right(schedule, step, total, warmup)
 
 
-@mutant("05.2", "anything_goes", "A name that is no schedule must raise ValueError: a typing error would else train with a constant rate.")
+@mutant("05.2", "anything_goes", "A name that is no schedule must raise ValueError: a typing error would else train with a "
+        "constant rate.")
 def factor(schedule, step, total, warmup=0):
     return right(schedule if schedule in SCHEDULES else "constant", step, total, warmup)
 
@@ -223,7 +231,8 @@ def penalty(self):
     return summed(self, lambda path, p, head: (self.beta if head else self.alpha, (off(self, path, p, head) ** 2).sum()))
 
 
-@mutant("05.3", "towards_zero", "That is the distance from zero, plain weight decay: the body is pulled to self.start, where pre-training left it.")
+@mutant("05.3", "towards_zero", "That is the distance from zero, plain weight decay: the body is pulled to self.start, where "
+        "pre-training left it.")
 def penalty(self):
     return summed(self, lambda path, p, head: ((self.beta if head else self.alpha) / 2, (p**2).sum()))
 
@@ -248,7 +257,8 @@ def penalty(self):
     return summed(self, lambda path, p, head: ((self.beta if head else self.alpha) / 2, ((off(self, path, p, head) ** 2).sum() + 1e-12) ** 0.5))
 
 
-@mutant("05.3", "detached", "The number is right, but it was computed from arrays, so that no gradient reaches the parameters: stay with Tensors.")
+@mutant("05.3", "detached", "The number is right, but it was computed from arrays, so that no gradient reaches the "
+        "parameters: stay with Tensors.")
 def penalty(self):
     return summed(self, lambda path, p, head: ((self.beta if head else self.alpha) / 2, F.Tensor((off(self, path, p, head).data ** 2).sum())))
 
@@ -273,18 +283,21 @@ def trained(self, epoch):
     return [path for path, group in self.groups.items() if group == on]
 
 
-@mutant("05.4", "by_number", "A group without a parameter must not take an epoch: count places in self.order, not the numbers of the groups.")
+@mutant("05.4", "by_number", "A group without a parameter must not take an epoch: count places in self.order, not the numbers "
+        "of the groups.")
 def trained(self, epoch):
     return [path for path, group in self.groups.items() if group <= epoch // self.every]
 
 
-@mutant("05.4", "every_epoch", "self.every says how many epochs go by before the next group joins; you let one join in each epoch.")
+@mutant("05.4", "every_epoch", "self.every says how many epochs go by before the next group joins; you let one join in each "
+        "epoch.")
 def trained(self, epoch):
     on = set(self.order[:1 + epoch])
     return [path for path, group in self.groups.items() if group in on]
 
 
-@mutant("05.4", "from_the_bottom", "You start at the embeddings. Unfreezing starts at the top, with the head: what is general lies below and is spared longest.")
+@mutant("05.4", "from_the_bottom", "You start at the embeddings. Unfreezing starts at the top, with the head: what is general "
+        "lies below and is spared longest.")
 def trained(self, epoch):
     on = set(self.order[-1 - epoch // self.every:])
     return [path for path, group in self.groups.items() if group in on]
@@ -307,12 +320,14 @@ def mixed_by(layer, x, weight):
     return F.linear(x, weight(root.weight, layer.start, drawn, layer.probability), root.bias)
 
 
-@mutant("05.5", "no_correction", "On average your weight is pθ₀ + (1 - p)θ, too near to the start: take pθ₀ away and divide by 1 - p.")
+@mutant("05.5", "no_correction", "On average your weight is pθ₀ + (1 - p)θ, too near to the start: take pθ₀ away and divide "
+        "by 1 - p.")
 def forward(self, x):
     return mixed_by(self, x, lambda now, start, drawn, p: F.where(drawn, F.Tensor(start), now))
 
 
-@mutant("05.5", "divided_alone", "You divide by 1 - p and do not take pθ₀ away before: mixed entries are then θ₀ / (1 - p) and not θ₀.")
+@mutant("05.5", "divided_alone", "You divide by 1 - p and do not take pθ₀ away before: mixed entries are then θ₀ / (1 - p) "
+        "and not θ₀.")
 def forward(self, x):
     return mixed_by(self, x, lambda now, start, drawn, p: F.where(drawn, F.Tensor(start), now) * (1 / (1 - p)))
 
@@ -334,7 +349,8 @@ def forward(self, x):
     return F.linear(x, (weight - self.start * p) * (1 / (1 - p)), root.bias)
 
 
-@mutant("05.5", "by_column", "You drew one number for each output, so that whole columns are mixed; each entry of the weight is drawn on its own.")
+@mutant("05.5", "by_column", "You drew one number for each output, so that whole columns are mixed; each entry of the weight "
+        "is drawn on its own.")
 def forward(self, x):
     if not self.training or self.probability == 0:
         return self.wrapped(x)
@@ -343,7 +359,8 @@ def forward(self, x):
     return F.linear(x, (F.where(drawn, F.Tensor(self.start), root.weight) - self.start * p) * (1 / (1 - p)), root.bias)
 
 
-@mutant("05.5", "the_same_each_time", "You draw the same entries at each call: a generator made inside the function starts anew. Use self.rng.")
+@mutant("05.5", "the_same_each_time", "You draw the same entries at each call: a generator made inside the function starts "
+        "anew. Use self.rng.")
 def forward(self, x):
     if not self.training or self.probability == 0:
         return self.wrapped(x)

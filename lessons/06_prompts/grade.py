@@ -37,8 +37,10 @@ def sides(impl, pattern, *given, **more):
 
 @exercise("06.1")
 @pytest.mark.parametrize("pattern, before, behind", [
-    ("{text} it was {mask} .", "the cake was dull . it was ", " ."), ("is it {mask} ? {text}", "is it ", " ? the cake was dull ."),
-    ("{text} {mask}", "the cake was dull . ", ""), ("{mask} : {text} !", "", " : the cake was dull . !")])
+    ("{text} it was {mask} .", "the cake was dull . it was ", " ."),
+    ("is it {mask} ? {text}", "is it ", " ? the cake was dull ."),
+    ("{text} {mask}", "the cake was dull . ", ""),
+    ("{mask} : {text} !", "", " : the cake was dull . !")])
 def test_one_text(impl, pattern, before, behind):
     """Words and text before the mask come first, words and text behind it second, all in the order of the pattern."""
     first, second = sides(impl, pattern, "the cake was dull .", None)
@@ -67,7 +69,7 @@ def test_context(impl):
 
 @exercise("06.1")
 def test_texts_are_taken_as_they_are(impl):
-    """A text may hold braces, or the very word {mask}: the gap is the template's own. Doubled braces of a pattern are single ones."""
+    """A text may hold braces, or the very word {mask}: the gap is the template's own. Doubled braces become single ones."""
     first, behind = sides(impl, "{{a}} {text} it was {mask} .", "write {mask} or {x}", None)
     reads(first, "{a} write {mask} or {x} it was ", "what stands before the mask")
     reads(behind, " .", "what stands behind the mask")
@@ -78,7 +80,8 @@ def test_the_gap_can_be_filled(impl):
     """Both sides with a word between them are the filled template, once and again."""
     template = impl("{text} all in all , it was {mask} .")
     for word in ("good", "bad"):
-        reads(template.fill("the cake was dull .", word=word), f"the cake was dull . all in all , it was {word} .", "the filled template")
+        expected = f"the cake was dull . all in all , it was {word} ."
+        reads(template.fill("the cake was dull .", word=word), expected, "the filled template")
 
 
 # ---- 06.2: scores of label words -------------------------------------------------------------------------------

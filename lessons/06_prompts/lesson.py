@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Lesson 6. Prompts and verbalizers: no labels, or a few
 #
-# **Why.** You have ten thousand reviews, and want to know which are kind. You have no labels, or eight, because somebody must read a
-# text to label it. With eight labels a new classification head, which starts from random numbers, learns next to nothing. But the model
-# has read a great deal, and in what it read, words such as *good* and *bad* stood in their places. So do not build a head: put the
-# review into a sentence with a gap, and look which word the model would write there.
+# **Why.** You have ten thousand reviews, and want to know which are kind. You have no labels, or eight, because somebody must
+# read a text to label it. With eight labels a new classification head, which starts from random numbers, learns next to nothing.
+# But the model has read a great deal, and in what it read, words such as *good* and *bad* stood in their places. So do not build
+# a head: put the review into a sentence with a gap, and look which word the model would write there.
 #
 # A text that a model is asked with is a *prompt*. *Zero-shot* means without any labelled example, *few-shot* with a few.
 #
@@ -22,36 +22,37 @@
 #                                                     │
 #                                 the model, and the head it was pre-trained with
 #                                                     │
-#     logits z         the −3.0 | cake −2.5 | good 2.1 | bad 5.3 | was −4.0 | ...         one for each word of the vocabulary
+#     logits z          it 6.7 | dull 7.5 | good 10.9 | bad 15.3 | terrible 9.9 | ...    one for each word of the vocabulary
 #                                                │          │
 #     verbalizer                            positive     negative                         a word (or some words) for each class
 #                                                │          │
-#     scores s                                  2.1        5.3                            all other words have no part in it
+#     scores s                                 10.9       15.3                            all other words have no part in it
 #                                                │          │
-#     q = softmax of s                          0.04       0.96
+#     q = softmax of s                         0.01       0.99
 #
-# A *template* (or *pattern*) says where the text and the gap stand. A *verbalizer* says which *label words* stand for which class.
-# Nothing is added to the model, so it can answer before any training.
+# A *template* (or *pattern*) says where the text and the gap stand. A *verbalizer* says which *label words* stand for which
+# class. Nothing is added to the model, so it can answer before any training.
 
 # %% [markdown]
 # ## The equation
 #
-# Let h (D) be the state at the gap, e_w and b_w the output vector and bias that the head has for word w, and W_c the label words of
-# class c. Then
+# Let h (D) be the state at the gap, e_w and b_w the output vector and bias that the head has for word w, and W_c the label words
+# of class c. Then
 #
-# $$z_w = h\cdot e_w + b_w, \qquad s_c = \frac{1}{|W_c|}\sum_{w \in W_c} z_w, \qquad q_c = \frac{\exp s_c}{\sum_{c'} \exp s_{c'}} .$$
+# $$z_w = h\cdot e_w + b_w, \qquad s_c = \frac{1}{|W_c|}\sum_{w \in W_c} z_w, \qquad
+# q_c = \frac{\exp s_c}{\sum_{c'} \exp s_{c'}} .$$
 #
-# The sum in q goes over the classes and not over the vocabulary: a *restricted softmax*. What the model thinks of *the* or *cake* at the
-# gap cancels out. With several words a class the mean keeps a class from winning by the number of its words.
+# The sum in q goes over the classes and not over the vocabulary: a *restricted softmax*. What the model thinks of *the* or *cake*
+# at the gap cancels out. With several words a class the mean keeps a class from winning by the number of its words.
 #
-# Compare that with a head. A head has a matrix of its own, one column for each class, and it is drawn by lot. Here the column of class c
-# is the mean of its words' output vectors, which pre-training has shaped. **A prompt is a head that does not start at random**, on a state
-# that the template has asked for.
+# Compare that with a head. A head has a matrix of its own, one column for each class, and it is drawn by lot. Here the column of
+# class c is the mean of its words' output vectors, which pre-training has shaped. **A prompt is a head that does not start at
+# random**, on a state that the template has asked for.
 #
 # To train it, take −log q of the right class y. As with any softmax,
 #
-# $$\frac{\partial L}{\partial s_c} = q_c - [c = y], \qquad \frac{\partial L}{\partial z_w} = \frac{1}{|W_c|}\frac{\partial L}{\partial s_c}
-# \text{ for } w \in W_c, \text{ else } 0 .$$
+# $$\frac{\partial L}{\partial s_c} = q_c - [c = y], \qquad
+# \frac{\partial L}{\partial z_w} = \frac{1}{|W_c|}\frac{\partial L}{\partial s_c} \text{ for } w \in W_c, \text{ else } 0 .$$
 
 # %%
 import numpy as np
@@ -71,14 +72,15 @@ example = Example("the cake was dull .")
 # ## Exercises: template and verbalizer
 #
 # A masked model reads both sides of the gap. A causal model reads what stands before it, and answers with the next word. A
-# sequence-to-sequence model reads both sides with a sentinel between them, and writes what stands for the sentinel. All three need the
-# same thing first: what stands before the gap, and what behind it.
+# sequence-to-sequence model reads both sides with a *sentinel* between them, a token in the place of what was cut out, and writes
+# what stands for the sentinel. All three need the same thing first: what stands before the gap, and what behind it.
 
 # %%
 #@exercise 06.1 minipeft.prompting.templates:Template.halves
-#@ Return [what stands before the mask, what stands behind it], two texts. `self.parts` are the parts of the pattern in order, each
-#@ (words, field): first come the words, then the field, which is "text", "text2", "mask" or, behind the last words, None. `context` stands
-#@ before everything; a second text that is None is an empty one. "is it {mask} ? {text}" has the parts ("is it ", "mask"), (" ? ", "text").
+#@ Return [what stands before the mask, what stands behind it], two texts. `self.parts` are the parts of the pattern in order,
+#@ each (words, field): first come the words, then the field, which is "text", "text2", "mask" or, behind the last words, None.
+#@ `context` stands before everything; a second text that is None is an empty one. The parts of "{mask} ? {text}" are ("", "mask")
+#@ and (" ? ", "text").
 for kind, name in (("masked", "toy:encoder"), ("causal", "toy:decoder"), ("seq2seq", "toy:seq2seq")):
     tokenizer = Tokenizer.from_folder(name)
     (cloze,), _ = Template(KNOWN).encode(tokenizer, [example], 64, kind)
@@ -87,8 +89,9 @@ for kind, name in (("masked", "toy:encoder"), ("causal", "toy:decoder"), ("seq2s
 
 # %%
 #@exercise 06.2 minipeft.prompting.verbalizers:class_scores
-#@ Return s (..., C), a Tensor, of the logits (..., V) at the gap, a Tensor: for each class the mean of the logits of its words. `ids` is a
-#@ list of C arrays, the ids of each class's words; classes may have different numbers of words. Gradients must come through.
+#@ Return s (..., C), a Tensor, of the logits (..., V) at the gap, a Tensor: for each class the mean of the logits of its words.
+#@ `ids` is a list of C arrays, the ids of each class's words; classes may have different numbers of words. Gradients must come
+#@ through.
 model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
 words = Verbalizer({"negative": "bad", "positive": "good"})
 data = toy.dataset("sentiment", seed=0, train=200 if fast() else 1000, dev=1, test=60 if fast() else 400)
@@ -102,26 +105,27 @@ print("s", s.data.round(2), " q", restricted_softmax(s.data).round(3), "for", wo
 # %% [markdown]
 # ## Zero-shot, and what a prompt is worth before any training
 #
-# `toy:sentiment` are reviews in two classes, half of them positive; 2 % of the labels are wrong on purpose, so 98 % is the most that
-# anybody can reach. The raw text on which the toy models were trained has reviews that end in "it was good .". Four prompts:
+# `toy:sentiment` are reviews in two classes, half of them positive; 2 % of the labels are wrong on purpose, so 98 % is the most
+# that anybody can reach. The raw text on which the toy models were trained has reviews that end in "it was good .". Four prompts:
 
 # %%
 PROMPTS = (KNOWN, "{text} answer : {mask} .", "is it {mask} ? {text}", NULL)
 works = {pattern: ClozeClassification(tokenizer, test, model.config, Template(pattern), words, 96, 16) for pattern in PROMPTS}
 zero = {pattern: work.evaluate(model, "test")["accuracy"] for pattern, work in works.items()}
-predict(f"The first prompt stands word for word in the raw text, the last is no more than a text and a gap (a *null prompt*). Rank the four: "
-        f"{' | '.join(PROMPTS)}. How far apart are the best and the worst, on the same model and with the same two words?",
+predict(f"The model and the two words are the same for all four: {' | '.join(PROMPTS)}. The first stands word for word in the "
+        "raw text, the last is no more than a text and a gap (a null prompt). Which accuracy has the best, and which the worst?",
         " | ".join(f"{pattern} {accuracy:.2f}" for pattern, accuracy in zero.items()))
 
 # %% [markdown]
-# The gap is the same, the words are the same, and the accuracy is anything from near chance to near the best possible. A prompt works as
-# far as it looks like text in which the answer would have stood. That is also the danger of a zero-shot result: somebody has chosen the
-# prompt, often by looking at labels (Perez, Kiela and Cho, 2021).
+# Same model, same words, and the accuracy is anything from little better than chance to what hundreds of labels teach a head (see
+# below). A prompt works as far as it looks like text in which the answer would have stood. That is also the danger of a zero-shot
+# result: somebody has chosen the prompt, often by looking at labels (Perez, Kiela and Cho, 2021).
 #
 # ## Calibration: what it says without having read anything
 #
-# Part of the trouble is a preference. Some label words are likelier than others at this gap whatever the text is: because they are common,
-# or because of the words around the gap. Suppose the model's answer is the one you want, times a preference of its own:
+# Part of the trouble is a preference. Some label words are likelier than others at this gap whatever the text is: because they
+# are common, or because of the words around the gap. Suppose the model's answer is the one you want, times a preference of its
+# own:
 #
 # $$q_c(x) \propto p_c(x)\,\pi_c .$$
 #
@@ -130,12 +134,13 @@ predict(f"The first prompt stands word for word in the raw text, the last is no 
 #
 # $$q'_c = \frac{q_c / q_{cf,c}}{\sum_{c'} q_{c'} / q_{cf,c'}} .$$
 #
-# In the scores that is $s'_c = s_c - \log q_{cf,c}$: a bias for each class, found without any label. This is *contextual calibration*.
+# In the scores that is $s'_c = s_c - \log q_{cf,c}$: a bias for each class, found without any label. This is *contextual
+# calibration*.
 
 # %%
 #@exercise 06.3 minipeft.prompting.calibration:calibrated
-#@ Return q' (N, C), an array in float64: each row of q (N, C) divided by q_cf, class by class, and then by its own sum. `q_cf` is (C,), or
-#@ (M, C) for M inputs without content, whose mean is meant. Raise ValueError where a class has the probability 0 there.
+#@ Return q' (N, C), an array in float64: each row of q (N, C) divided by q_cf, class by class, and then by its own sum. `q_cf` is
+#@ (C,), or (M, C) for M inputs without content, whose mean is meant. Raise ValueError where a class has the probability 0 there.
 after, shares = {}, {}
 for pattern, work in works.items():
     steady = Calibration(work, tokenizer, 96)
@@ -145,9 +150,9 @@ for pattern, work in works.items():
           f"{shares[pattern][1]:.2f}    without content {work.predict(model, Calibration.SPLIT).mean(axis=0).round(2)}")
 
 # %% [markdown]
-# Half of the texts are positive. Where a prompt says "positive" far too often, calibration helps. Where a prompt is even-handed to begin
-# with, it can do harm: the inputs without content are texts that the model has never seen the like of, and what it says of them need not be
-# its preference on real reviews. So look at the share of each answer first; it needs no labels.
+# Half of the texts are positive. Where a prompt says "positive" far too often, calibration helps. Where a prompt is even-handed
+# to begin with, it can do harm: the inputs without content are texts that the model has never seen the like of, and what it says
+# of them need not be its preference on real reviews. So look at the share of each answer first; it needs no labels.
 #
 # ## Answers of several words: rank classification
 #
@@ -155,14 +160,15 @@ for pattern, work in works.items():
 #
 # $$l(c) = \sum_t \log p(c_t \mid \text{prompt}, c_{<t}) .$$
 #
-# Every token multiplies the probability by a number below 1. So a long answer has a smaller l than a short one, right or not. *Length
-# normalisation* divides l(c) by the number of tokens of c: the mean of log p for each token.
+# Every token multiplies the probability by a number below 1. So a long answer has a smaller l than a short one, right or not.
+# *Length normalisation* divides l(c) by the number of tokens of c: the mean of log p for each token.
 
 # %%
 #@exercise 06.4 minipeft.prompting.ranking:RankClassification.log_likelihoods
-#@ Return l (B, C), an array in float64. `self.words[c]` are the tokens of class c's answer, and `self.normalised` says whether l is divided by
-#@ their number. `self.answers(model, batch, choices)` takes the class that is written behind each of the B prompts, and gives the logits
-#@ (N, V), a Tensor, the tokens (N,) they are to predict, and which prompt's each is, rows (N,): N tokens in all, in the order of the prompts.
+#@ Return l (B, C), an array in float64. `self.words[c]` are the tokens of class c's answer, and `self.normalised` says whether l
+#@ is divided by their number. `self.answers(model, batch, choices)` takes the class that is written behind each of the B prompts,
+#@ and gives the logits (N, V), a Tensor, the tokens (N,) they are to predict, and which prompt's each is, rows (N,): N tokens in
+#@ all, in the order of the prompts.
 decoder, d_tokenizer = load_pretrained("toy:decoder"), Tokenizer.from_folder("toy:decoder")
 some = Dataset({"test": data.splits["test"][:200]}, data.labels)
 ANSWERS = (("bad", "good"), ("bad .", "good . anna left glad ."), ("bad", "good . i liked it ."))
@@ -173,7 +179,7 @@ for bad, good in ANSWERS:
                                   Verbalizer({"negative": bad, "positive": good}), 64, 16, normalised=normalised)
         p = work.predict(decoder, "test")
         ranked[good, normalised] = (p.argmax(axis=1) == work.targets["test"]).mean(), (p.argmax(axis=1) == 1).mean()
-predict("The answers 'bad .' and 'good . anna left glad .' have two tokens and six. Without normalisation, which one wins too often?",
+predict("The answers 'bad .' and 'good . anna left glad .' have two tokens and six. Not normalised, which one wins too often?",
         f"the short one: 'positive' is answered for {ranked[ANSWERS[1][1], False][1]:.0%} of the texts, and half of them are")
 for bad, good in ANSWERS:
     for normalised in (False, True):
@@ -181,18 +187,19 @@ for bad, good in ANSWERS:
         print(f"{bad!r:8} or {good!r:26}{'l / length' if normalised else 'l':12}accuracy {accuracy:.2f}, positive {share:.2f}")
 
 # %% [markdown]
-# With one word each there is nothing to normalise. In the second pair it sets the balance right. In the third it tips it to the other side:
-# behind *good .* the words *i liked it .* are nearly certain, they cost next to nothing, and their number makes the mean look good. Length
-# normalisation is a rule of thumb. Where you can, choose answers of equal length.
+# With one word each there is nothing to normalise. In the second pair it sets the balance right. In the third it tips it to the
+# other side: behind *good .* the words *i liked it .* are nearly certain, they cost next to nothing, and their number makes the
+# mean look good. Length normalisation is a rule of thumb. Where you can, choose answers of equal length.
 #
 # ## Demonstrations: solved examples before the question
 #
-# Without training anything, one may put solved examples before the question, each the filled template: *in-context learning*. The prompt is
-# then the *demonstrations*, parted from each other, and the question last.
+# Without training anything, one may put solved examples before the question, each the filled template: *in-context learning*. The
+# prompt is then the *demonstrations*, parted from each other, and the question last.
 #
 # $$\text{prompt} = T(x_1, w_{y_1}) \mid \dots \mid T(x_K, w_{y_K}) \mid T(x, \text{gap})$$
 #
-# `Demonstrations` draws them; where the whole is too long the first are left out, and the question's own answer is never among them.
+# `Demonstrations` draws them; where the whole is too long the first are left out, and the question's own answer is never among
+# them.
 
 # %%
 shown = {}
@@ -205,14 +212,14 @@ for pattern in (KNOWN, "{text} answer : {mask} ."):
             work = ClozeClassification(d_tokenizer, some, decoder.config, Template(pattern), words, 64, 16, demonstrations=before)
             scores.append((work.predict(decoder, "test").argmax(axis=1) == work.targets["test"]).mean())
         shown[pattern, shots] = np.mean(scores)
-        print(f"{pattern:26s}{2 * shots} demonstrations: accuracy {np.mean(scores):.2f}" + (f" ({min(scores):.2f} to {max(scores):.2f})"
-                                                                                          if shots else ""))
+        print(f"{pattern:26s}{2 * shots} demonstrations: accuracy {np.mean(scores):.2f}, {min(scores):.2f} to {max(scores):.2f}")
 
 # %% [markdown]
-# They do not help here: a prompt that the toy decoder does not understand stays one, and one that it understands loses a little. A model of
-# half a million numbers does not learn from what stands in its input. Brown et al. (2020, section 3 and figure 1.2) found that the gain from
-# demonstrations grows with the model, and is large at 175 billion parameters. Even there it depends on the order of the examples, from near
-# the state of the art to no better than guessing (Lu et al., 2022), and wrong labels in them do surprisingly little harm (Min et al., 2022).
+# They change next to nothing here: a prompt that the toy decoder does not understand stays one, and one that it understands has
+# no need of them. A model of this size does not learn from what stands in its input. Brown et al. (2020, figure 1.2) found that
+# the gain from demonstrations grows with the model; theirs had up to 175 billion parameters. Even then it depends on the order of
+# the examples, from near the state of the art to no better than guessing (Lu et al., 2022), and wrong labels in them do
+# surprisingly little harm (Min et al., 2022).
 #
 # ## What the numbers show: a few labels
 #
@@ -223,8 +230,9 @@ for pattern in (KNOWN, "{text} answer : {mask} ."):
 # - **random words**: the same gap, with two words drawn by lot (a *null verbalizer*);
 # - **known prompt**: the one that the raw text has.
 #
-# The draws of K texts are the five that Gao et al. (2021) fixed, so that results with few labels can be compared. Nothing is chosen on a
-# large dev set: that would be labels that one has not got. The two learning rates were fixed before.
+# The draws of K texts are the five that Gao et al. (2021) fixed, so that results with few labels can be compared. Nothing is
+# chosen on a large dev set: that would be labels that one has not got. The learning rates were fixed before: 1e-3 for the head,
+# whose new numbers have a long way to go, and 3e-4 for the prompts.
 
 # %%
 STEPS, DRAWS = (3, SEEDS[:1]) if fast() else (40, SEEDS[:3])
@@ -244,13 +252,16 @@ def accuracy(side, shots, seed):
         work = ClozeClassification(tokenizer, parts, own.config, Template(KNOWN if side == "known prompt" else NULL),
                                    by_lot if side == "random words" else words, 96, 16)
     if shots:
-        trained = attach(own, Full(), rng=rng).named_parameters()
-        fit(own, trained, work, Settings(lr=1e-3 if side == "head" else 3e-4, epochs=STEPS, max_steps=STEPS, batch_size=16, seed=seed))
+        settings = Settings(lr=1e-3 if side == "head" else 3e-4, epochs=STEPS, max_steps=STEPS, batch_size=16, seed=seed)
+        fit(own, attach(own, Full(), rng=rng).named_parameters(), work, settings)
     return work.evaluate(own, "test")["accuracy"]
 
 
 sizes = [2 * shots for shots in SHOTS]
-curves = {side: np.array([[accuracy(side, shots, seed) for shots in SHOTS] for seed in DRAWS]) for side in SIDES}  # (draws, sizes)
+curves = {side: np.array([[accuracy(side, shots, seed) for shots in SHOTS] for seed in DRAWS]) for side in SIDES}  # (draws, M)
+known = curves["known prompt"].mean(axis=0)
+predict(f"The known prompt has an accuracy of {known[0]:.2f} without any label. Trained on {sizes[1]} texts, does it rise?",
+        f"{known[1]:.2f}. So few texts have little to teach it; they can pull it away from what it had read.")
 print(f"{'labelled texts':16s}" + "".join(f"{size:>7d}" for size in sizes))
 for side, rows in curves.items():
     print(f"{side:16s}" + "".join(f"{mean:7.2f}" for mean in rows.mean(axis=0)))
@@ -269,64 +280,72 @@ axes.legend()
 show(figure, "labels", f"Accuracy against labelled texts ({', '.join(map(str, sizes))}), mean of {len(DRAWS)} draws: "
      + "; ".join(f"{side} {', '.join(f'{a:.2f}' for a in rows.mean(axis=0))}" for side, rows in curves.items()) + ".")
 
-known = curves["known prompt"].mean(axis=0)
-predict(f"The known prompt has an accuracy of {known[0]:.2f} without any label. Trained on {sizes[1]} labelled texts, does it rise?",
-        f"No: {known[1]:.2f}. It had nothing to learn from so few texts, and something to lose: they pull it away from what it had read.")
-
 # %% [markdown]
-# Read the figure from the left. Without labels only the prompts can say anything. With a few, the head is still near chance; the null
-# prompt, which knew little at first, has found its feet, and that is what *null prompts* are for: where the model is trained anyway, the
-# wording matters little (Logan et al., 2022). Drawn words learn more slowly than *bad* and *good*, so part of the gain is in the words. With
-# many labels all come together: what one text can teach, a hundred teach better.
+# Read the figure from the left. Without labels only prompts with good words can say anything. With a few labels the head is still
+# near chance. The null prompt, which knew little at first, has found its feet, and that is what null prompts are for: where the
+# model is trained anyway, the wording matters less (Logan et al., 2022). Drawn words learn far more slowly than *bad* and *good*:
+# the gain is in the words and not in the gap. With many labels all come together, because a hundred texts can teach a head too
+# where it must point.
 #
-# **How many labels is a prompt worth?** Take an accuracy that both curves reach, and ask how many labels each needs for it. The difference
-# is a horizontal distance in the figure; its mean over all such accuracies is
+# **How many labels is a prompt worth?** Take an accuracy that both curves reach, and ask how many labels each needs for it. The
+# difference is a horizontal distance in the figure; its mean over all such accuracies is
 #
 # $$\frac{1}{a_{max} - a_{min}} \int_{a_{min}}^{a_{max}} \big(N_{head}(a) - N_{prompt}(a)\big)\, da .$$
 
 # %%
 #@exercise 06.5 minipeft.prompting.few_shot:data_advantage
-#@ Return what a prompt is worth in examples. `sizes`, `head` and `prompt` are sequences of M numbers: how many examples (rising), and the
-#@ accuracies there. A curve counts as the best so far, and is straight between two sizes. Both reach the accuracies from the larger of the
-#@ first values to the smaller of the last; return None where there are none. `_needed(sizes, curve, a, b)` is the mean of N over a piece
-#@ from a to b without a corner, for an exact answer; the mean over a thousand accuracies or more will do as well.
+#@ Return what a prompt is worth in examples. `sizes`, `head` and `prompt` are sequences of M numbers: how many examples (rising),
+#@ and the accuracies there. A curve counts as the best so far, and is straight between two sizes. Both reach the accuracies from
+#@ the larger of the first values to the smaller of the last; return None where there are none. A mean over a thousand accuracies
+#@ will do. (For an exact one, `_needed(sizes, curve, a, b)` is the mean of N over a piece from a to b without a corner.)
+worth = {}
 for side in SIDES[1:]:
-    worth = [data_advantage(sizes, head, prompt) for head, prompt in zip(curves["head"], curves[side])]
-    print(f"{side:14s} saves", ", ".join("none that can be told" if each is None else f"{each:.0f}" for each in worth), "labels")
+    saved = [data_advantage(sizes, head, prompt) for head, prompt in zip(curves["head"], curves[side])]
+    worth[side] = ", ".join("no accuracy in common" if each is None else f"{each:.0f}" for each in saved)
+predict("Draw a few horizontal lines between the head's curve and the null prompt's. How many labels does the null prompt save?",
+        f"{worth['null prompt']} (one number for each draw of texts)")
+print("random words save:", worth["random words"], "| the known prompt saves:", worth["known prompt"])
 
 # %% [markdown]
-# On real models and data: Le Scao and Rush (2021, section 1) find a prompt worth about 3,500 labels on MNLI, up to 750 on BoolQ and 280 on
-# RTE. Gao et al. (2021, table 3) tune RoBERTa-large on 16 texts a class of SST-2: the head reaches 81.4 % (standard deviation over the draws
-# 3.8), the prompt 92.7 % (0.9), the prompt without any training 83.6 %.
+# The known prompt may share no accuracy with the head at all: it starts where the head ends. The measure then says nothing, which
+# is not the same as worth nothing.
+#
+# On real models and data: Le Scao and Rush (2021, section 1) find a prompt worth about 3,500 labels on MNLI, up to 750 on BoolQ
+# and 280 on RTE, three tasks on pairs of texts. Gao et al. (2021, table 3) tune RoBERTa-large on 16 film reviews a class (SST-2):
+# the head reaches 81.4 % (standard deviation over the draws 3.8), the prompt 92.7 % (0.9), and the prompt without any training
+# 83.6 %.
 
 # %% [markdown]
 # ## Where it breaks
 #
-# - A label word must be one token of the model, in the form in which it stands at the gap (GPT-2 has one token for " good" and another for
-#   "good"). `Verbalizer.ids` refuses others and offers words that are near.
-# - Where the raw text never had the answer in such a place, the words at the gap mean nothing: then a prompt is as good as random words.
+# - A label word must be one token of the model, in the form in which it stands at the gap (GPT-2 has one token for " good" and
+#   another for "good"). `Verbalizer.ids` refuses others and offers words that are near.
+# - Where the raw text never had the answer in such a place, the words at the gap mean little: untrained, it is close to random
+#   words.
 # - A prompt takes tokens. A long text must be cut, and what is cut must be the text and not the template.
 # - Prompts that were tried on many labels and then reported as zero-shot are not zero-shot.
 # - A masked model fills one gap with one token; two gaps are filled each for itself, as if the other were not there.
 #
 # ## Read the package's own file
 #
-# `minipeft/prompting/cloze.py` classifies by the gap. Which line would have to change if the gap had to be read one token further left?
-# Why does `ClozeClassification` have a `loss` and no parameters? In `templates.py`, `_cloze`: what would go wrong with a review that
-# holds the word [MASK] itself, if the first mask were taken? `word_search.py` finds label words: what does it need that zero-shot does not?
+# `minipeft/prompting/cloze.py` classifies by the gap. Which line would have to change if the gap had to be read one token further
+# left? Why does `ClozeClassification` have a `loss` and no parameters? In `templates.py`, `_cloze`: what would go wrong with a
+# review that holds the word [MASK] itself, if the first mask were taken? `word_search.py` finds label words: what does it need
+# that zero-shot does not?
 #
 # ## Sources
 #
 # - Schick and Schütze, *Exploiting Cloze Questions for Few-Shot Text Classification and Natural Language Inference*, EACL 2021,
 #   arXiv:2001.07676, section 3: patterns, verbalizers, the restricted softmax.
-# - Gao, Fisch and Chen, *Making Pre-trained Language Models Better Few-shot Learners*, ACL 2021, arXiv:2012.15723, sections 4 to 6.
+# - Gao, Fisch and Chen, *Making Pre-trained Language Models Better Few-shot Learners*, ACL 2021, arXiv:2012.15723, sections 4 to
+#   6.
 # - Zhao, Wallace, Feng, Klein and Singh, *Calibrate Before Use*, ICML 2021, arXiv:2102.09690, sections 4 and 5.
-# - Sanh et al., ICLR 2022, arXiv:2110.08207, section 5 (rank classification); Liu et al., NeurIPS 2022, arXiv:2205.05638, section 3.2
-#   (length normalisation).
-# - Le Scao and Rush, *How Many Data Points is a Prompt Worth?*, NAACL 2021, arXiv:2103.08493: sections 3 (the measure) and 5 (null
-#   verbalizers).
-# - Logan, Balažević, Wallace, Petroni, Singh and Riedel, *Cutting Down on Prompts and Parameters*, Findings of ACL 2022, arXiv:2106.13353:
-#   null prompts.
-# - Brown et al., NeurIPS 2020, arXiv:2005.14165 (in-context learning); Lu et al., ACL 2022, arXiv:2104.08786 (their order); Min et al.,
-#   EMNLP 2022, arXiv:2202.12837 (their labels).
+# - Sanh et al., ICLR 2022, arXiv:2110.08207, section 5 (rank classification); Liu et al., NeurIPS 2022, arXiv:2205.05638, section
+#   3.2 (length normalisation).
+# - Le Scao and Rush, *How Many Data Points is a Prompt Worth?*, NAACL 2021, arXiv:2103.08493: sections 3 (the measure) and 5
+#   (null verbalizers).
+# - Logan, Balažević, Wallace, Petroni, Singh and Riedel, *Cutting Down on Prompts and Parameters*, Findings of ACL 2022,
+#   arXiv:2106.13353: null prompts.
+# - Brown et al., NeurIPS 2020, arXiv:2005.14165 (in-context learning); Lu et al., ACL 2022, arXiv:2104.08786 (their order); Min
+#   et al., EMNLP 2022, arXiv:2202.12837 (their labels).
 # - Perez, Kiela and Cho, *True Few-Shot Learning with Language Models*, NeurIPS 2021, arXiv:2105.11447.

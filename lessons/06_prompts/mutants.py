@@ -9,8 +9,8 @@ from minipeft.prompting.few_shot import _needed
 # ---- 06.1 ----
 
 
-@mutant("06.1", "cut_at_the_word", "You filled in the texts and then looked for {mask}: a text that holds these letters itself, or a doubled "
-                                   "brace, is cut at the wrong place. Walk along self.parts; a field whose name is mask is the gap.")
+@mutant("06.1", "cut_at_the_word", "You filled in the texts and then looked for {mask}: a text that holds these letters itself, "
+        "or a doubled brace, is cut at the wrong place. Walk along self.parts; a field whose name is mask is the gap.")
 def halves(self, text, text2, context=""):
     whole = context + self.pattern.replace("{text}", text).replace("{text2}", text2 or "")
     before, _, behind = whole.partition("{mask}")
@@ -41,8 +41,8 @@ def halves(self, text, text2, context=""):
     return out
 
 
-@mutant("06.1", "too_early", "The words of a part stand before its field: those in front of the mask belong to the first side. You changed "
-                             "sides before you added them.")
+@mutant("06.1", "too_early", "The words of a part stand before its field: those in front of the mask belong to the first side. "
+        "You changed sides before you added them.")
 def halves(self, text, text2, context=""):
     fields, out, side = {"text": text, "text2": text2 or ""}, [context, ""], 0
     for words, name in self.parts:
@@ -54,7 +54,8 @@ def halves(self, text, text2, context=""):
     return out
 
 
-@mutant("06.1", "texts_before", "A text may stand behind the mask, as in \"is it {mask} ? {text}\": add it to the side on which you are.")
+@mutant("06.1", "texts_before", "A text may stand behind the mask, as in \"is it {mask} ? {text}\": add it to the side on which "
+        "you are.")
 def halves(self, text, text2, context=""):
     fields, out, side = {"text": text, "text2": text2 or ""}, [context, ""], 0
     for words, name in self.parts:
@@ -91,25 +92,28 @@ def class_scores(logits, ids):
     return F.concatenate([logits[..., each[:1]] for each in ids], axis=-1)
 
 
-@mutant("06.2", "detached", "The numbers are right, but no gradient comes through: stay with Tensors and do not take logits.data.")
+@mutant("06.2", "detached", "The numbers are right, but no gradient comes through: stay with Tensors and do not take "
+        "logits.data.")
 def class_scores(logits, ids):
     return F.Tensor(np.stack([logits.data[..., each].mean(axis=-1) for each in ids], axis=-1))
 
 
-@mutant("06.2", "log_probabilities", "You took log p over the whole vocabulary before the mean. Asked for are the logits; other words have no "
-                                     "part in the scores. (The softmax over the classes would hide the difference: it is the same for all.)")
+@mutant("06.2", "log_probabilities", "You took log p over the whole vocabulary before the mean. Asked for are the logits; other "
+        "words have no part in the scores. (The softmax over the classes would hide the difference: it is the same for all.)")
 def class_scores(logits, ids):
     log_p = logits - F.log(F.sum(F.exp(logits), axis=-1, keepdims=True))
     return F.concatenate([F.mean(log_p[..., each], axis=-1, keepdims=True) for each in ids], axis=-1)
 
 
-@mutant("06.2", "softmax_already", "Those are the probabilities of the classes. Scores are asked for; the softmax comes after them.")
+@mutant("06.2", "softmax_already", "Those are the probabilities of the classes. Scores are asked for; the softmax comes after "
+        "them.")
 def class_scores(logits, ids):
     s = F.concatenate([F.mean(logits[..., each], axis=-1, keepdims=True) for each in ids], axis=-1)
     return F.exp(s) / F.sum(F.exp(s), axis=-1, keepdims=True)
 
 
-@mutant("06.2", "rows", "You took rows of the batch where columns of the vocabulary are asked for: index the last axis, logits[..., ids].")
+@mutant("06.2", "rows", "You took rows of the batch where columns of the vocabulary are asked for: index the last axis, "
+        "logits[..., ids].")
 def class_scores(logits, ids):
     return F.concatenate([F.mean(logits[each % logits.shape[0]], axis=-1, keepdims=True) for each in ids], axis=-1)
 
@@ -127,7 +131,8 @@ def _checked(q_cf):
     return q_cf
 
 
-@mutant("06.3", "not_divided_by_the_sum", "After the division the classes do not add up to 1 any more: divide each row by its sum.")
+@mutant("06.3", "not_divided_by_the_sum", "After the division the classes do not add up to 1 any more: divide each row by its "
+        "sum.")
 def calibrated(q, q_cf):
     return np.asarray(q, np.float64) / _checked(_mean(q_cf))
 
@@ -138,7 +143,8 @@ def calibrated(q, q_cf):
     return ratio / ratio.sum(axis=-1, keepdims=True)
 
 
-@mutant("06.3", "whole_table", "You divided by the sum of the whole table; each row is a distribution of its own, so sum over the last axis.")
+@mutant("06.3", "whole_table", "You divided by the sum of the whole table; each row is a distribution of its own, so sum over "
+        "the last axis.")
 def calibrated(q, q_cf):
     ratio = np.asarray(q, np.float64) / _checked(_mean(q_cf))
     return ratio / ratio.sum()
@@ -150,14 +156,16 @@ def calibrated(q, q_cf):
     return ratio / ratio.sum(axis=-1, keepdims=True)
 
 
-@mutant("06.3", "mean_of_logs", "You averaged the logarithms of the inputs without content. The mean is that of the probabilities.")
+@mutant("06.3", "mean_of_logs", "You averaged the logarithms of the inputs without content. The mean is that of the "
+        "probabilities.")
 def calibrated(q, q_cf):
     rows = _checked(np.atleast_2d(np.asarray(q_cf, np.float64)))
     ratio = np.asarray(q, np.float64) / np.exp(np.log(rows).mean(axis=0))
     return ratio / ratio.sum(axis=-1, keepdims=True)
 
 
-@mutant("06.3", "subtracted", "You subtracted q_cf from q. The correction is a difference of logarithms: a division of the probabilities.")
+@mutant("06.3", "subtracted", "You subtracted q_cf from q. The correction is a difference of logarithms: a division of the "
+        "probabilities.")
 def calibrated(q, q_cf):
     mean = _checked(_mean(q_cf))
     return np.asarray(q, np.float64) - mean + 1 / len(mean)
@@ -179,7 +187,8 @@ def _log_p(logits, tokens):
     return z[np.arange(len(tokens)), tokens] - np.log(np.exp(z).sum(axis=1))
 
 
-@mutant("06.4", "never_normalised", "You never divide by the length of the answer; where self.normalised is true that is asked for.")
+@mutant("06.4", "never_normalised", "You never divide by the length of the answer; where self.normalised is true that is asked "
+        "for.")
 def log_likelihoods(self, model, batch):
     out = np.zeros((batch.size, len(self.words)))
     for c, words in enumerate(self.words):
@@ -188,7 +197,8 @@ def log_likelihoods(self, model, batch):
     return out
 
 
-@mutant("06.4", "always_normalised", "You always divide by the length of the answer; only where self.normalised is true is that asked for.")
+@mutant("06.4", "always_normalised", "You always divide by the length of the answer; only where self.normalised is true is that "
+        "asked for.")
 def log_likelihoods(self, model, batch):
     out = np.zeros((batch.size, len(self.words)))
     for c, words in enumerate(self.words):
@@ -197,7 +207,8 @@ def log_likelihoods(self, model, batch):
     return out
 
 
-@mutant("06.4", "longest", "You divided every class by the length of the longest answer, which changes no order; divide by its own.")
+@mutant("06.4", "longest", "You divided every class by the length of the longest answer, which changes no order; divide by its "
+        "own.")
 def log_likelihoods(self, model, batch):
     out = np.zeros((batch.size, len(self.words)))
     for c, words in enumerate(self.words):
@@ -206,16 +217,19 @@ def log_likelihoods(self, model, batch):
     return out
 
 
-@mutant("06.4", "logits", "You added up the logits of the answer's tokens. They are no log probabilities yet: subtract log of the sum of exp z.")
+@mutant("06.4", "logits", "You added up the logits of the answer's tokens. They are no log probabilities yet: subtract log of "
+        "the sum of exp z.")
 def log_likelihoods(self, model, batch):
     out = np.zeros((batch.size, len(self.words)))
     for c, words in enumerate(self.words):
         logits, tokens, rows = self.answers(model, batch, np.full(batch.size, c))
-        np.add.at(out[:, c], rows, logits.data.astype(np.float64)[np.arange(len(tokens)), tokens] / (len(words) if self.normalised else 1))
+        z = logits.data.astype(np.float64)[np.arange(len(tokens)), tokens]
+        np.add.at(out[:, c], rows, z / (len(words) if self.normalised else 1))
     return out
 
 
-@mutant("06.4", "first_token", "You looked at the first token of each answer only; its probability is the product over all its tokens.")
+@mutant("06.4", "first_token", "You looked at the first token of each answer only; its probability is the product over all its "
+        "tokens.")
 def log_likelihoods(self, model, batch):
     out = np.zeros((batch.size, len(self.words)))
     for c, words in enumerate(self.words):
@@ -225,8 +239,8 @@ def log_likelihoods(self, model, batch):
     return out
 
 
-@mutant("06.4", "not_added_up", "out[rows, c] += ... with a row that stands there several times adds only once and keeps the last token. Use "
-                                "np.add.at, np.bincount or a loop.")
+@mutant("06.4", "not_added_up", "out[rows, c] += ... with a row that stands there several times adds only once and keeps the "
+        "last token. Use np.add.at, np.bincount or a loop.")
 def log_likelihoods(self, model, batch):
     out = np.zeros((batch.size, len(self.words)))
     for c, words in enumerate(self.words):
@@ -236,7 +250,8 @@ def log_likelihoods(self, model, batch):
     return out
 
 
-@mutant("06.4", "overflow", "exp of large logits is infinite: subtract the largest logit of each row before exp; the result is the same.")
+@mutant("06.4", "overflow", "exp of large logits is infinite: subtract the largest logit of each row before exp; the result is "
+        "the same.")
 def log_likelihoods(self, model, batch):
     out = np.zeros((batch.size, len(self.words)))
     for c, words in enumerate(self.words):
@@ -254,7 +269,8 @@ def _area(sizes, head, prompt, low, high):
     """The integral of N_head - N_prompt over the accuracies from low to high."""
     accuracies = np.unique(np.concatenate([[low, high], head, prompt]))
     accuracies = accuracies[(accuracies >= low) & (accuracies <= high)]
-    return sum((b - a) * (_needed(sizes, head, a, b) - _needed(sizes, prompt, a, b)) for a, b in zip(accuracies[:-1], accuracies[1:]))
+    pieces = zip(accuracies[:-1], accuracies[1:])
+    return sum((b - a) * (_needed(sizes, head, a, b) - _needed(sizes, prompt, a, b)) for a, b in pieces)
 
 
 def _read(sizes, head, prompt):
@@ -269,16 +285,16 @@ def data_advantage(sizes, head, prompt):
     return _area(sizes, head, prompt, low, high) if low < high else None
 
 
-@mutant("06.5", "other_way", "The sign is turned round: what the head needs minus what the prompt needs, so that a good prompt is worth more "
-                             "than 0.")
+@mutant("06.5", "other_way", "The sign is turned round: what the head needs minus what the prompt needs, so that a good prompt "
+        "is worth more than 0.")
 def data_advantage(sizes, head, prompt):
     sizes, head, prompt = _read(sizes, head, prompt)
     low, high = max(head[0], prompt[0]), min(head[-1], prompt[-1])
     return -_area(sizes, head, prompt, low, high) / (high - low) if low < high else None
 
 
-@mutant("06.5", "accuracy_won", "You averaged the accuracy that the prompt wins at a number of examples: the vertical distance. Asked for are "
-                                "the examples that it saves at an accuracy: the horizontal one.")
+@mutant("06.5", "accuracy_won", "You averaged the accuracy that the prompt wins at a number of examples: the vertical distance. "
+        "Asked for are the examples that it saves at an accuracy: the horizontal one.")
 def data_advantage(sizes, head, prompt):
     sizes, head, prompt = _read(sizes, head, prompt)
     if not max(head[0], prompt[0]) < min(head[-1], prompt[-1]):
@@ -304,8 +320,8 @@ def data_advantage(sizes, head, prompt):
     return _area(sizes, head, prompt, low, high) / (high - low) if low < high else 0.0
 
 
-@mutant("06.5", "all_accuracies", "You went over all accuracies that either curve reaches. Below the larger of the two first values, and above the "
-                                  "smaller of the two last ones, one of the curves has nothing to say.")
+@mutant("06.5", "all_accuracies", "You went over all accuracies that either curve reaches. Below the larger of the two first "
+        "values, and above the smaller of the two last ones, one of the curves has nothing to say.")
 def data_advantage(sizes, head, prompt):
     sizes, head, prompt = _read(sizes, head, prompt)
     if not max(head[0], prompt[0]) < min(head[-1], prompt[-1]):

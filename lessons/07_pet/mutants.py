@@ -15,18 +15,20 @@ def mean_score(log_q, weights):
     return log_q.mean(axis=0)
 
 
-@mutant("07.1", "sum", "You took the weighted sum: divide by the sum of the weights, or the scores grow with the number of pairs and the "
-                       "labels become too sure.")
+@mutant("07.1", "sum", "You took the weighted sum: divide by the sum of the weights, or the scores grow with the number of "
+        "pairs and the labels become too sure.")
 def mean_score(log_q, weights):
     return (weights[:, None, None] * log_q).sum(axis=0)
 
 
-@mutant("07.1", "by_their_number", "You divided by the number of pairs; the weights need not have the mean 1, so divide by their sum.")
+@mutant("07.1", "by_their_number", "You divided by the number of pairs; the weights need not have the mean 1, so divide by "
+        "their sum.")
 def mean_score(log_q, weights):
     return (weights[:, None, None] * log_q).mean(axis=0)
 
 
-@mutant("07.1", "mean_of_probabilities", "You averaged the probabilities. Averaged are their logarithms, which is what the logits stand for.")
+@mutant("07.1", "mean_of_probabilities", "You averaged the probabilities. Averaged are their logarithms, which is what the "
+        "logits stand for.")
 def mean_score(log_q, weights):
     return np.log(np.tensordot(weights / weights.sum(), np.exp(log_q), axes=1))
 
@@ -65,7 +67,8 @@ def soft_labels(self):
     return restricted_softmax(_mean(self.log_q(RAW), self.weights) / 2)
 
 
-@mutant("07.2", "behind_the_softmax", "You divided the probabilities by the temperature, and they no longer add up to 1; divide the scores.")
+@mutant("07.2", "behind_the_softmax", "You divided the probabilities by the temperature, and they no longer add up to 1; divide "
+        "the scores.")
 def soft_labels(self):
     return restricted_softmax(_mean(self.log_q(RAW), self.weights)) / self.settings.temperature
 
@@ -75,13 +78,15 @@ def soft_labels(self):
     return restricted_softmax(self.log_q(RAW).mean(axis=0) / self.settings.temperature)
 
 
-@mutant("07.2", "mean_of_softmaxes", "You made each pair's answer a soft label and averaged those. First the mean of the scores, then one softmax.")
+@mutant("07.2", "mean_of_softmaxes", "You made each pair's answer a soft label and averaged those. First the mean of the "
+        "scores, then one softmax.")
 def soft_labels(self):
     each = restricted_softmax(self.log_q(RAW) / self.settings.temperature)
     return np.tensordot(self.weights / self.weights.sum(), each, axes=1)
 
 
-@mutant("07.2", "test_texts", "Those are labels of the test texts. The raw text is the split RAW; test is for measuring and for nothing else.")
+@mutant("07.2", "test_texts", "Those are labels of the test texts. The raw text is the split RAW; test is for measuring and for "
+        "nothing else.")
 def soft_labels(self):
     return restricted_softmax(_mean(self.log_q("test"), self.weights) / self.settings.temperature)
 
@@ -95,7 +100,8 @@ def _log_q(model, batch):
     return z - F.log(F.exp(z).sum(axis=1, keepdims=True)), batch.labels.astype(z.dtype)
 
 
-@mutant("07.3", "hardened", "You took the most probable class as if it were the label; all that the label says of the other classes is lost.")
+@mutant("07.3", "hardened", "You took the most probable class as if it were the label; all that the label says of the other "
+        "classes is lost.")
 def loss(self, model, batch):
     logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
     return F.cross_entropy(logits, batch.labels.argmax(axis=1))
@@ -107,14 +113,15 @@ def loss(self, model, batch):
     return -(log_q * t).sum()
 
 
-@mutant("07.3", "mean_over_classes", "You took the mean over the classes too. Over the classes it is a sum, over the batch a mean.")
+@mutant("07.3", "mean_over_classes", "You took the mean over the classes too. Over the classes it is a sum, over the batch a "
+        "mean.")
 def loss(self, model, batch):
     log_q, t = _log_q(model, batch)
     return -(log_q * t).mean()
 
 
-@mutant("07.3", "divergence", "You subtracted the entropy of the labels as well: that is the divergence of q from t. Its gradient is the same; asked "
-                              "for is the cross-entropy.")
+@mutant("07.3", "divergence", "You subtracted the entropy of the labels as well: that is the divergence of q from t. Its "
+        "gradient is the same; asked for is the cross-entropy.")
 def loss(self, model, batch):
     log_q, t = _log_q(model, batch)
     entropy = -(t * np.log(np.maximum(t, 1e-30))).sum(axis=1).mean()
@@ -133,7 +140,8 @@ def loss(self, model, batch):
     return ((F.exp(log_q) - t) ** 2).sum(axis=1).mean()
 
 
-@mutant("07.3", "overflow", "exp of large logits is infinite: subtract each row's largest logit first; the loss does not change by it.")
+@mutant("07.3", "overflow", "exp of large logits is infinite: subtract each row's largest logit first; the loss does not change "
+        "by it.")
 def loss(self, model, batch):
     z = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
     t = batch.labels.astype(z.dtype)
@@ -169,8 +177,8 @@ def loss(self, model, batch):
     return self.work.loss(model, batch.task) * (1 - self.alpha) + self.language.loss(model, batch.task) * self.alpha
 
 
-@mutant("07.4", "no_gradient", "The number is right, but no gradient comes from the language model's loss, so that it keeps nothing: do not take "
-                               ".data or .item().")
+@mutant("07.4", "no_gradient", "The number is right, but no gradient comes from the language model's loss, so that it keeps "
+        "nothing: do not take .data or .item().")
 def loss(self, model, batch):
     return self.work.loss(model, batch.task) * (1 - self.alpha) + self.language.loss(model, batch.language).item() * self.alpha
 
@@ -211,8 +219,8 @@ def _labelled_by_others(self, log_q, number, generation, rng):
     return _labelling(self, log_q, number, generation, rng, others=lambda: list(range(len(self.works))))
 
 
-@mutant("07.5", "all_others", "All the other pairs labelled; draw a share of them, self.settings.share and at least one, or in the next generation all "
-                              "pairs think alike.")
+@mutant("07.5", "all_others", "All the other pairs labelled; draw a share of them, self.settings.share and at least one, or in "
+        "the next generation all pairs think alike.")
 def _labelled_by_others(self, log_q, number, generation, rng):
     return _labelling(self, log_q, number, generation, rng, count=len)
 
@@ -228,20 +236,21 @@ def _labelled_by_others(self, log_q, number, generation, rng):
                       wanted=lambda have, start, n: round(start * (self.settings.growth if self.labelled else 1)) - have)
 
 
-@mutant("07.5", "one_behind", "With labelled texts the first generation (number 0) has d times as many already: the power is generation + 1. Only "
-                              "where nothing is labelled does it start at the power 0.")
+@mutant("07.5", "one_behind", "With labelled texts the first generation (number 0) has d times as many already: the power is "
+        "generation + 1. Only where nothing is labelled does it start at the power 0.")
 def _labelled_by_others(self, log_q, number, generation, rng):
     return _labelling(self, log_q, number, generation, rng,
                       wanted=lambda have, start, n: round(start * self.settings.growth ** generation) - have)
 
 
-@mutant("07.5", "surest", "You took the texts of which the pairs are surest, always the same easy ones. Draw by lot, with probability "
-                          "proportional to the confidence.")
+@mutant("07.5", "surest", "You took the texts of which the pairs are surest, always the same easy ones. Draw by lot, with "
+        "probability proportional to the confidence.")
 def _labelled_by_others(self, log_q, number, generation, rng):
     return _labelling(self, log_q, number, generation, rng, picked=lambda given, p, n: given[np.argsort(-p, kind="stable")[:n]])
 
 
-@mutant("07.5", "evenly", "You drew all texts of a class with the same probability; those of which the pairs are surer come more often.")
+@mutant("07.5", "evenly", "You drew all texts of a class with the same probability; those of which the pairs are surer come "
+        "more often.")
 def _labelled_by_others(self, log_q, number, generation, rng):
     return _labelling(self, log_q, number, generation, rng, picked=lambda given, p, n: rng.choice(given, n, replace=False))
 
@@ -251,8 +260,8 @@ def _labelled_by_others(self, log_q, number, generation, rng):
     return _labelling(self, log_q, number, generation, rng, picked=lambda given, p, n: rng.choice(given, n, p=p / p.sum()))
 
 
-@mutant("07.5", "as_few_as_there_are", "Where too few texts are given a class, fill up with those to which it is the most probable, or the classes lose "
-                                       "their proportion.")
+@mutant("07.5", "as_few_as_there_are", "Where too few texts are given a class, fill up with those to which it is the most "
+        "probable, or the classes lose their proportion.")
 def _labelled_by_others(self, log_q, number, generation, rng):
     left = [i for i in range(len(self.works)) if i != number] or [number]
     chosen = rng.choice(left, max(1, round(self.settings.share * len(left))), replace=False)

@@ -11,24 +11,24 @@ from minipeft.models import Encoder, Seq2Seq, TransformerConfig
 from minipeft.models.heads import ClassificationHead
 from minipeft.nn import Join, LayerNorm, Parameter
 
-BENDS = {"relu": lambda x: x if x > 0 else 0.0, "silu": lambda x: x / (1 + np.exp(-x)), "tanh": np.tanh}
+ACTIVATIONS = {"relu": lambda x: x if x > 0 else 0.0, "silu": lambda x: x / (1 + np.exp(-x)), "tanh": np.tanh}
 SLOPES = {"silu": lambda x: (1 + np.exp(-x) + x * np.exp(-x)) / (1 + np.exp(-x)) ** 2, "tanh": lambda x: 1 - np.tanh(x) ** 2}
 
 
-def network(kind, rng, bend="silu", dropout=0.0, width=5, inner=3):
+def network(kind, rng, act="silu", dropout=0.0, width=5, inner=3):
     """A network with numbers everywhere, D 5 and R 3, in float64."""
-    mlp = kind(width, inner, bend, dropout, 0.0, rng).astype(np.float64)
+    mlp = kind(width, inner, act, dropout, 0.0, rng).astype(np.float64)
     for parameter in mlp.parameters():
         parameter.data = rng.standard_normal(parameter.shape)
     return mlp
 
 
-def by_numbers(mlp, z, bend):
+def by_numbers(mlp, z, act):
     """act(z W_down + b_down) W_up + b_up of rows z (N, D), number by number."""
     down, b_down, up, b_up = mlp.down.weight.data, mlp.down.bias.data, mlp.up.weight.data, mlp.up.bias.data
     out = np.zeros_like(z)
     for i in range(len(z)):
-        hidden = [BENDS[bend](sum(z[i, k] * down[k, r] for k in range(len(down))) + b_down[r]) for r in range(len(b_down))]
+        hidden = [ACTIVATIONS[act](sum(z[i, k] * down[k, r] for k in range(len(down))) + b_down[r]) for r in range(len(b_down))]
         for j in range(len(b_up)):
             out[i, j] = sum(hidden[r] * up[r, j] for r in range(len(hidden))) + b_up[j]
     return out
@@ -89,11 +89,11 @@ def test_a_fresh_one_gives_zero(impl, rng):
 
 
 @exercise("09.1")
-@pytest.mark.parametrize("bend", ["relu", "silu"])
-def test_the_formula(impl, rng, bend):
+@pytest.mark.parametrize("act", ["relu", "silu"])
+def test_the_formula(impl, rng, act):
     """MLP(z) is act(z W_down + b_down) W_up + b_up."""
-    mlp, z = network(impl, rng, bend), rng.standard_normal((4, 5))
-    same(mlp(Tensor(z)), Tensor(by_numbers(mlp, z, bend)), "MLP(z)", 1e-10)
+    mlp, z = network(impl, rng, act), rng.standard_normal((4, 5))
+    same(mlp(Tensor(z)), Tensor(by_numbers(mlp, z, act)), "MLP(z)", 1e-10)
 
 
 @exercise("09.1")
@@ -104,14 +104,14 @@ def test_leading_axes(impl, rng):
 
 
 @exercise("09.1")
-@pytest.mark.parametrize("bend", ["silu", "tanh"])
-def test_gradients(impl, rng, bend):
+@pytest.mark.parametrize("act", ["silu", "tanh"])
+def test_gradients(impl, rng, act):
     """The gradients of both matrices, both biases and z are those of the formula, for a random gradient from above."""
-    mlp, z, g = network(impl, rng, bend), Tensor(rng.standard_normal((4, 5)), requires_grad=True), rng.standard_normal((4, 5))
+    mlp, z, g = network(impl, rng, act), Tensor(rng.standard_normal((4, 5)), requires_grad=True), rng.standard_normal((4, 5))
     mlp(z).backward(g)
     before = z.data @ mlp.down.weight.data + mlp.down.bias.data
-    delta = g @ mlp.up.weight.data.T * SLOPES[bend](before)
-    same(mlp.up.weight.grad, np.vectorize(BENDS[bend])(before).T @ g, "dW_up", 1e-10)
+    delta = g @ mlp.up.weight.data.T * SLOPES[act](before)
+    same(mlp.up.weight.grad, np.vectorize(ACTIVATIONS[act])(before).T @ g, "dW_up", 1e-10)
     same(mlp.up.bias.grad, g.sum(axis=0), "db_up", 1e-10)
     same(mlp.down.weight.grad, z.data.T @ delta, "dW_down", 1e-10)
     same(mlp.down.bias.grad, delta.sum(axis=0), "db_down", 1e-10)
@@ -290,8 +290,8 @@ def test_what_cannot_be_dropped(impl, rng):
     adapters, lora = moved(classifier(rng), "houlsby", rng, bottleneck=2), moved(classifier(rng), "lora", rng, rank=1)
     lora.merge()
     prompt = moved(classifier(rng), "prompt", rng, num_virtual_tokens=2)
-    for attachment, blocks, what in ((adapters, -1, "-1 blocks"), (adapters, 4, "4 blocks of 3"), (lora, 1, "a merged attachment"),
-                                     (prompt, 1, "a soft prompt, which acts in no block")):
+    for attachment, blocks, what in ((adapters, -1, "-1 blocks"), (adapters, 4, "4 blocks of 3"),
+                                     (lora, 1, "a merged attachment"), (prompt, 1, "a soft prompt, which acts in no block")):
         try:
             impl(attachment, blocks)
             refused = False

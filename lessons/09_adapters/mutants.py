@@ -16,18 +16,18 @@ def forward(self, z):
     return z + self.up(self.act(self.down(self.dropout(z))))
 
 
-@mutant("09.1", "no_bend",
-        "The bend between the two maps, self.act, is missing: two linear maps in a row are only one linear map.")
+@mutant("09.1", "no_activation",
+        "The activation between the two maps, self.act, is missing: two linear maps in a row are only one linear map.")
 def forward(self, z):
     return self.up(self.down(self.dropout(z)))
 
 
-@mutant("09.1", "bend_last", "The bend stands between the two maps, in the bottleneck; you put it behind the second.")
+@mutant("09.1", "activation_last", "The activation stands between the two maps, in the bottleneck; you put it behind the second.")
 def forward(self, z):
     return self.act(self.up(self.down(self.dropout(z))))
 
 
-@mutant("09.1", "bend_first", "The bend stands between the two maps; you bent z before the first.")
+@mutant("09.1", "activation_first", "The activation stands between the two maps; you applied it to z before the first.")
 def forward(self, z):
     return self.up(self.down(self.act(self.dropout(z))))
 

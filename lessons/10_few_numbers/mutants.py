@@ -7,7 +7,7 @@ import numpy as np
 from minipeft import autograd as F
 from minipeft.learn.claims import mutant
 from minipeft.methods.targets import linear_paths
-from minipeft.nn import Parameter, unwrap
+from minipeft.nn import unwrap
 
 # ---- 10.1 ----
 
@@ -23,24 +23,26 @@ def biases(method, model, wanted, refuse=True):
     return chosen
 
 
-@mutant("10.1", "with_the_head", "The classifier's bias is among yours. The task's own map is trained whole, as the head, by attach itself: leave "
-        "out what begins with head.classifier. or head.output.")
+@mutant("10.1", "with_the_head", "The classifier's bias is among yours. The task's own map is trained whole, as the head, by "
+        "attach itself: leave out what begins with head.classifier. or head.output.")
 def base_parameters(self, model):
     return biases(self, model, lambda path, p: True)
 
 
-@mutant("10.1", "no_norms", "Norms have biases too (β): a bias is every parameter whose path ends in .bias, whatever module it belongs to.")
+@mutant("10.1", "no_norms", "Norms have biases too (β): a bias is every parameter whose path ends in .bias, whatever module "
+        "it belongs to.")
 def base_parameters(self, model):
     return biases(self, model, lambda path, p: not path.startswith(TASK_MAP) and "norm" not in path)
 
 
-@mutant("10.1", "blocks_only", "You took the blocks alone; the norm of BERT's embeddings, its pooler and GPT-2's last norm have biases as well.")
+@mutant("10.1", "blocks_only", "You took the blocks alone; the norm of BERT's embeddings, its pooler and GPT-2's last norm "
+        "have biases as well.")
 def base_parameters(self, model):
     return biases(self, model, lambda path, p: path.startswith("blocks."))
 
 
-@mutant("10.1", "no_pooler", "You left out everything below head.; BERT's pooler stands there and is part of the pre-trained model. Only the task's "
-        "own map is left out.")
+@mutant("10.1", "no_pooler", "You left out everything below head.; BERT's pooler stands there and is part of the pre-trained "
+        "model. Only the task's own map is left out.")
 def base_parameters(self, model):
     return biases(self, model, lambda path, p: not path.startswith("head."))
 
@@ -53,7 +55,8 @@ def base_parameters(self, model):
     return found
 
 
-@mutant("10.1", "vectors", "You took every vector, and so the gains of the norms too. They multiply; a bias is added, and its path ends in .bias.")
+@mutant("10.1", "vectors", "You took every vector, and so the gains of the norms too. They multiply; a bias is added, and its "
+        "path ends in .bias.")
 def base_parameters(self, model):
     found = {path: p for path, p in model.named_parameters() if p.ndim == 1 and not path.startswith(TASK_MAP)}
     chosen = {path: p for path, p in found.items() if path.rpartition(".")[0] in self._chosen([name.rpartition(".")[0] for name in found])}
@@ -66,11 +69,12 @@ def base_parameters(self, model):
 
 @mutant("10.1", "copies", "You made new Parameters. Give the model's own, or the model is not what is trained.")
 def base_parameters(self, model):
-    return {path: Parameter(p.data.copy()) for path, p in biases(self, model, lambda path, p: not path.startswith(TASK_MAP)).items()}
+    chosen = biases(self, model, lambda path, p: not path.startswith(TASK_MAP))
+    return {path: type(p)(p.data.copy()) for path, p in chosen.items()}
 
 
-@mutant("10.1", "nothing_is_fine", "A model without a bias must be refused with ValueError (unless zeros are added): training nothing in silence "
-        "helps nobody.")
+@mutant("10.1", "nothing_is_fine", "A model without a bias must be refused with ValueError (unless zeros are added): training "
+        "nothing in silence helps nobody.")
 def base_parameters(self, model):
     return biases(self, model, lambda path, p: not path.startswith(TASK_MAP), refuse=False)
 
@@ -88,12 +92,14 @@ def scale(self, y):
     return by_rows(self, y, y + self.l)
 
 
-@mutant("10.2", "one_plus", "You multiply by 1 + l. Here l itself is the factor: it starts at 1, so that a fresh one changes nothing.")
+@mutant("10.2", "one_plus", "You multiply by 1 + l. Here l itself is the factor: it starts at 1, so that a fresh one changes "
+        "nothing.")
 def scale(self, y):
     return by_rows(self, y, y * (self.l + 1.0))
 
 
-@mutant("10.2", "all_rows", "The product is right, but self.rows was not looked at: rows whose entry is False must go through unchanged.")
+@mutant("10.2", "all_rows", "The product is right, but self.rows was not looked at: rows whose entry is False must go through "
+        "unchanged.")
 def scale(self, y):
     return y * self.l
 
@@ -144,7 +150,8 @@ def merged_arrays(self, weight, bias):
     return self.l.data[:, None] * weight, bias if bias is None or self.at_input else bias * self.l.data
 
 
-@mutant("10.3", "divided", "You divided: that takes the scale out. Merging multiplies it in; unmerging is the package's business, which keeps the base.")
+@mutant("10.3", "divided", "You divided: that takes the scale out. Merging multiplies it in; unmerging is the package's "
+        "business, which keeps the base.")
 def merged_arrays(self, weight, bias):
     if self.at_input:
         return weight / self.l.data[:, None], bias
@@ -177,29 +184,34 @@ def each_label(layer, h):
     return layer.b.reshape(1, -1) if layer.d is None else F.linear(h, F.swap_last(layer.d))
 
 
-@mutant("10.4", "replaced", "You put h · d_c in the place of the label's logit. d_c starts at zero: it is added to what the map said before.")
+@mutant("10.4", "replaced", "You put h · d_c in the place of the label's logit. d_c starts at zero: it is added to what the "
+        "map said before.")
 def forward(self, h):
     others = F.Tensor(1.0 - self.place.sum(axis=0))
     return self.wrapped(h) * others + each_label(self, h) @ F.Tensor(self.place)
 
 
-@mutant("10.4", "first_columns", "You moved the first outputs. Which output each label is stands in self.place: row c has its 1 there.")
+@mutant("10.4", "first_columns", "You moved the first outputs. Which output each label is stands in self.place: row c has its "
+        "1 there.")
 def forward(self, h):
     return self.wrapped(h) + each_label(self, h) @ F.Tensor(np.eye(*self.place.shape))
 
 
-@mutant("10.4", "sorted_columns", "The labels' order was lost: label c belongs to the output in which row c of self.place has its 1.")
+@mutant("10.4", "sorted_columns", "The labels' order was lost: label c belongs to the output in which row c of self.place has "
+        "its 1.")
 def forward(self, h):
     order = np.argsort(self.place.argmax(axis=1))
     return self.wrapped(h) + each_label(self, h) @ F.Tensor(self.place[order])
 
 
-@mutant("10.4", "labels_alone", "You give the labels' logits alone; all outputs must come out, those that are no labels unchanged.")
+@mutant("10.4", "labels_alone", "You give the labels' logits alone; all outputs must come out, those that are no labels "
+        "unchanged.")
 def forward(self, h):
     return self.wrapped(h) @ F.Tensor(self.place.T.copy()) + each_label(self, h)
 
 
-@mutant("10.4", "vectors_only", "Where self.d is None the labels have a bias each, self.b (C,), and nothing is multiplied with h.")
+@mutant("10.4", "vectors_only", "Where self.d is None the labels have a bias each, self.b (C,), and nothing is multiplied "
+        "with h.")
 def forward(self, h):
     return self.wrapped(h) + F.linear(h, F.swap_last(self.d)) @ F.Tensor(self.place)
 
@@ -245,8 +257,8 @@ def informed(model, batches, contribution, divide=True):
     return out
 
 
-@mutant("10.5", "true_labels", "That is the empirical Fisher information, with the label of the data. Sum over all classes, each weighed by the "
-        "probability that the model gives it.")
+@mutant("10.5", "true_labels", "That is the empirical Fisher information, with the label of the data. Sum over all classes, "
+        "each weighed by the probability that the model gives it.")
 def fisher_importance(model, batches):
     return informed(model, batches, lambda slopes, p, label: slopes[label] ** 2)
 
@@ -256,7 +268,8 @@ def fisher_importance(model, batches):
     return informed(model, batches, lambda slopes, p, label: sum(s**2 for s in slopes))
 
 
-@mutant("10.5", "squared_mean", "You squared after summing over the classes. The weighed sum of the slopes is zero, whatever the model: square first.")
+@mutant("10.5", "squared_mean", "You squared after summing over the classes. The weighed sum of the slopes is zero, whatever "
+        "the model: square first.")
 def fisher_importance(model, batches):
     return informed(model, batches, lambda slopes, p, label: sum(q * s for q, s in zip(p, slopes)) ** 2)
 
@@ -276,7 +289,8 @@ def fisher_importance(model, batches):
     return informed(model, batches, lambda slopes, p, label: sum(q * s**2 for q, s in zip(p, slopes)), divide=False)
 
 
-@mutant("10.5", "left_released", "F is right, but the maps are left released: what was frozen before must be frozen again, also after an error.")
+@mutant("10.5", "left_released", "F is right, but the maps are left released: what was frozen before must be frozen again, "
+        "also after an error.")
 def fisher_importance(model, batches):
     found = informed(model, batches, lambda slopes, p, label: sum(q * s**2 for q, s in zip(p, slopes)))
     for path in found:

@@ -26,20 +26,22 @@ def prefix_share(queries, prefix_keys, keys, scale):
     return parts[:, len(prefix_keys):].sum(axis=1) / parts.sum(axis=1)
 
 
-@mutant("11.1", "ratio", "You divided the prefix' sum by that of the words. Below the line stand both: A / (A + B).")
+@mutant("11.1", "ratio", "You divided the prefix's sum by that of the words. Below the line stand both: A / (A + B).")
 def prefix_share(queries, prefix_keys, keys, scale):
     scores = scale * queries @ np.concatenate([prefix_keys, keys]).T
     parts = np.exp(scores - scores.max(axis=1, keepdims=True))
     return parts[:, :len(prefix_keys)].sum(axis=1) / parts[:, len(prefix_keys):].sum(axis=1)
 
 
-@mutant("11.1", "overflow", "The formula is right, but exp of a large score is infinite. Subtract each query's largest score before exp.")
+@mutant("11.1", "overflow",
+        "The formula is right, but exp of a large score is infinite. Subtract each query's largest score before exp.")
 def prefix_share(queries, prefix_keys, keys, scale):
     a, b = (np.exp(scale * queries @ part.T).sum(axis=1) for part in (prefix_keys, keys))
     return a / (a + b)
 
 
-@mutant("11.1", "means", "You took means where the equation has sums: a longer prefix has a larger share, since each of its keys adds.")
+@mutant("11.1", "means",
+        "You took means where the equation has sums: a longer prefix has a larger share, since each of its keys adds.")
 def prefix_share(queries, prefix_keys, keys, scale):
     scores = scale * queries @ np.concatenate([prefix_keys, keys]).T
     parts = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -47,8 +49,9 @@ def prefix_share(queries, prefix_keys, keys, scale):
     return a / (a + b)
 
 
-@mutant("11.1", "apart", "You subtracted another maximum from the prefix' scores than from the words', so the two sums cannot be compared: "
-                         "take one maximum over both.")
+@mutant("11.1", "apart",
+        "You subtracted another maximum from the prefix's scores than from the words', so the two sums cannot be compared: take "
+        "one maximum over both.")
 def prefix_share(queries, prefix_keys, keys, scale):
     sums = []
     for part in (prefix_keys, keys):
@@ -74,10 +77,11 @@ def _before(mask, bias, tokens, flag=True):
     return mask, bias
 
 
-@mutant("11.2", "behind_the_words", "The prefix stands behind the words, where the causal mask hides it from nearly all queries. Put it first.")
+@mutant("11.2", "behind_the_words",
+        "The prefix stands behind the words, where the causal mask hides it from nearly all queries. Put it first.")
 def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     k, v = (F.concatenate([words, _spread(part, words)], axis=2) for part, words in zip(self.prefix(), (k, v)))
-    tokens = k.shape[2] - v.shape[2] + len(self.prefix()[0].data)
+    tokens = self.prefix()[0].shape[0]
     if mask is not None:
         mask = np.concatenate([mask, np.ones((len(mask), tokens), bool)], axis=1)
     if bias is not None:
@@ -85,8 +89,9 @@ def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     return self.wrapped(q, k, v, mask, bias, scale)
 
 
-@mutant("11.2", "heads_mixed", "You reshaped (n, H' K) straight into (H', n, K), which deals out the numbers in the wrong order. Reshape to "
-                               "(n, H', K), then exchange the first two axes.")
+@mutant("11.2", "heads_mixed",
+        "You reshaped (n, H' K) straight into (H', n, K), which deals out the numbers in the wrong order. Reshape to (n, H', K), "
+        "then exchange the first two axes.")
 def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     batch, heads, _, width = k.shape
     parts = [F.broadcast_to(p.reshape(heads, -1, width), (batch, heads, p.shape[0], width)) for p in self.prefix()]
@@ -95,28 +100,32 @@ def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     return self.wrapped(q, k, v, mask, bias, scale)
 
 
-@mutant("11.2", "mask_forgotten", "The mask still has a column for each word only, while there are n keys more: put n columns of True first.")
+@mutant("11.2", "mask_forgotten",
+        "The mask still has a column for each word only, while there are n keys more: put n columns of True first.")
 def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     k, v = (F.concatenate([_spread(part, words), words], axis=2) for part, words in zip(self.prefix(), (k, v)))
     bias = _before(None, bias, self.prefix()[0].shape[0])[1]
     return self.wrapped(q, k, v, mask, bias, scale)
 
 
-@mutant("11.2", "mask_of_padding", "The new columns of the mask are False, so that a batch with padding sees no prefix at all. They are True.")
+@mutant("11.2", "mask_of_padding",
+        "The new columns of the mask are False, so that a batch with padding sees no prefix at all. They are True.")
 def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     k, v = (F.concatenate([_spread(part, words), words], axis=2) for part, words in zip(self.prefix(), (k, v)))
     mask, bias = _before(mask, bias, self.prefix()[0].shape[0], False)
     return self.wrapped(q, k, v, mask, bias, scale)
 
 
-@mutant("11.2", "mask_dropped", "You passed on no mask, so that padding is seen. The words' own columns must come along behind the new ones.")
+@mutant("11.2", "mask_dropped",
+        "You passed on no mask, so that padding is seen. The words' own columns must come along behind the new ones.")
 def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     k, v = (F.concatenate([_spread(part, words), words], axis=2) for part, words in zip(self.prefix(), (k, v)))
     bias = _before(None, bias, self.prefix()[0].shape[0])[1]
     return self.wrapped(q, k, v, None, bias, scale)
 
 
-@mutant("11.2", "bias_forgotten", "T5's bias still has a column for each word only: put n columns of 0 before them, where there is a bias.")
+@mutant("11.2", "bias_forgotten",
+        "T5's bias still has a column for each word only: put n columns of 0 before them, where there is a bias.")
 def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     k, v = (F.concatenate([_spread(part, words), words], axis=2) for part, words in zip(self.prefix(), (k, v)))
     mask = _before(mask, None, self.prefix()[0].shape[0])[0]
@@ -129,7 +138,8 @@ def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     return self.wrapped(q, k, v, _before(mask, None, self.prefix()[0].shape[0])[0], None, scale)
 
 
-@mutant("11.2", "keys_twice", "You put the prefix' keys before the values as well. self.prefix() gives two: P_K for the keys, P_V for the values.")
+@mutant("11.2", "keys_twice",
+        "You put the prefix's keys before the values as well. self.prefix() gives two: P_K for the keys, P_V for the values.")
 def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     keys = self.prefix()[0]
     k, v = (F.concatenate([_spread(keys, words), words], axis=2) for words in (k, v))
@@ -151,8 +161,9 @@ def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     return self.wrapped(q, k, v, mask, bias, scale)
 
 
-@mutant("11.2", "own_parameters", "You read self.keys and self.values, which are None where a network makes the prefix. self.prefix() is right in "
-                                  "both cases.")
+@mutant("11.2", "own_parameters",
+        "You read self.keys and self.values, which are None where a network makes the prefix. self.prefix() is right in both "
+        "cases.")
 def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
     k, v = (F.concatenate([_spread(part, words), words], axis=2) for part, words in zip((self.keys, self.values), (k, v)))
     mask, bias = _before(mask, bias, self.keys.shape[0])
@@ -179,7 +190,8 @@ def prefix(self):
     return both[:, ::2], both[:, 1::2]
 
 
-@mutant("11.3", "rows_cut", "You cut the rows in half, which are the virtual tokens. Cut the columns: (n, 2 H' K) into two of (n, H' K).")
+@mutant("11.3", "rows_cut",
+        "You cut the rows in half, which are the virtual tokens. Cut the columns: (n, 2 H' K) into two of (n, H' K).")
 def prefix(self):
     if self.network is None:
         return self.keys, self.values
@@ -188,19 +200,22 @@ def prefix(self):
     return both[:half], both[half:]
 
 
-@mutant("11.3", "never_a_network", "Where self.network is not None, self.keys and self.values hold nothing: the network makes the prefix.")
+@mutant("11.3", "never_a_network",
+        "Where self.network is not None, self.keys and self.values hold nothing: the network makes the prefix.")
 def prefix(self):
     return self.keys, self.values
 
 
-@mutant("11.3", "always_a_network", "Where self.network is None there is no network to call: the prefix is self.keys and self.values.")
+@mutant("11.3", "always_a_network",
+        "Where self.network is None there is no network to call: the prefix is self.keys and self.values.")
 def prefix(self):
     both = self.out(self.network())
     half = both.shape[1] // 2
     return both[:, :half], both[:, half:]
 
 
-@mutant("11.3", "tanh_again", "tanh is already in self.network(); what self.out gives is the prefix as it is, and may be larger than 1.")
+@mutant("11.3", "tanh_again",
+        "tanh is already in self.network(); what self.out gives is the prefix as it is, and may be larger than 1.")
 def prefix(self):
     if self.network is None:
         return self.keys, self.values
@@ -229,8 +244,9 @@ def count(self, config):
     return n * widths
 
 
-@mutant("11.4", "by_the_models_width", "A key is H' K wide, which is the model's width only where all heads have keys of their own and K is d / H. "
-                                       "core_widths(config) tells.")
+@mutant("11.4", "by_the_models_width",
+        "A key is H' K wide, which is the model's width only where all heads have keys of their own and K is d / H. "
+        "core_widths(config) tells.")
 def count(self, config):
     widths, n, hidden = len(core_widths(config)) * config.hidden_size, self.num_virtual_tokens, self.hidden
     if self.reparametrise:
@@ -238,8 +254,9 @@ def count(self, config):
     return 2 * n * widths
 
 
-@mutant("11.4", "one_stack", "You counted num_hidden_layers attentions. T5 has a decoder too, with two attentions in each layer: sum over "
-                             "core_widths(config).")
+@mutant("11.4", "one_stack",
+        "You counted num_hidden_layers attentions. T5 has a decoder too, with two attentions in each layer: sum over "
+        "core_widths(config).")
 def count(self, config):
     widths, n, hidden = config.num_hidden_layers * next(iter(core_widths(config).values())), self.num_virtual_tokens, self.hidden
     if self.reparametrise:
@@ -260,7 +277,8 @@ def count(self, config):
     return 2 * n * widths
 
 
-@mutant("11.4", "a_network_each", "E, W_a and b_a are shared by all attentions and count once; only W_b and b_b are each attention's own.")
+@mutant("11.4", "a_network_each",
+        "E, W_a and b_a are shared by all attentions and count once; only W_b and b_b are each attention's own.")
 def count(self, config):
     widths, n, hidden, cores = sum(core_widths(config).values()), self.num_virtual_tokens, self.hidden, len(core_widths(config))
     if self.reparametrise:
@@ -273,7 +291,8 @@ def count(self, config):
 
 def _read(model, words, arrange, ids=None, calm=True, back=True):
     """What most of these have in common."""
-    cores, ids = {path: Recorder(model.get(path)) for path in block_paths(model, AttentionCore)}, np.asarray([words]) if ids is None else ids
+    cores = {path: Recorder(model.get(path)) for path in block_paths(model, AttentionCore)}
+    ids = np.asarray([words]) if ids is None else ids
     training, rng = model.training, getattr(model, "rng", None)
     for path, core in cores.items():
         model.replace(path, core)
@@ -291,8 +310,9 @@ def _flat(x):
     return np.ascontiguousarray(x[0].swapaxes(0, 1)).reshape(x.shape[2], -1)
 
 
-@mutant("11.5", "heads_mixed", "You reshaped (H', P, K) straight into (P, H' K), which puts numbers of one word into another's row. Exchange the "
-                               "first two axes before.")
+@mutant("11.5", "heads_mixed",
+        "You reshaped (H', P, K) straight into (P, H' K), which puts numbers of one word into another's row. Exchange the first "
+        "two axes before.")
 def activations(model, words):
     return _read(model, words, lambda k, v: (k[0].reshape(len(words), -1), v[0].reshape(len(words), -1)))
 
@@ -302,19 +322,22 @@ def activations(model, words):
     return _read(model, words, lambda k, v: (_flat(v), _flat(k)))
 
 
-@mutant("11.5", "word_by_word", "You read each word as a text of its own. They are one text, in which a word stands at its place and sees the "
-                                "others: one row of ids, (1, P).")
+@mutant("11.5", "word_by_word",
+        "You read each word as a text of its own. They are one text, in which a word stands at its place and sees the others: "
+        "one row of ids, (1, P).")
 def activations(model, words):
     side = lambda x: x[:, :, 0].reshape(len(words), -1)
     return _read(model, words, lambda k, v: (side(k), side(v)), ids=np.asarray(words)[:, None])
 
 
-@mutant("11.5", "with_dropout", "A model in training reads the words with dropout. Call model.eval() before, and model.train(rng) afterwards.")
+@mutant("11.5", "with_dropout",
+        "A model in training reads the words with dropout. Call model.eval() before, and model.train(rng) afterwards.")
 def activations(model, words):
     return _read(model, words, lambda k, v: (_flat(k), _flat(v)), calm=False)
 
 
-@mutant("11.5", "left_in", "The Recorders are still in the model. Put back what was there: model.replace(path, recorder.wrapped).")
+@mutant("11.5", "left_in",
+        "The Recorders are still in the model. Put back what was there: model.replace(path, recorder.wrapped).")
 def activations(model, words):
     return _read(model, words, lambda k, v: (_flat(k), _flat(v)), back=False)
 

@@ -1,5 +1,5 @@
-"""What an answer to lesson 12 must do: vectors before the words with their mask, number and gradient, what they start from, which places
-the words have, and which words a learned vector is near."""
+"""What an answer to lesson 12 must do: vectors before the words with their mask, number and gradient, what they start from, which
+places the words have, and which words a learned vector is near."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,8 @@ def expected_vectors(table, prompt, ids):
 def config_of(family):
     """A small config of an encoder or a decoder."""
     return TransformerConfig(model_type=family, vocab_size=VOCABULARY, hidden_size=12, num_hidden_layers=2, num_attention_heads=3,
-                             intermediate_size=20, max_position_embeddings=24, type_vocab_size=2 * (family == "bert"), initializer_range=0.5)
+                             intermediate_size=20, max_position_embeddings=24, type_vocab_size=2 * (family == "bert"),
+                             initializer_range=0.5)
 
 
 def model_of(family, rng):
@@ -110,11 +111,11 @@ def test_a_prompt_of_words_is_those_words(graft, rng, family):
     model, ids, words = model_of(family, rng), rng.integers(0, VOCABULARY, (2, 4)), [7, 2, 11]
     mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
     longer = np.concatenate([np.tile(words, (2, 1)), ids], axis=1), np.concatenate([np.ones((2, 3), int), mask], axis=1)
-    expected = model(longer[0], attention_mask=longer[1]).last_hidden_state.data
+    real, expected = longer[1] == 1, model(longer[0], attention_mask=longer[1]).last_hidden_state.data
     with graft():
         attach(model, SoftPrompt(num_virtual_tokens=3, initial="labels", words=words), rng=rng)
         told = model(ids, attention_mask=mask).last_hidden_state.data
-        same(told[longer[1] == 1] if told.shape == expected.shape else told, expected[longer[1] == 1], "the states of the real places", 1e-9)
+        same(told[real] if told.shape == expected.shape else told, expected[real], "the states of the real places", 1e-9)
 
 
 # ---- 12.2: what they start from --------------------------------------------------------------------------------
@@ -181,10 +182,12 @@ def test_more_label_words_than_virtual_tokens(impl, rng):
 def test_it_is_a_copy_drawn_by_the_generator(impl, rng):
     """The start is a copy of the table's rows, and the same for the same generator."""
     table, seed = rng.standard_normal((20, 3)), int(rng.integers(1000))
-    drawn = [impl(num_virtual_tokens=6, initial="vocabulary").start(table, np.random.default_rng(s)) for s in (seed, seed, seed + 1)]
+    method = impl(num_virtual_tokens=6, initial="vocabulary")
+    drawn = [method.start(table, np.random.default_rng(s)) for s in (seed, seed, seed + 1)]
     same(drawn[0], drawn[1], "what the same generator draws again", 0)
-    holds(not np.array_equal(drawn[0], drawn[2]), "two generators with different seeds draw the same; draw with the rng that is given")
-    holds(not np.shares_memory(drawn[0], table), "the start shares its numbers with the table, so that training it would change the model")
+    holds(not np.array_equal(drawn[0], drawn[2]), "two generators with different seeds draw the same; draw with the given rng")
+    shared = np.shares_memory(drawn[0], table)
+    holds(not shared, "the start shares its numbers with the table, and training would change the model")
 
 
 # ---- 12.3: places ----------------------------------------------------------------------------------------------
@@ -215,7 +218,7 @@ def test_places_in_a_cache(impl, by):
     """With places in a cache, the positions go on behind them."""
     same(impl(Positions(), by)(2, None, 5), np.array([[5 + by, 6 + by]]), "the positions behind 5 cached places", 0)
     mask = np.array([[True, False, True, True, True, True, True]])
-    same(impl(Positions(), by)(2, mask, 5), np.array([[4 + by, 5 + by]]), "the positions behind 5 cached places, one of them padding", 0)
+    same(impl(Positions(), by)(2, mask, 5), np.array([[4 + by, 5 + by]]), "the positions behind 5 cached places, one padding", 0)
 
 
 @exercise("12.3")

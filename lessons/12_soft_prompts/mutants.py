@@ -27,7 +27,8 @@ def forward(self, ids, mask=None, past=0):
     return F.concatenate([vectors, F.broadcast_to(self.prompt, (len(ids), tokens, width))], axis=1), mask, virtual + tokens
 
 
-@mutant("12.1", "mask_forgotten", "There are n places more, and the mask has no columns for them: put n columns of True before its own.")
+@mutant("12.1", "mask_forgotten",
+        "There are n places more, and the mask has no columns for them: put n columns of True before its own.")
 def forward(self, ids, mask=None, past=0):
     vectors, mask, virtual = self.wrapped(ids, mask, past)
     if past:
@@ -44,7 +45,8 @@ def forward(self, ids, mask=None, past=0):
     return _together(self, vectors, ids), mask, virtual + len(self.prompt.data)
 
 
-@mutant("12.1", "mask_at_the_end", "The mask's new columns stand behind the old ones; the virtual tokens come first, and so do their columns.")
+@mutant("12.1", "mask_at_the_end",
+        "The mask's new columns stand behind the old ones; the virtual tokens come first, and so do their columns.")
 def forward(self, ids, mask=None, past=0):
     vectors, mask, virtual = self.wrapped(ids, mask, past)
     tokens = len(self.prompt.data)
@@ -54,14 +56,16 @@ def forward(self, ids, mask=None, past=0):
     return _together(self, vectors, ids), mask, virtual + tokens
 
 
-@mutant("12.1", "at_every_call", "With a cache the prompt would come again before every new word. Where `past` is not 0 it is in the cache already.")
+@mutant("12.1", "at_every_call",
+        "With a cache the prompt would come again before every new word. Where `past` is not 0 it is in the cache already.")
 def forward(self, ids, mask=None, past=0):
     vectors, mask, virtual = self.wrapped(ids, mask, past)
     return _together(self, vectors, ids), _longer(mask, len(self.prompt.data)), virtual + len(self.prompt.data)
 
 
-@mutant("12.1", "mask_of_first_call", "At a later call the prompt is in the cache, so that the mask needs columns for it as well: extend it before "
-                                      "you look at `past`.")
+@mutant("12.1", "mask_of_first_call",
+        "At a later call the prompt is in the cache, so that the mask needs columns for it as well: extend it before you look at "
+        "`past`.")
 def forward(self, ids, mask=None, past=0):
     vectors, mask, virtual = self.wrapped(ids, mask, past)
     if past:
@@ -69,7 +73,8 @@ def forward(self, ids, mask=None, past=0):
     return _together(self, vectors, ids), _longer(mask, len(self.prompt.data)), virtual + len(self.prompt.data)
 
 
-@mutant("12.1", "not_counted", "The number of virtual tokens has not grown, so the heads would take the prompt for words. Add n to it.")
+@mutant("12.1", "not_counted",
+        "The number of virtual tokens has not grown, so the heads would take the prompt for words. Add n to it.")
 def forward(self, ids, mask=None, past=0):
     vectors, mask, virtual = self.wrapped(ids, mask, past)
     mask = _longer(mask, len(self.prompt.data))
@@ -78,7 +83,8 @@ def forward(self, ids, mask=None, past=0):
     return _together(self, vectors, ids), mask, virtual
 
 
-@mutant("12.1", "only_its_own", "You gave n as the number of virtual tokens. There may be others inside: add n to what self.wrapped gives.")
+@mutant("12.1", "only_its_own",
+        "You gave n as the number of virtual tokens. There may be others inside: add n to what self.wrapped gives.")
 def forward(self, ids, mask=None, past=0):
     vectors, mask, virtual = self.wrapped(ids, mask, past)
     mask = _longer(mask, len(self.prompt.data))
@@ -127,7 +133,8 @@ def start(self, table, rng):
     return _drawn(n, [], np.asarray(self.words or np.arange(len(table))), table, rng)
 
 
-@mutant("12.2", "float64", "The random start is float64 and the model float32: make it of the table's type with astype(table.dtype).")
+@mutant("12.2", "float64",
+        "The random start is float64 and the model float32: make it of the table's type with astype(table.dtype).")
 def start(self, table, rng):
     n = self.num_virtual_tokens
     if self.initial == "random":
@@ -137,7 +144,8 @@ def start(self, table, rng):
     return _drawn(n, [], np.asarray(self.words or np.arange(len(table))), table, rng)
 
 
-@mutant("12.2", "labels_drawn", "For `labels` you drew the label words as they came. They must come first, in their order, each once.")
+@mutant("12.2", "labels_drawn",
+        "For `labels` you drew the label words as they came. They must come first, in their order, each once.")
 def start(self, table, rng):
     n = self.num_virtual_tokens
     if self.initial == "random":
@@ -145,8 +153,8 @@ def start(self, table, rng):
     return _drawn(n, [], np.asarray(self.words or np.arange(len(table))), table, rng)
 
 
-@mutant("12.2", "labels_repeated", "You repeated the label words until all virtual tokens had one. Each comes once; the rest is drawn from the "
-                                   "whole table.")
+@mutant("12.2", "labels_repeated",
+        "You repeated the label words until all virtual tokens had one. Each comes once; the rest is drawn from the whole table.")
 def start(self, table, rng):
     n = self.num_virtual_tokens
     if self.initial == "random":
@@ -164,7 +172,8 @@ def start(self, table, rng):
     return _drawn(n, self.words[:n] if self.initial == "labels" else [], np.arange(len(table)), table, rng)
 
 
-@mutant("12.2", "twice", "A word may come twice although there are enough: draw with replace=False while there are as many words as are needed.")
+@mutant("12.2", "twice",
+        "A word may come twice although there are enough: draw with replace=False while there are as many words as are needed.")
 def start(self, table, rng):
     n = self.num_virtual_tokens
     if self.initial == "random":
@@ -195,8 +204,9 @@ def start(self, table, rng):
     return _drawn(n, [], np.asarray(self.words or np.arange(len(table))), table, rng)
 
 
-@mutant("12.2", "first_rows", "You took the first rows of the table. Draw them with rng; the first rows of a vocabulary are its special tokens, and a "
-                              "slice shares its numbers with the model.")
+@mutant("12.2", "first_rows",
+        "You took the first rows of the table. Draw them with rng; the first rows of a vocabulary are its special tokens, and a "
+        "slice shares its numbers with the model.")
 def start(self, table, rng):
     n = self.num_virtual_tokens
     if self.initial == "random":
@@ -209,7 +219,8 @@ def start(self, table, rng):
 # ---- 12.3 ----
 
 
-@mutant("12.3", "below_zero", "Some positions are negative, which would take vectors from the other end of the table: none may be below 0.")
+@mutant("12.3", "below_zero",
+        "Some positions are negative, which would take vectors from the other end of the table: none may be below 0.")
 def forward(self, length, mask=None, past=0):
     return self.wrapped(length, mask, past) + self.by
 
@@ -229,8 +240,9 @@ def forward(self, length, mask=None, past=0):
     return np.maximum(self.wrapped(length, mask, 0) + self.by, 0)
 
 
-@mutant("12.3", "counted_anew", "You counted the places yourself, and lost what is inside: other methods' movements and padding. Move what "
-                                "self.wrapped gives.")
+@mutant("12.3", "counted_anew",
+        "You counted the places yourself, and lost what is inside: other methods' movements and padding. Move what self.wrapped "
+        "gives.")
 def forward(self, length, mask=None, past=0):
     return np.maximum(np.arange(past, past + length)[None] + self.by, 0)
 
@@ -254,7 +266,8 @@ def nearest_words(prompt, table, count):
     return np.argsort(distances, axis=1, kind="stable")[:, :count]
 
 
-@mutant("12.4", "farthest", "np.argsort puts the smallest first, so you have the words that are farthest: sort the cosines with a minus.")
+@mutant("12.4", "farthest",
+        "np.argsort puts the smallest first, so you have the words that are farthest: sort the cosines with a minus.")
 def nearest_words(prompt, table, count):
     lengths = np.linalg.norm(prompt, axis=1)[:, None] * np.linalg.norm(table, axis=1)
     cosines = np.where(lengths > 0, (prompt @ table.T) / np.where(lengths > 0, lengths, 1), 0)
@@ -281,8 +294,8 @@ def nearest_words(prompt, table, count):
     return np.argsort(-(a @ b.T), axis=1, kind="stable")[:, :count]
 
 
-@mutant("12.4", "for_each_word", "You sorted the virtual tokens for each word. For each virtual token the words are wanted: sort along axis 1 of "
-                                 "(n, V).")
+@mutant("12.4", "for_each_word",
+        "You sorted the virtual tokens for each word. For each virtual token the words are wanted: sort along axis 1 of (n, V).")
 def nearest_words(prompt, table, count):
     lengths = np.linalg.norm(prompt, axis=1)[:, None] * np.linalg.norm(table, axis=1)
     cosines = np.where(lengths > 0, (prompt @ table.T) / np.where(lengths > 0, lengths, 1), 0)

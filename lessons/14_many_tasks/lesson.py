@@ -8,8 +8,8 @@
 # Three questions follow. How do several tasks live on one model? What do they gain from being trained together? And can training
 # on many tasks be aimed at the task that is still to come, so that it is learnt from five examples?
 #
-# You need lesson 8 (LoRA, and what an attachment is), lesson 6 (a task as a text with a gap), and from lesson 1 that a gradient
-# can be differentiated once more. 70 minutes.
+# You need lesson 8 (LoRA, and what an attachment is), lesson 6 (a task as a text with a gap) and lesson 1 (a gradient is computed
+# from a record, so that it can be recorded and differentiated itself). 70 minutes.
 
 # %% [markdown]
 # ## The idea in a picture
@@ -89,7 +89,7 @@ for temperature in (1.0, 2.0, 5.0, 1e9):
 #@exercise 14.2 minipeft.methods.task_embedding:ShiftedTokens.forward
 #@ Return (X', mask, virtual): what `self.wrapped(ids, mask, past)` gives, with the task's vector `self.e` (D,) added to the
 #@ vectors (B, T, D). `wrapped` looks up the words; mask and the number of virtual tokens are handed on as they come from it.
-from minipeft import TaskEmbedding
+from minipeft.methods import TaskEmbedding
 
 backbone = load_pretrained("toy:encoder")
 ids = rng.integers(5, backbone.config.vocab_size, (2, 7))
@@ -139,13 +139,14 @@ plans = {"sentiment alone": ({"sentiment": 32}, lora, None),
          "with question, one LoRA and a vector each": ({"sentiment": 32, "question": 600}, TaskEmbedding, lora)}
 untrained = work_of("sentiment", backbone.config, 32).evaluate(load_pretrained("toy:encoder"), "test")["score"]
 scores = {"nothing trained": {"sentiment": untrained}} | {name: together(*plan) for name, plan in plans.items()}
-for name, found in scores.items():
-    print(f"{name:<42} " + ", ".join(f"{task} {score:.3f}" for task, score in found.items() if task != "score"))
 
 alone, each, shared_related, shared_other = (scores[name]["sentiment"] for name in plans)
 predict("A LoRA each, or one LoRA for both: in which case can sentiment learn anything from rating's 600 examples?",
         f"Only where something is shared: {shared_related:.3f} with one LoRA for both; {each:.3f} with a LoRA each, as alone "
-        f"({alone:.3f}) but for the order of the batches and the rate. From question, which is about other things: {shared_other:.3f}.")
+        f"({alone:.3f}) but for the order of the batches and the rate. From question, which is about other things: "
+        f"{shared_other:.3f}.")
+for name, found in scores.items():
+    print(f"{name:<42} " + ", ".join(f"{task} {score:.3f}" for task, score in found.items() if task != "score"))
 
 # %% [markdown]
 # Three things can be read off. With 32 examples LoRA alone does not get beyond what the backbone says untrained (it learns them
@@ -155,8 +156,8 @@ predict("A LoRA each, or one LoRA for both: in which case can sentiment learn an
 # order.
 #
 # **Choosing among what others learnt.** One may also train an adapter for each task alone, freeze them all, and let a new task
-# *choose*: AdapterFusion (Pfeiffer et al., 2021) puts a small attention into each block, whose query is the block's output and
-# whose keys and values are the adapters' outputs. Nothing can then be forgotten, and the weights tell which tasks were drawn
+# *choose*: AdapterFusion (Pfeiffer et al., 2021) puts a small attention into each block, whose query is the sub-layer's output
+# and whose keys and values are the adapters' outputs. Nothing can then be forgotten, and the weights tell which tasks were drawn
 # upon. It costs 3 D² numbers a block, far more than the adapters. In the package: `Fusion(("a", "b"))`,
 # `minipeft/methods/fusion.py`.
 
@@ -165,8 +166,8 @@ predict("A LoRA each, or one LoRA for both: in which case can sentiment learn an
 #
 # Sharing makes one set of numbers that is good for all tasks at once. For the task to come something else would be better:
 # numbers from which *a few steps on a few examples* lead to a good solution. The two are not the same. Let the tasks be waves a
-# sin(x - p) with different a and p. The best single answer for all of them is their mean, nearly a flat line, and nothing is
-# learnt in knowing it.
+# sin(x - p), with different heights a and places p. The best single answer for all of them is their mean, which is again a wave,
+# and none of them. A better start is one from which any wave can be reached soon, whatever it draws itself.
 #
 # An *episode* imitates the day to come. It is one task with a few examples to learn from, the *support*, and others to be judged
 # by, the *query*. φ are the numbers that are trained: of a method, or of a small network; the backbone stays frozen. The *inner
@@ -203,14 +204,15 @@ predict("A LoRA each, or one LoRA for both: in which case can sentiment learn an
 # | first-order MAML | (∇ℓ_q)(φ_k) | k + 1 gradients |
 # | MAML | (I - a H_0) ... (I - a H_{k-1}) (∇ℓ_q)(φ_k) | the record of all k steps is kept, and differentiated |
 #
-# Why does Reptile learn to learn at all? φ - φ_k is a times the sum of the gradients along the way. Take two steps on two batches
-# with gradients g_1, g_2 and Hessians H_1, H_2 at φ. To first order in a, the second gradient is g_2 - a H_2 g_1. On average over
-# which batch comes first, the extra term is -a/2 times the gradient of g_1 · g_2: going against φ - φ_k makes the gradients of
-# two batches of one task *agree*, so that a step on one helps the other (Nichol et al., section 5.1).
+# Why does Reptile learn to learn at all? Let the inner steps go on until the task is solved. φ_k is then a solution not far from
+# φ, and if it is the nearest one, φ - φ_k is the gradient of half the squared distance between φ and the task's solutions. So
+# Reptile looks for the point that is *near to solutions of all tasks*, and that is another point than the one of least mean loss
+# (Nichol et al., section 5.2). Where each inner step has a batch of its own there is a second reason: to first order in a, going
+# against φ - φ_k also makes the gradients of two batches of one task agree, so that a step on one helps the other (section 5.1).
 
 # %%
-predict("By this, what is Reptile with a single inner step, k = 1?",
-        "φ - φ_1 = a ∇l_s(φ): ordinary training on the tasks together. The term with g_1 · g_2 needs two steps.")
+predict("What is Reptile with a single inner step, k = 1?",
+        "φ - φ_1 = a ∇l_s(φ): ordinary training on the tasks together. One step tells which way is down, not where a solution lies.")
 
 # %% [markdown]
 # ## Exercises: the inner steps and the rules
@@ -221,10 +223,9 @@ predict("By this, what is Reptile with a single inner step, k = 1?",
 
 # %%
 #@exercise 14.3 minipeft.prompting.meta:adapt
-#@ Return phi_k, {path: Tensor}, of `steps` steps of gradient descent of `loss` (a function from the model) from `start`, with the
-#@ rate `lr`. With `second_order`, phi_k can be differentiated by `start`, through the gradients too; without, phi_k are new
-#@ Tensors that need a gradient, and nothing leads back. Leave start and model as they are. Helper: `with substituted(places,
-#@ phi):`.
+#@ Return phi_k, {path: Tensor}, of `steps` steps of gradient descent with the rate `lr` from `start`, down `loss` (a function
+#@ from the model). With `second_order`, phi_k can be differentiated by `start`, through the gradients too; without, phi_k are new
+#@ Tensors that need a gradient, and nothing leads back. Leave start and model as they are; use `with substituted(places, phi)`.
 from minipeft import autograd as F
 from minipeft.nn import Linear, Module
 from minipeft.prompting import Episode, MetaSettings, adapt, meta_train
@@ -273,8 +274,7 @@ for steps in (0, 1, 5, 50):
 #@exercise 14.4 minipeft.prompting.meta:meta_gradient
 #@ Return ([an array for each of `parameters`, in their order], the query's loss at phi_k, a number): what the outer step goes
 #@ against, by `settings.rule`: "reptile", "fomaml" (first-order MAML) or "maml". `episode.support` and `.query` are functions
-#@ from the model to its loss, `settings.inner_lr` and `.inner_steps` are a and k; `adapt` is that of 14.3. Leave the parameters
-#@ as they are.
+#@ from the model to its loss, `settings.inner_lr` and `.inner_steps` are a and k; `adapt` is that of 14.3. Change no parameter.
 from minipeft.prompting.meta import meta_gradient
 
 episode = Episode(error_on(*support), error_on(*query))
@@ -287,6 +287,10 @@ print("cosine of the angle between what two rules go against (1: the same way): 
       f"{cosine(flat['maml'], flat['fomaml']):.2f}, MAML and Reptile {cosine(flat['maml'], flat['reptile']):.2f}")
 
 # %% [markdown]
+# On a fresh network two of the rules may point in opposite directions. The reason is in the factors: H has an eigenvalue near 42
+# here, and with a = 0.05 its factor 1 - a · 42 is about -1.1. In that direction the inner step overshoots, MAML turns round, and
+# first-order MAML, which takes 1 for it, does not know.
+#
 # ## What the numbers show: waves
 #
 # Four starts for the same network: trained on the points of all waves *together* (ordinary training), and by the three rules,
@@ -310,7 +314,7 @@ def start_of(rule):
     """(the network, its parameters, their places) after meta-training by a rule, or after training on all waves together."""
     curve, parameters, places = fresh()
     if rule != "together":
-        meta_train(curve, parameters, draw, MetaSettings(rule, 0.05, inner[rule], 1e-2, 4, outer))
+        meta_train(curve, parameters, draw, MetaSettings(rule, 0.05, inner[rule], lr=1e-2, tasks=4, steps=outer))
         return curve, parameters, places
     optimizer = OPTIMIZERS["adam"]([{"parameters": list(parameters.values())}], lr=1e-2)
     for step in range(outer):
@@ -329,11 +333,14 @@ for rule, (curve, parameters, places) in starts.items():
         for place, k in enumerate(ks):
             with substituted(places, adapt(curve, places, parameters, error_on(*support), 0.05, k)):
                 errors[rule][place] += error_on(*query)(curve).item() / len(waves)
-    print(f"{rule:<9} error after {', '.join(map(str, ks))} steps: {', '.join(f'{e:.3f}' for e in errors[rule])}")
 
+best = np.var([f(np.linspace(-4, 4, 80)) for *_, f in waves], axis=0).mean()  # the error of the waves' own mean
 predict("Before any inner step, which of the four starts is best on a new wave?",
-        f"None by much ({', '.join(f'{rule} {e[0]:.2f}' for rule, e in errors.items())}): no start can know which wave comes. "
+        f"None by much ({', '.join(f'{rule} {e[0]:.2f}' for rule, e in errors.items())}): no start can know which wave comes, and no "
+        f"single curve can be better than {best:.2f}. "
         f"After one step: {', '.join(f'{rule} {e[1]:.2f}' for rule, e in errors.items())}.")
+for rule, e in errors.items():
+    print(f"{rule:<9} error after {', '.join(map(str, ks))} steps: {', '.join(f'{x:.3f}' for x in e)}")
 
 # %%
 import matplotlib.pyplot as plt
@@ -394,9 +401,9 @@ print("the two forms differ by the same number in each row:", np.ptp(nearest - l
 # %% [markdown]
 # ## A new task of the toy language
 #
-# Now with texts. A task is to tell two classes apart, in an order of its own: two topics, or two kinds of question. The classes
-# of the new tasks (travel and school; size and room) are never seen before. φ is a LoRA with a head of two classes on
-# `toy:encoder`. From five examples of each class:
+# Now with texts. A task is to tell two classes apart, in an order of its own: two topics, two kinds of question, or two colours
+# that a text tells of a thing. The classes of the new tasks (travel and school, size and room, black and white) are never seen
+# before. φ is a LoRA with a head of two classes on `toy:encoder`. From five examples of each class:
 #
 # - *scratch*: a new head and a LoRA at zero, five steps, with the best of several rates on the very texts it is judged by (to its
 #   advantage);
@@ -408,29 +415,32 @@ from minipeft.autograd import no_grad
 from minipeft.data import collate
 from minipeft.prompting import episode_loss, text_states
 
-SEEN = {"topic": ("food", "film", "music", "sport"), "question": ("owner", "thing", "colour")}
-NEW = {"topic": ("travel", "school"), "question": ("size", "room")}
-shots, asked, inner_steps, meta_steps, draws = 5, 40, 5, 2 if fast() else 50, 1 if fast() else 5
+SEEN = {"topic": ("food", "film", "music", "sport"), "question": ("owner", "thing", "colour"),
+        "reading": ("red", "blue", "green", "yellow")}
+NEW = {"topic": ("travel", "school"), "question": ("size", "room"), "reading": ("black", "white")}
+shots, inner_steps, meta_steps, draws = 5, 5, 2 if fast() else 60, 1 if fast() else 3
 
 
-def texts_of(classes, seed):
-    """{(task, class): texts}."""
+def texts_of(classes, seed, each):
+    """{(task, class): examples}, so many of each class."""
     out = {}
     for task, names in classes.items():
-        data = toy.dataset(task, "easy", seed=seed, dev=1, test=1, shots=shots + asked // 2)
-        out |= {(task, name): [e.text for e in data.splits["train"] if data.labels[e.label] == name] for name in names}
+        data = toy.dataset(task, "easy", seed=seed, dev=1, test=1, shots=each)
+        out |= {(task, name): [e for e in data.splits["train"] if data.labels[e.label] == name] for name in names}
     return out
 
 
-def batches(texts, pair, rng):
-    """(support, query) of telling the first class of a pair (0) from the second (1)."""
-    parts = ([], [])
+def batches(texts, pair, rng, asked):
+    """(support, query) of telling the first class of a pair (0) from the second (1); `asked` queries."""
+    parts, out = ([], []), []
     for label, name in enumerate(pair):
-        for number, i in enumerate(rng.permutation(len(texts[name]))):
+        for number, i in enumerate(rng.permutation(len(texts[name]))[:shots + asked // 2]):
             parts[number >= shots].append((texts[name][i], label))
-    encoded = [list(tokenizer.encode_pairs([text for text, _ in part], None, 96)) for part in parts]
-    return tuple(collate(e, [label for _, label in part], np.arange(len(part)), tokenizer.pad_id)
-                 for e, part in zip(encoded, parts))
+    for part in parts:
+        second = [e.text2 for e, _ in part] if part[0][0].text2 is not None else None
+        encoded = list(tokenizer.encode_pairs([e.text for e, _ in part], second, 96))
+        out.append(collate(encoded, [label for _, label in part], np.arange(len(part)), tokenizer.pad_id))
+    return tuple(out)
 
 
 def pairs(texts):
@@ -448,8 +458,8 @@ def loss_on(batch):
     return lambda model: model(batch.input_ids, batch.attention_mask, batch.token_type_ids, labels=batch.labels).loss
 
 
-seen, unseen = texts_of(SEEN, 0), texts_of(NEW, 100)
-tests = [batches(unseen, pair, np.random.default_rng([5, number])) for pair in pairs(unseen) for number in range(draws)]
+seen, unseen = texts_of(SEEN, 0, 40), texts_of(NEW, 100, 40)
+tests = [batches(unseen, pair, np.random.default_rng([5, number]), 60) for pair in pairs(unseen) for number in range(draws)]
 hit = lambda logits, batch: float((logits.argmax(axis=1) == batch.labels).mean())
 
 
@@ -472,13 +482,13 @@ def by_prototypes(model):
 
 def one_of(rng):
     """(support, query) of a task that is seen in meta-training."""
-    return batches(seen, pairs(seen)[int(rng.integers(len(pairs(seen))))], rng)
+    return batches(seen, pairs(seen)[int(rng.integers(len(pairs(seen))))], rng, 20)
 
 
 results = {"scratch": max(after_steps(*learner(), lr) for lr in ((0.1,) if fast() else (0.03, 0.1, 0.3, 1.0))),
            "prototypes": by_prototypes(learner()[0])}
 model, parameters = learner()
-settings = MetaSettings("reptile", 0.3, inner_steps, 5e-3, 4, meta_steps)
+settings = MetaSettings("reptile", 0.3, inner_steps, lr=5e-3, tasks=4, steps=meta_steps)
 meta_train(model, parameters, lambda rng: Episode(*map(loss_on, one_of(rng))), settings)
 results["Reptile"] = after_steps(model, parameters, 0.3)
 model, parameters = learner()
@@ -488,13 +498,13 @@ for step in range(meta_steps):
     episode_loss(model, *one_of(np.random.default_rng([9, step])), 2).backward()
     optimizer.step()
 results["prototypes, trained"] = by_prototypes(model)
-for name, score in sorted(results.items(), key=lambda item: item[1]):
-    print(f"{name:<20} accuracy {score:.3f} on new tasks from {shots} examples of each class")
 
 gain = f"from {results['scratch']:.3f} to {results['Reptile']:.3f} with Reptile, from {results['prototypes']:.3f} to " \
        f"{results['prototypes, trained']:.3f} for prototypes."
 predict("LoRA was trained in episodes on other classes for two of the four. Did it help with classes that it never saw?",
         gain[0].upper() + gain[1:] + " What is learnt is how texts of this kind differ, not what travel is.")
+for name, score in sorted(results.items(), key=lambda item: item[1]):
+    print(f"{name:<20} accuracy {score:.3f} on new tasks from {shots} examples of each class")
 
 # %% [markdown]
 # ## On real models
@@ -513,8 +523,8 @@ predict("LoRA was trained in episodes on other classes for two of the four. Did 
 # - Tasks that pull a shared part in opposite directions lose by it: *negative transfer*. A part of their own for each is the way
 #   out.
 # - A rule learns the kind of tasks that it was shown. Meta-trained on topics, it knows nothing about telling true from false.
-# - MAML keeps the record of all inner steps, so its memory grows with k. Here φ is a LoRA, which keeps it small; with all of a
-#   model's weights as φ it would be k times a training step's.
+# - MAML keeps the record of all inner steps until the outer step: the activations of k training steps at once. With a LoRA as φ
+#   the gradients of the frozen weights drop out of it, the activations do not.
 # - In an episode with N classes the head's columns may come in any of N! orders. If the classes always came in one order, the
 #   start could know the answer without looking at the support, and would learn nothing about learning; and a trained start is not
 #   equally good for all orders (Ye and Chao, 2022). The episodes above draw both orders.

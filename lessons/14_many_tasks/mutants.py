@@ -5,7 +5,6 @@ import numpy as np
 from minipeft import autograd as F
 from minipeft.autograd import Tensor, grad
 from minipeft.learn.claims import mutant
-from minipeft.prompting.meta import adapt as walk
 from minipeft.prompting.meta import substituted
 
 # ---- 14.1 ----
@@ -96,6 +95,20 @@ def forward(self, ids, mask=None, past=0):
 
 
 # ---- 14.3 ----
+
+
+def walk(model, places, start, loss, lr, steps, second_order=False):
+    """phi_k, as it should be."""
+    phi = start
+    for _ in range(steps):
+        with substituted(places, phi):
+            value = loss(model)
+        gradients = grad(value, list(phi.values()), create_graph=second_order)
+        if second_order:
+            phi = {path: p - g * lr for (path, p), g in zip(phi.items(), gradients)}
+        else:
+            phi = {path: Tensor(p.data - p.dtype.type(lr) * g, True) for (path, p), g in zip(phi.items(), gradients)}
+    return phi
 
 
 @mutant("14.3", "gradient_at_the_start", "Every step took the gradient at the start: substitute phi, as it stands by now, before"

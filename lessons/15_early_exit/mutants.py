@@ -274,7 +274,7 @@ def leaving_by_patience(named, patience):
 # ---- 15.5 ----
 
 
-def walked(model, heads, rule, ids, mask, remember=True, first=1, compact=True, own_place=True, keep_mask=False, only_last=False):
+def walked(model, heads, rule, ids, mask, remember=True, first=1, own_place=True, keep=(), only_last=False):
     """The walk, with one thing or another left out."""
     with no_grad():
         x, mask, position_ids, virtual = model.enter(ids, mask)
@@ -294,8 +294,8 @@ def walked(model, heads, rule, ids, mask, remember=True, first=1, compact=True, 
             if not stay.any():
                 break
             x, here = Tensor(x.data[stay]), here[stay]
-            mask = mask if keep_mask else mask[stay]
-            position_ids = position_ids if len(position_ids) != len(stay) else position_ids[stay]
+            mask = mask if "mask" in keep else mask[stay]
+            position_ids = position_ids if "positions" in keep else position_ids[stay]
             memory = memory[stay] if memory is not None else None
     return logits, layers
 
@@ -310,10 +310,10 @@ def walk_and_leave(model, heads, rule, input_ids, attention_mask):
             x = block(x, mask, position_ids)
             z = head(model.normalised(x), mask, virtual).data
             logits = np.zeros_like(z) if logits is None else logits
-            open = layers >= number
-            logits[open] = z[open]
+            there = layers >= number
+            logits[there] = z[there]
             leaves, memory = rule(z, memory, len(heads))
-            layers[open & leaves] = number
+            layers[there & leaves] = number
     return logits, layers
 
 
@@ -331,7 +331,13 @@ def walk_and_leave(model, heads, rule, input_ids, attention_mask):
 @mutant("15.5", "mask_left_behind", "The states of those who left are gone, but the mask still has their rows: choose the same "
                                     "rows of everything.")
 def walk_and_leave(model, heads, rule, input_ids, attention_mask):
-    return walked(model, heads, rule, input_ids, attention_mask, keep_mask=True)
+    return walked(model, heads, rule, input_ids, attention_mask, keep=("mask",))
+
+
+@mutant("15.5", "positions_left_behind", "The position ids have a row for each text as well, and rotary angles are made of them in every block: choose the rows "
+                                         "of who stays.")
+def walk_and_leave(model, heads, rule, input_ids, attention_mask):
+    return walked(model, heads, rule, input_ids, attention_mask, keep=("positions",))
 
 
 @mutant("15.5", "no_memory", "What the rule returned to be remembered must be given to it at the next exit; without it patience "

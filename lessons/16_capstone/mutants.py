@@ -12,73 +12,77 @@ from minipeft.training.metrics import confusion
 # ---- 16.1 ----
 
 
+def sorted_within(order, lengths, pool):
+    """Each slice of so many places of ``order`` in the order of the lengths."""
+    parts = [order[start:start + pool] for start in range(0, len(order), max(1, pool))]
+    return np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts] or [order])
+
+
+def cut(order, batch_size, rng=None):
+    """``order`` in batches, and these shuffled where there is a generator."""
+    batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+    return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+
+
+def lengths_of(encodings):
+    """Their numbers of tokens."""
+    return np.array([len(e.ids) for e in encodings], np.int64)
+
+
+def drawn(lengths, rng):
+    """The examples in a random order, or in that of the data where there is no generator."""
+    return np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
+
+
 @mutant("16.1", "never_random", "You sort all examples also where an rng is given; in training their order must be drawn.")
 def make_batches(encodings, batch_size, rng=None):
-    order = np.argsort([len(e.ids) for e in encodings], kind="stable")
-    return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+    lengths = lengths_of(encodings)
+    return cut(np.argsort(lengths, kind="stable"), batch_size)
 
 
 @mutant("16.1", "unsorted", "In training you shuffle and do not sort: a batch then holds short and long texts, and much padding.")
 def make_batches(encodings, batch_size, rng=None):
-    lengths = np.array([len(e.ids) for e in encodings], np.int64)
-    order = np.argsort(lengths, kind="stable") if rng is None else rng.permutation(len(lengths))
-    return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+    lengths = lengths_of(encodings)
+    return cut(np.argsort(lengths, kind="stable") if rng is None else rng.permutation(len(lengths)), batch_size)
 
 
 @mutant("16.1", "short_first", "The batches of a pool still come in the order of their lengths: shuffle the batches too, after they are cut.")
 def make_batches(encodings, batch_size, rng=None):
-    lengths = np.array([len(e.ids) for e in encodings], np.int64)
-    order, pool = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths)), POOL * batch_size
-    pool = max(1, len(order)) if rng is None else pool
-    parts = [order[start:start + pool] for start in range(0, len(order), pool)]
-    order = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts] or [order])
-    return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+    lengths = lengths_of(encodings)
+    return cut(sorted_within(drawn(lengths, rng), lengths, len(lengths) if rng is None else POOL * batch_size), batch_size)
 
 
 @mutant("16.1", "one_pool", "You sort all examples at once in training: the same texts meet in every epoch. Sort within pools of POOL * batch_size.")
 def make_batches(encodings, batch_size, rng=None):
-    lengths = np.array([len(e.ids) for e in encodings], np.int64)
-    order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
-    order = order[np.argsort(lengths[order], kind="stable")]
-    batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
-    return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+    lengths = lengths_of(encodings)
+    return cut(sorted_within(drawn(lengths, rng), lengths, len(lengths)), batch_size, rng)
 
 
 @mutant("16.1", "examples_in_place", "You shuffle the batches and not the examples: pools of the data as it lies there are the same in every epoch.")
 def make_batches(encodings, batch_size, rng=None):
-    lengths = np.array([len(e.ids) for e in encodings], np.int64)
-    order, pool = np.arange(len(lengths)), max(1, len(lengths)) if rng is None else POOL * batch_size
-    for start in range(0, len(order), pool):
-        part = order[start:start + pool]
-        order[start:start + pool] = part[np.argsort(lengths[part], kind="stable")]
-    batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
-    return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+    lengths = lengths_of(encodings)
+    return cut(sorted_within(np.arange(len(lengths)), lengths, len(lengths) if rng is None else POOL * batch_size), batch_size, rng)
 
 
 @mutant("16.1", "pool_of_examples", "Your pools hold POOL examples; they should hold POOL batches, which is POOL * batch_size examples.")
 def make_batches(encodings, batch_size, rng=None):
-    if rng is None:
-        return batches_of(encodings, batch_size)
-    lengths = np.array([len(e.ids) for e in encodings], np.int64)
-    order = rng.permutation(len(lengths))
-    for start in range(0, len(order), POOL):
-        part = order[start:start + POOL]
-        order[start:start + POOL] = part[np.argsort(lengths[part], kind="stable")]
-    batches = [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
+    lengths = lengths_of(encodings)
+    return cut(sorted_within(drawn(lengths, rng), lengths, len(lengths) if rng is None else POOL), batch_size, rng)
 
 
 @mutant("16.1", "rest_dropped", "The last batch may be smaller than the others; you left its examples out.")
 def make_batches(encodings, batch_size, rng=None):
-    return [batch for batch in batches_of(encodings, batch_size, rng) if len(batch) == batch_size]
+    lengths = lengths_of(encodings)
+    order = sorted_within(drawn(lengths, rng), lengths, len(lengths) if rng is None else POOL * batch_size)
+    return cut(order[:len(order) // batch_size * batch_size], batch_size, rng)
 
 
 @mutant("16.1", "longest_first", "Without an rng the shortest examples come first; you began with the longest.")
 def make_batches(encodings, batch_size, rng=None):
-    if rng is not None:
-        return batches_of(encodings, batch_size, rng)
-    order = np.argsort([-len(e.ids) for e in encodings], kind="stable")
-    return [order[i:i + batch_size] for i in range(0, len(order), batch_size)]
+    lengths = lengths_of(encodings)
+    if rng is None:
+        return cut(np.argsort(-lengths, kind="stable"), batch_size)
+    return cut(sorted_within(rng.permutation(len(lengths)), lengths, POOL * batch_size), batch_size, rng)
 
 
 # ---- 16.2 ----

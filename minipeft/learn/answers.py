@@ -19,7 +19,7 @@ from .course import MUTANTS
 def load(path, name="learner"):
     """The module of a Python file, read anew."""
     spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # Numba's cache asks for a function's module by name
     sys.dont_write_bytecode = True
     spec.loader.exec_module(module)
     return module

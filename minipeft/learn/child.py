@@ -85,15 +85,15 @@ def followed(exercise, mine, job, name):
     from .answers import answer_in, load
     from .grader import Candidate, grade
     from .stubs import solution_of
-    from .trace import divergence, recording
+    from .trace import Record, divergence
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "solution.py"
         path.write_text(solution_of(exercise), encoding="utf-8")
         solution, records = Candidate("solution", answer_in(load(path), exercise, path), path), []
         for candidate in (mine, solution):
-            with recording(candidate.path) as record:
-                grade(exercise, [candidate], job["variant"], None, name)
+            record = Record(candidate.path)
+            grade(exercise, [candidate], job["variant"], None, name, record.writing)
             records.append(record)
         return divergence(*records)
 

@@ -44,9 +44,10 @@ def init(args):
     course = Course()
     workspace = Workspace.make(args.item, course)
     first = workspace.exercises[0]
-    print(f"{len(course.lessons)} lessons and {len(workspace.exercises)} exercises are in {args.item}. Go on with:\n\n"
-          f"  cd {args.item}\n  minipeft learn\n\nThe first lesson's text is {workspace.folder.name}/{first.lesson.folder.name}/{LESSON}; the "
-          f"first exercise, {workspace.folder.name}/{workspace.path(first).relative_to(workspace.folder)}, is solved already.")
+    path = f"{workspace.folder.name}/{workspace.path(first).relative_to(workspace.folder)}"
+    print(f"Lessons: {len(course.lessons)}, exercises: {len(workspace.exercises)}, in {args.item}. Go on with:\n\n  cd {args.item}\n"
+          f"  minipeft learn\n\nThe first lesson's text is {workspace.folder.name}/{first.lesson.folder.name}/{LESSON}, and the first exercise "
+          f"{path}" + (", which is solved already." if first.id in first.lesson.solved else "."))
     return 0
 
 

@@ -91,8 +91,9 @@ class Stopped(Exception):
 class Plugin:
     """Gives tests their fixtures, keeps to one exercise, and writes down what they tell."""
 
-    def __init__(self, exercise, candidates, variant=0, only=None):
-        self.exercise, self.candidates, self.variant, self.only = exercise, {c.name: c for c in candidates}, variant, only
+    def __init__(self, exercise, candidates, variant=0, only=None, around=contextlib.nullcontext):
+        self.exercise, self.candidates, self.variant = exercise, {c.name: c for c in candidates}, variant
+        self.only, self.around = only, around
         self.told = {name: [] for name in self.candidates}
         self.planned = dict.fromkeys(self.candidates, 0)  # tests that must tell something, or the answer has not passed
 
@@ -146,7 +147,8 @@ class Plugin:
     @pytest.hookimpl(hookwrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem):
         """An answer that ends the program ends its test and no more."""
-        outcome = yield
+        with self.around():
+            outcome = yield
         if outcome.excinfo is not None and issubclass(outcome.excinfo[0], (SystemExit, KeyboardInterrupt)):
             error = outcome.excinfo[1]
             outcome.force_exception(Stopped(f"{type(error).__name__}: {error}".strip(": ")).with_traceback(error.__traceback__))
@@ -196,17 +198,17 @@ def place_of(error, candidate):
     return f"{os.path.basename(candidate.path)}:{number}", linecache.getline(str(candidate.path), number).strip()
 
 
-def grade(exercise, candidates, variant=0, seconds=None, only=None):
+def grade(exercise, candidates, variant=0, seconds=None, only=None, around=contextlib.nullcontext):
     """Run the tests of an exercise on every `Candidate`.
 
     Args:
         variant: another one has other sizes and numbers. seconds: that one test may take, None for no limit. only: the name of
-            the one test to run.
+            the one test to run. around: a function that makes the context in which each test runs.
 
     Returns:
         {candidate's name: [`Told` of each test]}. A candidate without a test has an empty list.
     """
-    plugin = Plugin(exercise, candidates, variant, only)
+    plugin = Plugin(exercise, candidates, variant, only, around)
     options = [str(exercise.lesson.path(GRADE)), "-q", "--noconftest", "-c", os.devnull, "--rootdir", str(exercise.lesson.folder),
                "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--import-mode=importlib", "-W", "ignore"]
     if seconds is not None:

@@ -9,7 +9,7 @@ import contextlib
 import linecache
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,13 +31,13 @@ class Step:
     number: int = 0
 
 
-@dataclass
 class Record:
-    """What was written down of one file."""
+    """What is written down of one file while `writing`."""
 
-    path: str
-    steps: list = field(default_factory=list)
-    backward: list = field(default_factory=list)  # `Step`s in the order in which gradients reached them
+    def __init__(self, path):
+        self.path, self.steps = os.path.realpath(path), []
+        self.backward = []   # `Step`s in the order in which gradients reached them
+        self._mine = {}      # {a code's file name: whether it is this file}
 
     def add(self, line, name, value):
         """Write a step down; returns it, or None where there are too many."""
@@ -46,34 +46,43 @@ class Record:
         self.steps.append(Step(line, name, np.array(value, copy=True), number=len(self.steps)))
         return self.steps[-1]
 
+    def is_mine(self, frame):
+        """Whether a frame executes a line of the file."""
+        name = frame.f_code.co_filename
+        if name not in self._mine:
+            self._mine[name] = os.path.realpath(name) == self.path
+        return self._mine[name]
 
-@contextlib.contextmanager
-def recording(path):
-    """Inside this block what the lines of a file compute is written into the `Record` that this gives."""
-    record, path = Record(os.path.realpath(path)), os.path.realpath(path)
-    original, before = Tensor.__init__, sys.gettrace()
+    def line_in(self, frame):
+        """The line of the file that is being executed in a frame or in those below it; None where none is."""
+        for _ in range(12):
+            if frame is None:
+                return None
+            if self.is_mine(frame):
+                return frame.f_lineno
+            frame = frame.f_back
+        return None
 
-    def made(self, data, requires_grad=False, parents=(), composition=None, operation="tensor"):
-        original(self, data, requires_grad, parents, composition, operation)
-        frame = sys._getframe(1)
-        line = _line_in(frame, path)
-        step = record.add(line, operation, self.data) if line is not None and operation != "tensor" else None
-        if step is not None and self.node is not None and self.node.parents:
-            (first, product), *rest = self.node.parents
-            self.node.parents = [(first, _watched(product, step, record)), *rest]
+    @contextlib.contextmanager
+    def writing(self):
+        """Inside this block what the lines of the file compute is written down."""
+        original, before, record = Tensor.__init__, sys.gettrace(), self
 
-    def traced(frame, event, argument):
-        if os.path.realpath(frame.f_code.co_filename) != path:
-            return None
-        return _Locals(record, frame)
+        def made(self, data, requires_grad=False, parents=(), composition=None, operation="tensor"):
+            original(self, data, requires_grad, parents, composition, operation)
+            line = record.line_in(sys._getframe(1))
+            step = record.add(line, operation, self.data) if line is not None and operation != "tensor" else None
+            if step is not None and self.node is not None and self.node.parents:
+                (first, product), *rest = self.node.parents
+                self.node.parents = [(first, _watched(product, step, record)), *rest]
 
-    Tensor.__init__ = made
-    sys.settrace(traced)
-    try:
-        yield record
-    finally:
-        Tensor.__init__ = original
-        sys.settrace(before)
+        Tensor.__init__ = made
+        sys.settrace(lambda frame, event, argument: _Locals(record, frame) if record.is_mine(frame) else None)
+        try:
+            yield self
+        finally:
+            Tensor.__init__ = original
+            sys.settrace(before)
 
 
 class _Locals:
@@ -95,17 +104,6 @@ class _Locals:
             self.record.add(frame.f_lineno, "return", argument)
         self.line = frame.f_lineno
         return self
-
-
-def _line_in(frame, path):
-    """The line of a file that is being executed in a frame or in those below it; None where none is."""
-    for _ in range(12):
-        if frame is None:
-            return None
-        if os.path.realpath(frame.f_code.co_filename) == path:
-            return frame.f_lineno
-        frame = frame.f_back
-    return None
 
 
 def _watched(product, step, record):

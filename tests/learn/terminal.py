@@ -14,11 +14,14 @@ class Terminal:
     """A command in a terminal of 40 lines and 130 columns."""
 
     def __init__(self, arguments, folder, **environment):
+        import fcntl
         import pty
+        import termios
 
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen([sys.executable, "-m", "minipeft", *arguments], cwd=folder, stdin=slave, stdout=slave, stderr=slave,
                                         close_fds=True, start_new_session=True,
+                                        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
                                         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "130", "LINES": "40", **environment})
         os.close(slave)
         self.seen = ""   # all that was shown since the last `wait`
