@@ -89,10 +89,10 @@ def dataset(shots, seed):
 
 
 def ensemble_of(data, seed=0, **settings):
-    """The three pairs on one model, each an attachment with a copy of all numbers of its own (``keeps_base``)."""
+    """The three pairs on one model, each an attachment with a copy of all numbers of its own."""
     pair, classifier = (Settings(lr=lr, epochs=steps, max_steps=steps, batch_size=16, seed=seed)
                         for lr, steps in ((3e-4, STEPS), (1e-3, LEARNING)))
-    return Ensemble(load_pretrained("toy:encoder"), tokenizer, data, PAIRS, lambda: Full(keeps_base=True), 96,
+    return Ensemble(load_pretrained("toy:encoder"), tokenizer, data, PAIRS, Full, 96,
                     PETSettings(pair, classifier, **settings))
 
 
@@ -327,7 +327,7 @@ show(figure, "generations", "Accuracy of the classifier, by method and number of
 # - With many labels nothing is gained: a head that learned from hundreds of texts knows what the prompts know (lesson 6's
 #   figure).
 # - Pairs are trained one after another on one model. If they do not keep copies of what they train, each goes on from where the
-#   one before has stopped, and there is one model in the end and no ensemble: `Full` needs `keeps_base=True` here.
+#   one before has stopped, and there is one model in the end and no ensemble. `Ensemble` sees to it that they do.
 #
 # ## Read the package's own file
 #

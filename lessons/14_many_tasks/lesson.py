@@ -212,7 +212,7 @@ for name, found in scores.items():
 
 # %%
 predict("What is Reptile with a single inner step, k = 1?",
-        "φ - φ_1 = a ∇l_s(φ): ordinary training on the tasks together. One step tells which way is down, not where a solution lies.")
+        "φ - φ_1 = a ∇l_s(φ): ordinary training on all tasks. One step tells which way is down, not where solutions lie.")
 
 # %% [markdown]
 # ## Exercises: the inner steps and the rules
@@ -336,8 +336,8 @@ for rule, (curve, parameters, places) in starts.items():
 
 best = np.var([f(np.linspace(-4, 4, 80)) for *_, f in waves], axis=0).mean()  # the error of the waves' own mean
 predict("Before any inner step, which of the four starts is best on a new wave?",
-        f"None by much ({', '.join(f'{rule} {e[0]:.2f}' for rule, e in errors.items())}): no start can know which wave comes, and no "
-        f"single curve can be better than {best:.2f}. "
+        f"None by much ({', '.join(f'{rule} {e[0]:.2f}' for rule, e in errors.items())}): no start knows which wave comes, and "
+        f"no single curve can be better than {best:.2f}. "
         f"After one step: {', '.join(f'{rule} {e[1]:.2f}' for rule, e in errors.items())}.")
 for rule, e in errors.items():
     print(f"{rule:<9} error after {', '.join(map(str, ks))} steps: {', '.join(f'{x:.3f}' for x in e)}")

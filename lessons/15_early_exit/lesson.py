@@ -157,8 +157,8 @@ right = work.targets["test"]
 accuracy = {name: [float((z.argmax(axis=1) == right).mean()) for z in each] for name, each in logits.items()}
 
 predict("At which exit do joint training and two stages differ most, and why?",
-        f"At the inner ones: {accuracy['joint'][1]:.3f} against {accuracy['two stages'][1]:.3f} at exit 2, because joint training "
-        f"lets the lower blocks learn to answer. At the last it is {accuracy['joint'][-1]:.3f} against "
+        f"At the inner ones: {accuracy['joint'][1]:.3f} against {accuracy['two stages'][1]:.3f} at exit 2, because joint "
+        f"training lets the lower blocks learn to answer. At the last it is {accuracy['joint'][-1]:.3f} against "
         f"{accuracy['two stages'][-1]:.3f}.")
 for name, each in accuracy.items():
     print(f"{name:<15} accuracy at exits 1 to {len(each)}: {', '.join(f'{a:.3f}' for a in each)}")

@@ -334,8 +334,8 @@ def walk_and_leave(model, heads, rule, input_ids, attention_mask):
     return walked(model, heads, rule, input_ids, attention_mask, keep=("mask",))
 
 
-@mutant("15.5", "positions_left_behind", "The position ids have a row for each text as well, and rotary angles are made of them in every block: choose the rows "
-                                         "of who stays.")
+@mutant("15.5", "positions_left_behind", "The position ids have a row for each text as well, and each block's rotary angles "
+                                         "are made of them: choose the rows of who stays.")
 def walk_and_leave(model, heads, rule, input_ids, attention_mask):
     return walked(model, heads, rule, input_ids, attention_mask, keep=("positions",))
 

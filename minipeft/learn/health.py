@@ -150,7 +150,7 @@ def order_faults(course):
 
 def running_faults(lesson, fast=True, seconds=FAST_SECONDS):
     """The lesson's file runs from top to bottom, in its short form within ``seconds`` of one core."""
-    environment = {**os.environ, "MPLBACKEND": "Agg", **({FAST: "1"} if fast else {})}
+    environment = {**os.environ, "MPLBACKEND": "Agg", "OPENBLAS_NUM_THREADS": "1", "MINIPEFT_NUM_THREADS": "1", **({FAST: "1"} if fast else {})}
     package = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     before = _spent()

@@ -113,7 +113,10 @@ class Ensemble:
         if self.trained[number]:
             self.model.attachments[name].detach()
         work.add("train", self.tokenizer, examples, self.max_length)
-        attachment = attach(self.model, self.method(), name, np.random.default_rng([settings.training.seed, number]))
+        method = self.method()
+        if not method.keeps_base:
+            method.keeps_base = True  # what trains the base itself would go on from the last pair's numbers, and leave all pairs the same
+        attachment = attach(self.model, method, name, np.random.default_rng([settings.training.seed, number]))
         both = WithLanguage(work, self.language, settings.alpha) if self.language and settings.alpha else work
         fit(self.model, attachment.named_parameters(), both, settings.training)
         self.trained[number] = True

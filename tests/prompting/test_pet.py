@@ -159,6 +159,27 @@ def test_each_generation_trains_the_pairs_afresh():
     assert np.array_equal(alone.log_q("test")[0], ensemble.log_q("test")[0])
 
 
+def test_pairs_that_train_the_base_itself_have_numbers_of_their_own():
+    """Each starts from the base, whatever the others have learned, and keeps what it has learned."""
+    model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
+    data = dataset(raw=0)
+    base = {path: p.data.copy() for path, p in model.named_parameters()}
+    ensemble = Ensemble(model, tokenizer, data, PAIRS, METHODS["full"], 80, settings()).run()
+    alone = load_pretrained("toy:encoder")
+    only = Ensemble(alone, tokenizer, data, PAIRS, METHODS["full"], 80, settings())
+    only.train(2, data.splits["train"])
+    only.enter(2)
+    ensemble.enter(2)
+    last = {path: p.data for path, p in model.named_parameters()}
+    assert all(np.array_equal(last[path], p.data) for path, p in alone.named_parameters())
+    last = {path: array.copy() for path, array in last.items()}
+    ensemble.enter(0)
+    assert any(not np.array_equal(last[path], p.data) for path, p in model.named_parameters())
+    ensemble.trained[1] = False
+    ensemble.enter(1)
+    assert all(np.array_equal(base[path], p.data) for path, p in model.named_parameters())
+
+
 def test_texts_are_drawn_by_confidence():
     ensemble = made(data=dataset(labelled=8, raw=100), pairs=PAIRS[:2])
     q = np.full((100, 2), 0.0)
