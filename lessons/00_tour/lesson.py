@@ -39,7 +39,7 @@ print(f"{total:,} numbers in {sum(1 for _ in model.parameters())} arrays")
 attachment = attach(model, LoRA(rank=4, alpha=8), rng=rng)
 for part, count, formula in attachment.table()[:3]:
     print(f"{part:24s}{count:8,}  {formula}")
-predict(f"LoRA of rank 4 sits beside the query and value maps. How many of the {total:,} numbers are trained, the head left aside?",
+predict(f"LoRA of rank 4 sits beside two maps of each of the three blocks. How many numbers are trained, the head left aside, beside {total:,}?",
         f"{attachment.trainable_without_head:,}")
 
 # %% [markdown]
@@ -67,7 +67,8 @@ def share(trained, sizes):
 ### END SOLUTION
 
 
-print(f"{100 * share([attachment.trainable_without_head], [total]):.2f} % of the model is trained")
+with_lora = total + attachment.trainable_without_head
+print(f"{100 * share([attachment.trainable_without_head], [with_lora]):.2f} % of the model and what was added is trained")
 
 # %% [markdown]
 # ## What the numbers show
@@ -101,12 +102,12 @@ show(figure, "losses", "Training loss against steps: " + ", ".join(
     f"{method} ends at {np.mean(result['losses'][-5:]):.2f}" for method, result in results.items()))
 
 # %% [markdown]
-# On a real model, MiniLM with 22.7 million numbers, and on real film reviews the README has the same table for ten methods.
+# On a real model, MiniLM with 22.7 million numbers, and on real film reviews the README has such a table for ten methods and the model as it was.
 #
 # ## Where it breaks
 #
-# The head alone sees what the frozen model happens to make of a text; what the model does not bring out, no head can find. And a few
-# numbers cannot teach a model a new language. Which few numbers go how far is what the next sixteen lessons are about.
+# The head alone sees what the frozen model happens to make of a text; what the model does not bring out, no head can find.
+# Which few numbers go how far is what the next sixteen lessons are about.
 #
 # ## Read the package
 #

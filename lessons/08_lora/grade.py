@@ -11,8 +11,8 @@ from minipeft.nn import Linear
 
 
 def made(kind, rng, scale=1.7, dropout=0.0, rank=2, **more):
-    """(a layer of a kind of LoRA with numbers everywhere, its W, b, U, V): D_in 5 to 7, D_out 2 to 4."""
-    d_in, d_out = int(rng.integers(5, 8)), int(rng.integers(2, 5))
+    """(a layer of a kind of LoRA with numbers everywhere, its W, b, U, V): D_in 5 to 7, D_out 3 or 4."""
+    d_in, d_out = int(rng.integers(5, 8)), int(rng.integers(3, 5))
     base = Linear(d_in, d_out, rng=rng, std=1.0).astype(np.float64)
     base.bias.data = rng.standard_normal(d_out)
     base.requires_grad_(False)
@@ -93,13 +93,45 @@ def test_dropout_is_on_the_narrow_way_only(impl, rng):
 
 @exercise("08.1")
 def test_rows_that_the_change_is_not_for(impl, rng):
-    """Rows of the batch whose entry in self.rows is 0 go through unchanged."""
+    """Rows of the batch whose entry in self.rows is false go through unchanged."""
     layer, w, b, u, v = made(impl, rng)
     x = rng.standard_normal((3, 2, w.shape[0]))
-    layer.rows = np.array([1.0, 0.0, 1.0])
+    layer.rows = np.array([True, False, True])
     expected = product(x.reshape(6, -1), w, u, v, 1.7, b).reshape(3, 2, -1)
     expected[1] = x[1] @ w + b
     same(layer(Tensor(x)), Tensor(expected), "h", 1e-10)
+
+
+@exercise("08.1")
+def test_float32_stays_float32(impl, rng):
+    """In float32, as models are, h is float32, with and without rows that are left out."""
+    base = Linear(6, 4, rng=rng)
+    layer = impl(base, 2, 0.5, 0.0, rng)
+    layer.V.data = rng.standard_normal((4, 2)).astype(np.float32)
+    x = rng.standard_normal((2, 3, 6)).astype(np.float32)
+    for rows in (None, np.array([True, False])):
+        layer.rows = rows
+        same(layer(Tensor(x)).dtype == np.float32, True, "whether h is float32", 0)
+
+
+@exercise("08.1")
+def test_the_product_of_u_and_v_is_never_formed(impl, rng):
+    """Nothing of the size of U V^T is computed: x goes through U first."""
+    layer, *_ = made(impl, rng)
+    layer.U.data, layer.V.data = rng.standard_normal((300, 2)), rng.standard_normal((200, 2))
+    layer.wrapped = lambda x: Tensor(np.zeros((1, 200)))
+    sizes, original = [], Tensor.__init__
+
+    def made_tensor(self, data, *args, **more):
+        original(self, data, *args, **more)
+        sizes.append(self.data.size)
+
+    Tensor.__init__ = made_tensor
+    try:
+        layer(Tensor(rng.standard_normal((1, 300))))
+    finally:
+        Tensor.__init__ = original
+    holds(max(sizes) < 300 * 200, "an array as large as W was computed; multiply x by U first, then by V transposed")
 
 
 # ---- 08.2: the change ------------------------------------------------------------------------------------------

@@ -57,6 +57,14 @@ def forward(self, x):
     return self.wrapped(x) + F.linear(low, F.swap_last(self.V))
 
 
+@mutant("08.1", "formed", "Right, but x (U Vᵀ) forms a matrix as large as W. Take x U first: R numbers a row, then Vᵀ.")
+def forward(self, x):
+    change = F.linear(self.dropout(x), F.linear(self.U, F.swap_last(self.V))) * self.scale
+    if self.rows is not None:
+        change = change * self.rows.reshape(-1, *[1] * (change.ndim - 1))
+    return self.wrapped(x) + change
+
+
 # ---- 08.2 ----
 
 
