@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..data import files
+from ..methods.attach import output_map
 from ..methods.nf4 import quantised
 from ..models import ClassificationHead, Decoder, Encoder, LMHead, MaskedLMHead, Seq2Seq, Seq2SeqLMHead
 from ..nn import unwrap
@@ -228,11 +229,20 @@ def _set_aside(tensors, expected):
 # ---- writing ---------------------------------------------------------------------------------------------------
 
 
+def arrays_of(model):
+    """{path: array} of a model's parameters; where a merged attachment has trained an output map of its own, that map's."""
+    out = {path: p.data for path, p in model.named_parameters()}
+    for attachment in vars(model).get("attachments", {}).values():
+        if attachment.merged and attachment.active and attachment.head is not None:
+            out |= {f"{output_map(model)}.{name}": p.data for name, p in attachment.head.own.named_parameters()}
+    return out
+
+
 def tensors_of(model):
     """{tensor name: array} of a model in Hugging Face's layout, without the heads that transformers has no class for."""
     kind = head_kind(model)
     table = places(model.config, kind)
-    arrays = {path: p.data for path, p in model.named_parameters() if path in table}
+    arrays = {path: array for path, array in arrays_of(model).items() if path in table}
     out = to_theirs(table, arrays)
     prefix = body_prefix(model.config, kind)
     for name, array in getattr(model, "unused", {}).items():
@@ -244,7 +254,8 @@ def save_pretrained(model, folder, tokenizer_from=None):
     """Write a model as a Hugging Face folder that ``transformers`` loads.
 
     Args:
-        model: Encoder, Decoder or Seq2Seq. Attached methods are not written; merge or save them.
+        model: Encoder, Decoder or Seq2Seq. Attached methods are not written; merge or save them. Where one is merged, the head that it has
+            trained is the one that is written.
         folder: created if missing; files in it are replaced one by one, each atomically, the config last.
         tokenizer_from: folder whose tokenizer files are copied along.
 
@@ -258,7 +269,7 @@ def save_pretrained(model, folder, tokenizer_from=None):
     folder.mkdir(parents=True, exist_ok=True)
     files.write_tensors(folder / "model.safetensors", tensors_of(model))
     if kind == "other":
-        head = {path[5:]: np.ascontiguousarray(p.data.T) for path, p in model.named_parameters() if path.startswith("head.")}
+        head = {path[5:]: np.ascontiguousarray(array.T) for path, array in arrays_of(model).items() if path.startswith("head.")}
         files.write_tensors(folder / "head.safetensors", head)
     else:
         (folder / "head.safetensors").unlink(missing_ok=True)

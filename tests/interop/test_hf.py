@@ -10,6 +10,7 @@ from minipeft.data import files
 from minipeft.interop import load_pretrained, make_model, save_pretrained
 from minipeft.interop.hf import head_kind
 from minipeft.interop.hf_config import config_from_hf
+from minipeft.methods import LoRA, attach
 from minipeft.models import ClassificationHead, TransformerConfig
 from minipeft.nn import Linear, Wrapper, layers
 
@@ -738,3 +739,23 @@ def test_a_pooler_that_was_never_trained_is_not_made_up(task, saved):
     folder = saved("bert", task)
     with pytest.raises(ValueError, match=re.escape(f"{folder}: pooling pooler needs a trained pooler, and this folder has none")):
         load_pretrained(folder, task="classify", labels=("a", "b"), pooling="pooler")
+
+
+@pytest.mark.parametrize("family, pooling", [("bert", "mean"), ("bert", "pooler"), ("gpt2", "last")])
+def test_a_merged_model_is_written_with_the_head_that_was_trained(family, pooling, tmp_path):
+    model, rng = make(family, "classify", pooling).eval(), np.random.default_rng(1)
+    attachment = attach(model, LoRA(rank=2, targets="attn.v"), rng=rng)
+    for p in attachment.named_parameters().values():
+        p.data = p.data + rng.standard_normal(p.shape).astype(p.dtype)
+    ids = rng.integers(1, model.config.vocab_size, (2, 5))
+    attachment.merge()
+    expected = model(ids).logits.data
+    save_pretrained(model, tmp_path / "merged")
+    back = load_pretrained(tmp_path / "merged", task="classify", labels=model.config.labels, pooling=pooling).eval()
+    assert np.allclose(back(ids).logits.data, expected, atol=1e-5)
+    attachment.unmerge()
+    save_pretrained(model, tmp_path / "base")
+    with attachment.disabled():
+        base = model(ids).logits.data
+    back = load_pretrained(tmp_path / "base", task="classify", labels=model.config.labels, pooling=pooling).eval()
+    assert np.allclose(back(ids).logits.data, base, atol=1e-5) and not np.allclose(base, expected, atol=1e-2)
