@@ -3,8 +3,8 @@
     y = gamma * (x - mean) / sqrt(variance + eps) + beta        gamma, beta trained (RMSNorm: gamma alone)
     dgamma = sum of g * normalised x,    dbeta = sum of g       over batch and time, g the gradient of y
 
-Houlsby et al., ICML 2019, arXiv:1902.00751, section 3.6 (as an ablation); for language models with many tasks Qi, Ruan,
-Fu, Xu, 2022, arXiv:2211.08682 [LN tuning].
+Houlsby et al., ICML 2019, arXiv:1902.00751, section 3.4 (beside adapters); for language models with many tasks Qi, Ruan,
+Zuo, Li, 2022, arXiv:2211.08682 [LN tuning].
 
 Shapes: gamma, beta (D,). Count: 4 D L for the two norms of L blocks, + 2 D for BERT's embeddings or for the final norm
 of pre-norm models (half of it with RMSNorm). Trained in place: inference costs what the base costs.
