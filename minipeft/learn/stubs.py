@@ -116,6 +116,15 @@ def source_of(exercise):
     return Source(found.origin, exercise.module, package)
 
 
+def found(exercise):
+    """(the `Source`, the answer's node, [nodes of the classes around it])."""
+    source = source_of(exercise)
+    node, classes = source.find(exercise.qualname)
+    if classes:
+        node.decorator_list = []  # property, staticmethod: what makes a method of the function is not the learner's business
+    return source, node, classes
+
+
 def heading(exercise, classes=()):
     """The docstring of a learner's file."""
     of = f" It is a method of `{classes[-1].name}`, and ``self`` is one." if classes else ""
@@ -150,17 +159,13 @@ def mutant_file(exercise, mutant):
 
 def imports_of_stub(exercise):
     """[import lines] of a stub."""
-    source = source_of(exercise)
-    node, classes = source.find(exercise.qualname)
-    node.decorator_list = [] if classes else node.decorator_list
+    source, node, _ = found(exercise)
     return source.imports(node)
 
 
 def solution_code(exercise):
     """(lines up to the docstring, lines of the body) of the answer; of a class all lines are body."""
-    source = source_of(exercise)
-    node, classes = source.find(exercise.qualname)
-    node.decorator_list = [] if classes else node.decorator_list
+    source, node, _ = found(exercise)
     lines = source.text_of(node).split("\n")
     head = [] if isinstance(node, ast.ClassDef) else _head(source, node)
     return head, lines[len(head):] if len(head) < len(lines) or not head else [ast.get_source_segment(source.text, node.body[-1])]
@@ -168,10 +173,7 @@ def solution_code(exercise):
 
 def _file(exercise, code):
     """Heading, imports and code."""
-    source = source_of(exercise)
-    node, classes = source.find(exercise.qualname)
-    if classes:
-        node.decorator_list = []  # property, staticmethod: what makes a method of the function is not the learner's business
+    source, node, classes = found(exercise)
     imports = source.imports(node)
     parts = [heading(exercise, classes), "\n".join(imports) + "\n" if imports else None, "\n" + code(source, node).rstrip() + "\n"]
     text = "\n".join(part for part in parts if part is not None)

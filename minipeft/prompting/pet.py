@@ -114,8 +114,7 @@ class Ensemble:
             self.model.attachments[name].detach()
         work.add("train", self.tokenizer, examples, self.max_length)
         method = self.method()
-        if not method.keeps_base:
-            method.keeps_base = True  # what trains the base itself would go on from the last pair's numbers, and leave all pairs the same
+        method.keeps_base = True  # or what trains the base itself would go on from the last pair's numbers, and leave all pairs alike
         attachment = attach(self.model, method, name, np.random.default_rng([settings.training.seed, number]))
         both = WithLanguage(work, self.language, settings.alpha) if self.language and settings.alpha else work
         fit(self.model, attachment.named_parameters(), both, settings.training)

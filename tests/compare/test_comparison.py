@@ -710,3 +710,16 @@ def test_toy_data_alone_and_a_model_alone(asked, world, tmp_path):
         ("toy:encoder", "topic-medium", 0.5, 2), ("toy:encoder", "truth-medium", 0.5, 2)]
     _, runs = asked(world / "bert", None, ["lora"], 1, tmp_path / "other", {})
     assert [(run.model, Path(run.data).name) for run in runs["lora"]] == [(str(world / "bert"), "rating-medium")]
+
+
+def test_what_takes_longest_starts_first(tmp_path, monkeypatch):
+    from minipeft.compare import comparison as module
+
+    started = []
+    monkeypatch.setattr(module, "run_all", lambda jobs, **settings: started.extend(job.run.method for job in jobs) or {})
+    variants = module.variants_of(["lora", "full", "head", "early_exit"], {})
+    chosen = module.Comparison("toy:encoder", [module.written("toy:rating", tmp_path)], variants, 1, tmp_path, {},
+                               {"workers": 1, "threads": 1, "dask": None}, {})
+    jobs = [chosen.job(next(iter(chosen.tasks)), variant, 0) for variant in variants]
+    chosen.outcomes(jobs)
+    assert started[:2] == ["early_exit", "full"] and started[2:] == [job.run.method for job in jobs if job.run.method not in module.SLOW]

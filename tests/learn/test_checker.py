@@ -149,7 +149,6 @@ def test_a_file_that_is_not_there(course, tmp_path):
 def test_a_result_without_the_token_is_none(course, tmp_path, monkeypatch):
     from minipeft.learn import checker
 
-    monkeypatch.setattr(checker.secrets, "token_hex", lambda size: object.__str__(size))
     real = checker.json.loads
     monkeypatch.setattr(checker.json, "loads", lambda text: {**real(text), "token": "guessed"})
     outcome = outcome_of(course.exercise("01.2"), "def halve(x):\n    return x / 2\n", tmp_path)

@@ -167,7 +167,6 @@ def test_an_assignment_has_a_cell_to_write_in_and_one_that_grades(form, here, ca
 def test_a_cell_is_graded_as_a_file_is(here):
     from minipeft.learn import graded_cell
 
-    space = {}
     path = here / "cell.py"
     path.write_text("def halve(x):\n    return x / 2\n\n\ndef wrong(x):\n    return x\n")
     from minipeft.learn.answers import load
