@@ -5,6 +5,7 @@ import time
 from datetime import timedelta
 
 QUIET_SECONDS = 10  # between two lines about runs in hand, where there is no terminal
+SETTLED = 0.5       # of a run: before so much is done the kernels' compilation is most of the time that went by
 
 
 class Board:
@@ -86,7 +87,7 @@ class Board:
     def left(self):
         """The time left, in words: what is still to do at the rate so far."""
         remaining = self.total - self.done - sum(self.shares.values())
-        seconds = (time.monotonic() - self.started) * remaining / self.gained if self.gained > 0 else None
+        seconds = (time.monotonic() - self.started) * remaining / self.gained if self.gained >= SETTLED else None
         return "time left not known yet" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
 
     def _print(self, line):

@@ -16,15 +16,18 @@ BATCHES, TIMED = 4, 2                 # batches that are looked at, and that are
 LEAST, MOST, SECONDS = 5, 25, 0.5     # rounds, as many as fit into so many seconds
 
 
-def batches_of(work, count=BATCHES):
-    """Up to ``count`` batches of dev (where there is none, of train), spread evenly over what an evaluation goes through."""
+def batches_of(work, count=BATCHES, size=None):
+    """Up to ``count`` batches of dev (where there is none, of train), spread evenly over what an evaluation goes through.
+
+    ``size`` of a batch of texts: what an evaluation takes, unless given.
+    """
     held = next(getattr(work, name) for name in ("encodings", "blocks") if hasattr(work, name))
     split = next(name for name in ("dev", "train", "test") if name in held and len(held[name]))
     if work.task == "lm":
         number = len(held[split][0])
         groups = [np.arange(i, min(i + work.batch_size, number)) for i in range(0, number, work.batch_size)]
     else:
-        groups = make_batches(held[split], 2 * work.batch_size)
+        groups = make_batches(held[split], size or 2 * work.batch_size)
     chosen = sorted({len(groups) * (2 * i + 1) // (2 * count) for i in range(count)})
     return [work.collate(groups[i], split) for i in chosen]
 
@@ -78,7 +81,7 @@ def inference(attachment, used, work):
         then says why. Where the method trains the base in place, and no copy of it is kept, the base is the model itself, whose
         time does not depend on the numbers in it.
     """
-    model, batches, why = attachment.model.eval(), batches_of(work, TIMED), None
+    model, batches, why = attachment.model.eval(), batches_of(work, TIMED, work.batch_size), None
     stays = attachment.base and not attachment.method.keeps_base
     sides = {"base": (model, contextlib.nullcontext if stays else attachment.disabled),
              "unmerged": (used, contextlib.nullcontext)}

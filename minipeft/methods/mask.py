@@ -51,7 +51,10 @@ class MaskedLinear(Wrapper):
 
     def forward(self, x):
         weight, bias = self.parts()
-        return self.wrapped(x) + F.linear(x, weight, bias)  # (..., D_out)
+        inner = self.wrapped
+        if inner is unwrap(self):  # theta_0 + M * delta itself, so that one product does
+            return F.linear(x, inner.weight + weight, None if bias is None else inner.bias + bias)  # (..., D_out)
+        return inner(x) + F.linear(x, weight, bias)  # (..., D_out)
 
     def merged_arrays(self, weight, bias):
         """W and b with delta added."""

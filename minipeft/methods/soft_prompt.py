@@ -2,7 +2,7 @@
 
     X' = [P ; X],      dP = the first P rows of dX', summed over the batch
 
-Lester, Al-Rfou, Constant, EMNLP 2021, arXiv:2104.08691, section 2 (initialisation: section 2.2).
+Lester, Al-Rfou, Constant, EMNLP 2021, arXiv:2104.08691, section 2 (initialisation: section 2.1).
 
 Shapes: P (P, D), X (B, T, D). Count: P D. The virtual tokens pass through all layers, so that a forward pass costs what P
 more words would; with a cache they enter once, at its first call. They are input and no weight: nothing merges. In an

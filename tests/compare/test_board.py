@@ -55,7 +55,13 @@ def test_lines_without_a_terminal(clock):
 
 
 def test_nothing_is_known_at_first(clock):
-    assert Board(3, Console(file=io.StringIO())).left() == "time left not known yet"
+    shown = Board(3, Console(file=io.StringIO()))
+    assert shown.left() == "time left not known yet"
+    clock[0] = 40.0
+    shown.listen(job("a"), {"step": 49, "total": 100})  # most of these 40 s went to compiling
+    assert shown.left() == "time left not known yet"
+    shown.listen(job("a"), {"step": 50, "total": 100})
+    assert shown.left() == "0:03:20 left"
 
 
 def test_bars_in_a_terminal(clock):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minipeft.data import Batch
 from minipeft.interop import make_model
-from minipeft.methods import METHODS, Full, attach, fisher_importance
+from minipeft.methods import METHODS, Full, activate, attach, fisher_importance
 from minipeft.methods.targets import linear_paths
 from minipeft.models import TransformerConfig
 from minipeft.training import SGD
@@ -56,6 +56,23 @@ def test_one_step_is_the_masked_step_of_full_fine_tuning():
     chosen[np.argsort(-scores, kind="stable")[:round(0.2 * len(scores))]] = True
     attachment.merge()
     np.testing.assert_allclose(flat_merged(masked) - before, np.where(chosen, moved, 0), atol=1e-12)
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_theta_with_its_changes_is_what_is_merged(names, rng):
+    """Alone on a map, where its entries stand in theta itself, and around another mask."""
+    model = make()
+    attachments = [attach(model, METHODS["random_mask"](share=0.3), rng=rng, name=name) for name in names]
+    activate(model, *names)
+    plain = model(IDS).logits.data.copy()
+    for attachment in attachments:
+        for parameter in attachment.named_parameters().values():
+            parameter.data[...] += rng.normal(size=parameter.shape)
+    logits = model(IDS).logits.data.copy()
+    for attachment in attachments:
+        attachment.merge()
+    np.testing.assert_allclose(model(IDS).logits.data, logits, atol=1e-10)
+    assert np.abs(logits - plain).max() > 0.1
 
 
 def flat_merged(model):
