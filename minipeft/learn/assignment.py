@@ -64,9 +64,9 @@ def _answer(exercise, begin, end):
     return "\n".join([*imports_of_stub(exercise), "", "", *head, pad + begin, *body, pad + end])
 
 
-def _grading(exercise):
+def _grading(exercise, more=""):
     """The code of a cell that grades."""
-    return f'from minipeft.learn import graded_cell\n\ngraded_cell("{exercise.id}", {exercise.name})'
+    return f'from minipeft.learn import graded_cell\n\ngraded_cell("{exercise.id}", {exercise.name}{more})'
 
 
 def _nbgrader(lesson):
@@ -105,12 +105,13 @@ def _otter(lesson):
             cells += [raw(f"# BEGIN QUESTION\nname: e{part.id.replace('.', '_')}\npoints: {part.points}"),
                       v4.new_markdown_cell(f"**Exercise {part.id}.** {part.task}"), raw("# BEGIN SOLUTION"),
                       v4.new_code_cell(_answer(part, "# BEGIN SOLUTION", "# END SOLUTION")), raw("# END SOLUTION"), raw("# BEGIN TESTS"),
-                      v4.new_code_cell(_grading(part)), raw("# END TESTS"), raw("# END QUESTION")]
+                      v4.new_code_cell(_grading(part, ", quiet=True")), raw("# END TESTS"), raw("# END QUESTION")]
     return cells
 
 
-def graded_cell(id, answer):
-    """Check an answer that was written in a notebook. Raises AssertionError, which says what does not hold, where it is not right."""
+def graded_cell(id, answer, quiet=False):
+    """Check an answer that was written in a notebook, and say what holds unless ``quiet`` (otter takes a cell that prints for a wrong
+    answer). Raises AssertionError, which says what does not hold, where it is not right."""
     from .teach import said_of
 
     exercise = Course().exercise(id)
@@ -119,4 +120,5 @@ def graded_cell(id, answer):
         path.write_text("\n".join(imports_of_stub(exercise)) + "\n\n\n" + inspect.getsource(answer), encoding="utf-8")
         outcome = check(exercise, path)
     assert outcome.passed, said_of(outcome)
-    print(said_of(outcome))
+    if not quiet:
+        print(said_of(outcome))

@@ -17,7 +17,7 @@ from .grader import Candidate, diagnosed, grade
 from .notebook import notebook_of
 from .reading import FAST
 from .shortcuts import imported, shortcuts
-from .stubs import mutant_file, solution_of, stub_of
+from .stubs import mutant_file, missing_names, solution_of, stub_of
 
 LEAST_MUTANTS, LEAST_HINTS = 3, 3
 FAST_SECONDS = 20  # of a lesson in its short form
@@ -83,6 +83,10 @@ def mutant_faults(exercise, wrong, told, candidates):
             out.append(f"{exercise.id}: the wrong answer {mutant.name} has no diagnosis")
         out += [f"{exercise.id}: the wrong answer {mutant.name} counts as a shortcut, so that no learner can write it: {said}"
                 for _, said in shortcuts(exercise, mutant_file(exercise, mutant))]
+        missing = missing_names(mutant_file(exercise, mutant))
+        if missing:
+            out.append(f"{exercise.id}: the wrong answer {mutant.name} takes more from mutants.py than a learner's file would have: "
+                       f"{', '.join(sorted(missing))}")
         if mutant.answer.__name__ != exercise.name:
             out.append(f"{exercise.id}: the wrong answer {mutant.name} is called {mutant.answer.__name__}, not {exercise.name}")
         if all(each.passed for each in told[mutant.name]):

@@ -7,6 +7,7 @@ the answer needs; the solution is the same file with the body.
 import ast
 import builtins
 import importlib.util
+import symtable
 import textwrap
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Source:
             names = _used(todo.pop())
             for part in self.tree.body:
                 bound = {part.name} if isinstance(part, ast.FunctionDef) and not part.decorator_list else {
-                    t.id for t in getattr(part, "targets", ()) if isinstance(t, ast.Name)} if isinstance(part, ast.Assign) else set()
+                    n.id for t in part.targets for n in ast.walk(t) if isinstance(n, ast.Name)} if isinstance(part, ast.Assign) else set()
                 if bound & names and part not in found and part is not node and getattr(part, "name", "") != node.name:
                     found.add(part)
                     todo.append(part)
@@ -155,6 +156,17 @@ def mutant_file(exercise, mutant):
     parts = [*source.helpers_of(node), node]
     imports = dict.fromkeys(line for part in parts for line in source.imports(part) if not line.startswith("from mutants import "))
     return "\n".join([*imports, "", *(f"\n{source.text_of(part)}\n" for part in parts)])
+
+
+def missing_names(text):
+    """{names} that the code of a file takes from its top level, where nothing of the name is."""
+    top = symtable.symtable(text, "file", "exec")
+    there, used, todo = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}, set(), [top]
+    while todo:
+        table = todo.pop()
+        used |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (s.is_global() or table is top)}
+        todo += table.get_children()
+    return used - there - set(vars(builtins))
 
 
 def imports_of_stub(exercise):

@@ -14,7 +14,7 @@ from terminal import Terminal
 
 from minipeft.learn.answers import mutants_of
 from minipeft.learn.course import Course
-from minipeft.learn.stubs import mutant_file, solution_of, stub_of
+from minipeft.learn.stubs import mutant_file, solution_of
 from minipeft.learn.workspace import Workspace
 
 
@@ -23,25 +23,30 @@ def words_of(text):
     return " ".join(text.split()[:6])
 
 
-def play(folder, course, every=False, told=lambda line: None):
+def play(folder, course, every=False, only=None, told=lambda line: None):
     """Work through a course in a new folder; returns [what went wrong].
 
-    ``every``: paste all wrong answers, and not one for each exercise.
+    ``every``: paste all wrong answers, and not one for each exercise. ``only``: the number of one lesson; the others are taken as
+    solved.
     """
     workspace, faults = Workspace.make(folder, course), []
-    exercises = workspace.exercises
+    exercises = [exercise for exercise in workspace.exercises if only in (None, exercise.lesson.number)]
+    for exercise in workspace.exercises:
+        if exercise not in exercises:
+            workspace.of(exercise)["passed"] = "before"
+    workspace.save()
     terminal = Terminal(["learn"], folder)
     try:
         for number, exercise in enumerate(exercises):
             terminal.wait(f"{exercise.id} {exercise.qualname}")
             terminal.wait("q quit")
-            path, wrong = workspace.path(exercise), mutants_of(exercise)
+            path, wrong, slowest = workspace.path(exercise), mutants_of(exercise), 0.0
             for mutant in wrong if every else wrong[number % len(wrong):][:1]:
-                path.write_text(stub_of(exercise), encoding="utf-8")
-                terminal.wait("not written yet", 120)
                 path.write_text(mutant_file(exercise, mutant), encoding="utf-8")
                 try:
+                    terminal.wait("checking …")
                     terminal.wait(f"➜ {words_of(mutant.diagnosis)}", 120)
+                    slowest = max(slowest, terminal.took)
                 except AssertionError as error:
                     faults.append(f"{exercise.id}: the wrong answer {mutant.name} was not answered by its diagnosis: {error}")
             path.write_text(solution_of(exercise), encoding="utf-8")
@@ -50,7 +55,7 @@ def play(folder, course, every=False, told=lambda line: None):
             except AssertionError as error:
                 faults.append(f"{exercise.id}: the solution was refused: {error}")
                 return faults
-            told(f"{exercise.id} is green")
+            told(f"{exercise.id} is green in {terminal.took:.1f} s; its slowest wrong answer took {slowest:.1f} s")
             if number < len(exercises) - 1:
                 terminal.wait("n goes on to the next.")
                 terminal.send("n")
@@ -70,11 +75,8 @@ def main():
     parser.add_argument("--all", action="store_true", help="every wrong answer of every exercise")
     parser.add_argument("--only", metavar="LESSON", help="one lesson")
     args = parser.parse_args()
-    course = Course()
-    if args.only:
-        course.exercises = [exercise for exercise in course.exercises if exercise.lesson.number == args.only]
     with tempfile.TemporaryDirectory() as folder:
-        faults = play(Path(folder) / "mine", course, args.all, lambda line: print(line, flush=True))
+        faults = play(Path(folder) / "mine", Course(), args.all, args.only, lambda line: print(line, flush=True))
     print("\n".join(faults) or "everything is green")
     return bool(faults)
 

@@ -24,7 +24,7 @@ class Terminal:
                                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
                                         env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "130", "LINES": "40", **environment})
         os.close(slave)
-        self.seen = ""   # all that was shown since the last `wait`
+        self.seen, self.took = "", 0.0   # all that was shown since the last `wait`, and the seconds that this one took
 
     def send(self, keys):
         """Press keys."""
@@ -43,6 +43,7 @@ class Terminal:
                     more = b""
                 assert more, f"{text!r} did not come before the end; shown was: {self.seen[-2000:]}"
                 self.seen += ESCAPES.sub("", more.decode("utf-8", "replace")).replace("\r\n", "\n")
+        self.took = time.monotonic() - started
         end = self.seen.index(text) + len(text)
         shown, self.seen = self.seen[:end], self.seen[end:]
         return shown

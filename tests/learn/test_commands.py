@@ -161,10 +161,11 @@ def test_an_assignment_has_a_cell_to_write_in_and_one_that_grades(form, here, ca
     codes = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     answers = [code for code in codes if "BEGIN SOLUTION" in code]
     assert len(answers) == 3 and sum('graded_cell("01.' in code for code in codes) == 3
+    assert sum("quiet=True" in code for code in codes) == {"nbgrader": 0, "otter": 3}[form]  # otter takes what is printed for a fault
     assert "    return x / 2\n" in answers[1] and answers[1].splitlines()[-1].strip() == {"nbgrader": "### END SOLUTION", "otter": "# END SOLUTION"}[form]
 
 
-def test_a_cell_is_graded_as_a_file_is(here):
+def test_a_cell_is_graded_as_a_file_is(here, capsys):
     from minipeft.learn import graded_cell
 
     path = here / "cell.py"
@@ -173,6 +174,9 @@ def test_a_cell_is_graded_as_a_file_is(here):
 
     space = vars(load(path))
     graded_cell("01.2", space["halve"])
+    assert capsys.readouterr().out == "holds: Half of x.\n"
+    graded_cell("01.2", space["halve"], quiet=True)
+    assert capsys.readouterr().out == ""
     space["wrong"].__name__ = "halve"
     with pytest.raises(AssertionError, match="there is no halve"):
         graded_cell("01.2", space["wrong"])

@@ -30,6 +30,8 @@ def test_a_sound_course_has_no_faults(course):
      "01.1: the wrong answer sum is called product, not multiply"),
     (MUTANTS, ("    return Tensor(a.data + b.data", "    from minipeft.autograd.ops import multiply as right\n    return 0 + right(a, a)\n    return Tensor(a.data + b.data"),
      "answer", "01.1: the wrong answer sum counts as a shortcut, so that no learner can write it: imports minipeft.autograd.ops.multiply"),
+    (MUTANTS, ("    return Tensor(a.data + b.data", "    return none_of_it + Tensor(a.data + b.data"), "answer",
+     "01.1: the wrong answer sum takes more from mutants.py than a learner's file would have: none_of_it"),
     (GRADE, ('Tensor(a * b), "a b"', 'Tensor(a - b), "a b"'), "answer", "01.1: the solution fails test_product: a b differs by up to"),
     (GRADE, ('same(impl(Tensor(a), Tensor(b)), Tensor(a * b), "a b", 1e-12)', "pass"), "answer",
      "01.1: the stub does not fail with its id in test_product but passes"),
