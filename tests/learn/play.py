@@ -43,17 +43,16 @@ def play(folder, course, every=False, only=None, told=lambda line: None):
             path, wrong, slowest = workspace.path(exercise), mutants_of(exercise), 0.0
             for mutant in wrong if every else wrong[number % len(wrong):][:1]:
                 path.write_text(mutant_file(exercise, mutant), encoding="utf-8")
-                try:
-                    terminal.wait("checking …")
-                    terminal.wait(f"➜ {words_of(mutant.diagnosis)}", 120)
-                    slowest = max(slowest, terminal.took)
-                except AssertionError as error:
-                    faults.append(f"{exercise.id}: the wrong answer {mutant.name} was not answered by its diagnosis: {error}")
+                terminal.wait("checking …")
+                said = terminal.either("✗", "✓", 120)
+                slowest = max(slowest, terminal.took)
+                said += terminal.wait("q quit")
+                if f"➜ {words_of(mutant.diagnosis)}" not in said:
+                    faults.append(f"{exercise.id}: the wrong answer {mutant.name} was not answered by its diagnosis: {said}")
             path.write_text(solution_of(exercise), encoding="utf-8")
-            try:
-                terminal.wait("✓", 300)
-            except AssertionError as error:
-                faults.append(f"{exercise.id}: the solution was refused: {error}")
+            terminal.wait("checking …")
+            if not terminal.either("✗", "✓", 300).endswith("✓"):
+                faults.append(f"{exercise.id}: the solution was refused: {terminal.wait('q quit')}")
                 return faults
             told(f"{exercise.id} is green in {terminal.took:.1f} s; its slowest wrong answer took {slowest:.1f} s")
             if number < len(exercises) - 1:

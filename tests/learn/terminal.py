@@ -32,8 +32,12 @@ class Terminal:
 
     def wait(self, text, seconds=60):
         """What was shown up to ``text``; the seconds it took are in ``took``. Raises AssertionError where it does not come."""
-        started = time.monotonic()
-        while text not in self.seen:
+        return self.either(text, text, seconds)
+
+    def either(self, one, other, seconds=60):
+        """The same for whichever of two texts comes first."""
+        started, text = time.monotonic(), one if one == other else f"{one} or {other}"
+        while one not in self.seen and other not in self.seen:
             left = started + seconds - time.monotonic()
             assert left > 0, f"{text!r} did not come; shown was: {self.seen[-2000:]}"
             if select.select([self.master], [], [], min(left, 0.2))[0]:
@@ -44,7 +48,7 @@ class Terminal:
                 assert more, f"{text!r} did not come before the end; shown was: {self.seen[-2000:]}"
                 self.seen += ESCAPES.sub("", more.decode("utf-8", "replace")).replace("\r\n", "\n")
         self.took = time.monotonic() - started
-        end = self.seen.index(text) + len(text)
+        end = min(self.seen.index(text) + len(text) for text in (one, other) if text in self.seen)
         shown, self.seen = self.seen[:end], self.seen[end:]
         return shown
 

@@ -1,6 +1,7 @@
 """Watch mode at a terminal: saves are seen, keys do what they say, and the next time it goes on where it was left."""
 
 import pytest
+from play import play
 from small_course import make_course
 from terminal import Terminal
 
@@ -72,3 +73,14 @@ def test_a_learner_at_work(mine):
         assert again.close() == 0
     finally:
         again.process.kill()
+
+
+def test_a_learner_plays_through(tmp_path, monkeypatch):
+    """Every wrong answer is refused with its diagnosis, every solution is green; and the player sees where that is not so."""
+    monkeypatch.setenv(FOLDER, str(tmp_path / "lessons"))
+    assert play(tmp_path / "mine", make_course(tmp_path / "lessons"), every=True) == []
+    wrong = {"01_small/mutants.py": ("    return 2 * x", "    return 2 * x + len(__name__)"),  # other values as a file
+             "01_small/lesson.py": ("    return x / 2\n### END", "    return x\n### END")}
+    faults = play(tmp_path / "other", make_course(tmp_path / "lessons", wrong), every=True)
+    assert [fault.split(": ")[:2] for fault in faults] == [
+        ["01.2", "the wrong answer twice was not answered by its diagnosis"], ["01.2", "the solution was refused"]]
