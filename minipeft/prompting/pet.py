@@ -10,9 +10,10 @@ by what is the same for every class, which step 2's softmax does not see.) The p
 iPET goes through step 1 again, in generations: each pair is trained afresh on the labelled texts and on raw text that a part of
 the other pairs has labelled, d times as much for each class in every generation,
 
-    c_j(l) = d c_{j-1}(l),        drawn among the texts that they give class l, with probability proportional to their confidence.
+    c_j(l) = d c_{j-1}(l),        drawn among the texts that they give class l, with probability proportional to their confidence,
 
-Without any labelled text the first generation is labelled by the untrained pairs.
+as far as there is raw text for it: where there is less, every class gets the same share of what it should. (Else a small store of
+raw text would give each text to every class.) Without any labelled text the first generation is labelled by the untrained pairs.
 
 Sources: Schick and Schütze, EACL 2021, arXiv:2001.07676, sections 3.2 to 3.4; NAACL 2021, arXiv:2009.07118.
 """
@@ -163,18 +164,17 @@ class Ensemble:
         others = [i for i in range(len(self.works)) if i != number] or [number]
         chosen = rng.choice(others, max(1, round(self.settings.share * len(others))), replace=False)
         q = restricted_softmax(mean_score(log_q[chosen], self.weights[chosen]))  # (N, C)
-        classes = len(self.dataset.labels)
-        out = []
-        for label in range(classes):
-            have = sum(e.label == label for e in self.labelled)
-            start = have if self.labelled else FIRST / classes
-            wanted = round(start * self.settings.growth ** (generation + bool(self.labelled))) - have
+        have = [sum(e.label == label for e in self.labelled) for label in range(len(self.dataset.labels))]
+        start, power = (have, generation + 1) if self.labelled else ([FIRST / len(have)] * len(have), generation)
+        wanted = [round(c * self.settings.growth**power) - n for c, n in zip(start, have)]
+        most, out = min(1.0, len(self.raw) / max(sum(wanted), 1)), []  # no more in all than there is raw text
+        for label, number in enumerate(int(n * most) for n in wanted):
             given = np.flatnonzero(q.argmax(axis=1) == label)
-            if len(given) < wanted:  # too few texts have this class: those that come nearest to it
-                picked = np.argsort(-q[:, label], kind="stable")[:wanted]
+            if len(given) <= number:  # too few texts have this class: those that come nearest to it
+                picked = np.argsort(-q[:, label], kind="stable")[:number]
             else:
                 confidence = q[given, label]
-                picked = rng.choice(given, wanted, replace=False, p=confidence / confidence.sum())
+                picked = rng.choice(given, number, replace=False, p=confidence / confidence.sum())
             out += [self.raw[i]._replace(label=label) for i in picked]
         return out
 

@@ -193,6 +193,18 @@ def test_texts_are_drawn_by_confidence():
     assert counts[50:75].mean() / counts[75:].mean() == pytest.approx(0.98 / 0.52, rel=0.25)
 
 
+@pytest.mark.parametrize("raw, each", [(100, [40, 40]), (80, [40, 40]), (30, [15, 15]), (1, [0, 0])])
+def test_no_more_is_drawn_than_there_is_raw_text(raw, each):
+    """Of two classes that want 40 texts each; no text then has both classes if the pair is right about them."""
+    ensemble = made(data=dataset(labelled=8, raw=raw), pairs=PAIRS[:2])
+    ensemble.labelled = [e._replace(label=number % 2) for number, e in enumerate(ensemble.labelled)]  # four of each
+    ensemble.settings.growth = 11.0
+    q = np.where((np.arange(raw) % 2 == 0)[:, None], [0.9, 0.1], [0.2, 0.8])
+    drawn = ensemble._labelled_by_others(np.log(np.stack([q, q])), 0, 0, np.random.default_rng(0))
+    assert np.bincount([e.label for e in drawn], minlength=2).tolist() == each
+    assert len({e.text for e in drawn}) == len(drawn)
+
+
 def test_without_labels_it_starts_from_the_untrained_pairs():
     ensemble = made(data=dataset(labelled=0, raw=60), generations=1)
     seen = []
