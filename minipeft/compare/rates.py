@@ -11,7 +11,7 @@ from .exits import KNOWN
 
 SMALL_WIDTH = 128
 SMALL = {"full": 1e-3, "early_exit": 1e-3, "top_k": 2e-3, "head": 5e-2, "bitfit": 2e-2, "ia3": 5e-2, "lora": 5e-3, "rslora": 3e-3,
-         "lora_plus": 8e-4, "dora": 5e-3, "pissa": 3e-3, "adalora": 1.5e-2, "houlsby": 1e-2, "pfeiffer": 8e-3, "parallel": 5e-3,
+         "lora_plus": 8e-4, "dora": 5e-3, "pissa": 3e-3, "adalora": 1.5e-2, "houlsby": 5e-3, "pfeiffer": 8e-3, "parallel": 5e-3,
          "compacter": 1e-2, "layernorm": 1e-2, "prefix": 1e-1, "prompt": 2e-2, "random_mask": 3e-2,
          "fisher_mask": 3e-2, "output": 5e-2}
 FACTORS = (0.3, 1.0, 3.0)  # what --tune multiplies the default by
