@@ -96,6 +96,7 @@ LEARN_NOTE = """without an action the course is watched: each save of the exerci
   update             bring the folder to this version of the course; what was written is kept
   notebook [LESSON]  the lessons as notebooks
   graft [train]      a fine-tuning in which what was solved stands in the place of the package's own
+  doctor             what the course needs, whether it is there, and what to do where it is not
 
 more examples:
   minipeft learn check 08.2 --json
@@ -125,7 +126,7 @@ more examples:
 """
 
 TEACH_ACTIONS = ("release", "grade", "export", "report")
-LEARN_ACTIONS = ("watch", "init", "check", "hint", "solution", "list", "reset", "trace", "update", "notebook", "graft")
+LEARN_ACTIONS = ("watch", "init", "check", "hint", "solution", "list", "reset", "trace", "update", "notebook", "graft", "doctor")
 
 MODEL = "Hugging Face model folder, or toy:encoder, toy:decoder, toy:seq2seq"
 
@@ -382,7 +383,7 @@ def _learn_parser(commands):
     """The options of ``learn``."""
     learn = _command(commands, "learn", "Work through the course: lessons, exercises, checks and hints.", LEARN_NOTE)
     learn.add_argument("action", nargs="?", default="watch", choices=LEARN_ACTIONS, metavar="ACTION",
-                       help=f"{', '.join(LEARN_ACTIONS)} (default: watch)")
+                       help=', '.join(LEARN_ACTIONS))
     learn.add_argument("item", nargs="?", metavar="ITEM", help="an exercise, as 08.2 (default: the one in hand); init: a new folder; "
                                                                "notebook: a lesson, as 8")
     learn.add_argument("--dir", metavar="DIR", help="folder of the course (default: this one, or the one that it lies in)")

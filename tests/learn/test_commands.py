@@ -180,3 +180,39 @@ def test_a_cell_is_graded_as_a_file_is(here, capsys):
     space["wrong"].__name__ = "halve"
     with pytest.raises(AssertionError, match="there is no halve"):
         graded_cell("01.2", space["wrong"])
+
+
+# ---- learn doctor ----------------------------------------------------------------------------------------------
+
+
+def test_doctor_when_all_is_well(here, capsys):
+    assert main(["learn", "doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "!!" not in out and out.endswith("all is well\n")
+    assert "1 with 3 exercises in " in out and "none here; minipeft learn init DIR makes one" in out
+    assert "the solution of 01.1 passes in" in out
+    assert main(["learn", "init", "mine"]) == 0
+    solve(here / "mine", "01.2")
+    assert main(["learn", "check", "01.2", "--dir", "mine"]) == 0
+    assert main(["learn", "doctor", "--dir", "mine"]) == 0
+    assert f"{here / 'mine'}, 1 of 3 solved" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("break_it, name, value, advice", [
+    (lambda here, patch: (here / "mine/01_small/01_2_halve.py").unlink(), "01.2", "01_2_halve.py is missing",
+     "minipeft learn reset 01.2 makes it anew"),
+    (lambda here, patch: (here / "mine/.minipeft/state.json").write_text("{"), "your folder", "cannot be read", "state of the course"),
+    (lambda here, patch: patch.setenv(FOLDER, str(here / "nowhere")), "lessons", "none", "nowhere"),
+    (lambda here, patch: patch.setattr("minipeft.learn.doctor.LIBRARIES", {"no-such-thing": "notebooks"}), "no-such-thing", "not installed",
+     "pip install 'minipeft[learn]' (or '.[learn]' in the project's folder), for notebooks"),
+    (lambda here, patch: patch.setattr("minipeft.learn.doctor.solution_of", lambda exercise: "def multiply(a, b):\n    return a\n"),
+     "a check", "the solution of 01.1 is refused: ", "install the course anew")])
+def test_doctor_finds_what_is_wrong(break_it, name, value, advice, here, monkeypatch, capsys):
+    assert main(["learn", "init", "mine"]) == 0
+    break_it(here, monkeypatch)
+    capsys.readouterr()
+    assert main(["learn", "doctor", "--dir", "mine"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    wrong = [(line, after) for line, after in zip(lines, lines[1:]) if line.startswith("!!")]
+    assert len(wrong) == 1 and wrong[0][0].split()[1:3] == f"{name} {value}".split()[:2] and value in wrong[0][0] and advice in wrong[0][1]
+    assert lines[-1] == "1 thing to look at"

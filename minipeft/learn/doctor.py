@@ -1,0 +1,61 @@
+"""``minipeft learn doctor``: what the course needs, whether it is there, and what to do where it is not."""
+
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from ..doctor import Finding
+from .checker import check
+from .course import Course
+from .stubs import solution_of
+from .workspace import Workspace
+
+INSTALL = "pip install 'minipeft[learn]' (or '.[learn]' in the project's folder)"
+LIBRARIES = {"pytest": "checks", "pytest-timeout": "checks", "watchfiles": "watching", "jupytext": "lessons", "nbformat": "notebooks",
+             "nbclient": "notebooks", "ipykernel": "notebooks"}
+
+
+def examine(folder):
+    """[`Finding`] on the course and on a learner's folder, or one that it lies around; takes a few seconds."""
+    findings, missing = [], False
+    for name, purpose in LIBRARIES.items():
+        try:
+            findings.append(Finding(name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            findings.append(Finding(name, "not installed", f"{INSTALL}, for {purpose}"))
+            missing = True
+    try:
+        course = Course()
+    except (ValueError, OSError) as error:
+        return [*findings, Finding("lessons", "none", str(error))]
+    findings.append(Finding("lessons", f"{len(course.lessons)} with {len(course.exercises)} exercises in {course.folder}"))
+    findings.extend(_of_folder(folder, course))
+    return findings if missing else [*findings, _one_check(course)]
+
+
+def _of_folder(folder, course):
+    """What a learner's folder is like."""
+    try:
+        workspace = Workspace.around(folder, course)
+    except (ValueError, OSError) as error:
+        none = "no folder of the course" in str(error)
+        yield Finding("your folder", "none here; minipeft learn init DIR makes one" if none else "cannot be read", "" if none else str(error))
+        return
+    solved = sum(map(workspace.solved, workspace.exercises))
+    yield Finding("your folder", f"{workspace.folder}, {solved} of {len(workspace.exercises)} solved")
+    for exercise in workspace.exercises:
+        if not workspace.path(exercise).is_file():
+            yield Finding(exercise.id, f"{workspace.path(exercise).name} is missing", f"minipeft learn reset {exercise.id} makes it anew")
+
+
+def _one_check(course):
+    """Whether the solution of the first exercise passes, in a process of its own as a learner's file."""
+    exercise = course.exercises[0]
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / exercise.filename
+        path.write_text(solution_of(exercise), encoding="utf-8")
+        outcome = check(exercise, path)
+    if outcome.passed:
+        return Finding("a check", f"the solution of {exercise.id} passes in {outcome.seconds:.1f} s")
+    said = outcome.fault["message"] if outcome.fault else outcome.failed["message"]
+    return Finding("a check", f"the solution of {exercise.id} is refused: {said}", f"install the course anew: {INSTALL}")
