@@ -39,9 +39,10 @@ def _draw(rng, shape):
 
 def activation_case(name):
     def case(size, rng):
+        import torch
         from torch.nn import functional as F
 
-        calls = {"gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu, "relu": F.relu}
+        calls = {"erf": torch.erf, "gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu, "relu": F.relu}
         call = calls[name.removesuffix("_backward")]
         x, tx = _draw(rng, SHAPES[size])
         if not name.endswith("_backward"):
@@ -133,7 +134,7 @@ CASES = {
     "norm": norm_case, "norm_backward_input": norm_backward_input_case, "norm_backward_gain": norm_backward_gain_case,
     "attention_softmax": attention_softmax_case, "softmax_backward": softmax_backward_case,
     "cross_entropy": cross_entropy_case(False), "cross_entropy_backward": cross_entropy_case(True),
-    "scatter_add": scatter_add_case, "adam_step": adam_step_case,
+    "scatter_add": scatter_add_case, "adam_step": adam_step_case, "erf": activation_case("erf"),
 } | {name: activation_case(name) for base in ("gelu", "gelu_new", "silu", "relu") for name in (base, f"{base}_backward")}
 
 

@@ -34,6 +34,11 @@ def _sigmoid(x):
 # ---- the definitions -------------------------------------------------------------------------------------------
 
 
+def erf_reference(x):
+    """``erf(x)``, which a derivative of gelu's derivative is made of."""
+    return _erf(x).astype(x.dtype)
+
+
 def gelu_reference(x):
     """``x (1 + erf(x / sqrt 2)) / 2``."""
     with np.errstate(invalid="ignore"):
@@ -92,6 +97,18 @@ def _tanh(x):
     """tanh(x) = 1 - 2 / (exp(2x) + 1), which is exact to the type's precision for the sums it is used in."""
     one = type(x)(1)
     return one - (one + one) / (exp(x + x) + one)
+
+
+@jit
+def _erf_loop(start, stop, x, out):
+    x, out = x[start:stop], out[start:stop]
+    near, slope, third = x.dtype.type(1e-3), x.dtype.type(2 / math.sqrt(math.pi)), x.dtype.type(1 / 3)
+    for i in range(x.size):
+        square = x[i] * x[i]
+        if abs(x[i]) < near:  # where the polynomial, good to so many places, has no digit that is right: x - x^3 / 3
+            out[i] = slope * x[i] * (x.dtype.type(1) - third * square)
+        else:
+            out[i] = erf_from_exp(x[i], exp(-square))
 
 
 @jit
@@ -186,6 +203,8 @@ def _elementwise(loop, reference):
 def _kernel(name, reference, loop):
     return Kernel(name, reference, _elementwise(loop, reference))
 
+
+erf = _kernel("erf", erf_reference, _erf_loop)
 
 # name -> (forward, backward); the names are those of Hugging Face's ``hidden_act``
 ACTIVATIONS = {

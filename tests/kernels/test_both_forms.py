@@ -145,7 +145,7 @@ ARGUMENTS = {
     "attention_softmax": _attention_softmax, "softmax_backward": _softmax_backward,
     "norm": _norm, "norm_backward_input": _norm_backward_input, "norm_backward_gain": _norm_backward_gain,
     "cross_entropy": _cross_entropy, "cross_entropy_backward": _cross_entropy_backward,
-    "scatter_add": _scatter_add, "adam_step": _adam_step,
+    "scatter_add": _scatter_add, "adam_step": _adam_step, "erf": _elementwise,
 }
 for _name in ("gelu", "gelu_new", "silu", "relu"):
     ARGUMENTS |= {_name: _elementwise, f"{_name}_backward": _elementwise_backward}

@@ -51,6 +51,7 @@ NAIVE_ACTIVATIONS = {
     "gelu_new": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))) / 2,
     "silu": lambda x: x / (1 + math.exp(-x)) if x > -700 else 0.0,
     "relu": lambda x: x if x > 0 else 0.0,
+    "erf": math.erf,
 }
 
 
@@ -136,12 +137,12 @@ def test_norm(form, seed, rows, width, centred, eps):
 
 @BOTH
 @given(x=st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=20))
-@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("name", sorted([*ACTIVATIONS, "erf"]))
 def test_activation(form, name, x):
     close(run(name, form, np.array(x)), [NAIVE_ACTIVATIONS[name](v) for v in x])
 
 
-@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("name", sorted([*ACTIVATIONS, "erf"]))
 def test_float32_loops_are_exact_to_a_few_units_on_a_fine_grid(name):
     x = np.concatenate([np.linspace(-12, 12, 40001), np.linspace(-200, 200, 4001)]).astype(np.float32)
     expected = np.array([NAIVE_ACTIVATIONS[name](float(v)) for v in x])
