@@ -1,10 +1,10 @@
 # %% [markdown]
 # # Lesson 0. A tour in five minutes
 #
-# **Why.** A language model that somebody has trained on much text can be adapted to a task of yours with a few labelled examples.
-# Changing all its numbers works, and for each task leaves a copy as large as the model. *Parameter-efficient fine-tuning* changes a
-# few numbers, or adds a few, and keeps the rest as it is. This course builds all of it from nothing: the gradients, the model, and
-# each method, a dozen lines at a time.
+# **Why.** A language model that somebody has trained on much text can be adapted to a task of yours with a few labelled
+# examples. Changing all its numbers works, and for each task leaves a copy as large as the model. *Parameter-efficient
+# fine-tuning* changes a few numbers, or adds a few, and keeps the rest as it is. This course builds all of it from nothing: the
+# gradients, the model, and each method, a dozen lines at a time.
 #
 # This lesson only looks around. Nothing has to be understood yet; every word comes back.
 
@@ -15,7 +15,8 @@
 #                                     ▲           ▲           ▲
 #                                     │ a few numbers beside, inside or before it, which are trained
 #
-# The *head* is a small map from what the model makes of a text to the classes of the task. *Frozen* means: training does not touch it.
+# The *head* is a small map from what the model makes of a text to the classes of the task. *Frozen* means: training does not
+# touch it.
 
 # %%
 import tempfile
@@ -51,14 +52,14 @@ predict(f"LoRA of rank 4 sits beside two maps of each of the three blocks. How m
 #
 # ## The exercise
 #
-# Every lesson has exercises: a function whose body is yours to write, in a file of its own. `minipeft learn` watches the file and says
-# at each save whether it is right, and if not, what is wrong. This first one is solved, so that you see what a solved one looks like.
-# Break it, save, and look; then mend it.
+# Every lesson has exercises: a function whose body is yours to write, in a file of its own. `minipeft learn` watches the file
+# and says at each save whether it is right, and if not, what is wrong. This first one is solved, so that you see what a solved
+# one looks like. Break it, save, and look; then mend it.
 
 # %%
 #@exercise 00.1 lesson:share
-#@ Return which share of a model is trained, from 0 to 1: the sum of `trained` (a list of array sizes) over the sum of `sizes`. A model
-#@ without any numbers has the share 0.
+#@ Return which share of a model is trained, from 0 to 1: the sum of `trained` (a list of array sizes) over the sum of `sizes`.
+#@ A model without any numbers has the share 0.
 ### BEGIN SOLUTION
 def share(trained, sizes):
     """sum of trained / sum of sizes, a float"""
@@ -73,8 +74,8 @@ print(f"{100 * share([attachment.trainable_without_head], [with_lora]):.2f} % of
 # %% [markdown]
 # ## What the numbers show
 #
-# A real fine-tuning, small enough to watch: short reviews of a toy world in four classes, LoRA against the head alone. `execute` trains,
-# measures on texts that were not trained on, and saves.
+# A real fine-tuning, small enough to watch: short reviews of a toy world in four classes, LoRA against the head alone.
+# `execute` trains, measures on texts that were not trained on, and saves.
 
 # %%
 from minipeft.compare.run import Run, execute
@@ -102,7 +103,8 @@ show(figure, "losses", "Training loss against steps: " + ", ".join(
     f"{method} ends at {np.mean(result['losses'][-5:]):.2f}" for method, result in results.items()))
 
 # %% [markdown]
-# On a real model, MiniLM with 22.7 million numbers, and on real film reviews the README has such a table for ten methods and the model as it was.
+# On a real model, MiniLM with 22.7 million numbers, and on real film reviews the README has such a table for ten methods and
+# the model as it was.
 #
 # ## Where it breaks
 #
@@ -111,7 +113,8 @@ show(figure, "losses", "Training loss against steps: " + ", ".join(
 #
 # ## Read the package
 #
-# `README.md` has a path through the code, from the gradient up. Start with `minipeft/autograd/tensor.py` when you come to lesson 1.
+# `README.md` has a path through the code, from the gradient up. Start with `minipeft/autograd/tensor.py` when you come to
+# lesson 1.
 #
 # ## Sources
 #

@@ -124,7 +124,7 @@ print("x.grad =", x.grad)
 # number are N terms of the sum in the chain rule. So the gradient of b is the sum of g over the rows. In general:
 #
 # - axes of g that the operand does not have stand in front of its own: sum over them;
-# - axes where the operand has size 1 and g has more: sum over them, and keep the axis.
+# - axes where the operand has size 1 and g has another size (0 rows count too): sum over them, and keep the axis.
 #
 # What is repeated on the way there is summed on the way back.
 
@@ -147,8 +147,9 @@ print("gradients:", x.grad.shape, column.grad.ravel(), number.grad)
 #
 # The shapes leave no choice: g is (N, M), and dA must be (N, K) like A.
 #
-# A *linear map* y = x W + b is this product with a bias b added to each row, for x of any shape (..., D_in). All axes before the
-# last are only "many rows", so one flattens them first, and W's gradient sums over all of them. In a batch of 32 texts of 64
+# A *linear map* y = x W + b is this product with a bias b added to each row, for x of any shape (..., D_in). All axes before
+# the last are only "many rows", so one flattens them first, and W's gradient sums over all of them. A *batch* is a number of
+# examples that go through the model together, and a *token* is a piece of text, often a word. In a batch of 32 texts of 64
 # tokens x is (32, 64, D_in), and there are 2,048 rows.
 
 # %%
@@ -176,11 +177,12 @@ print("y", y.shape, " dx", x.grad.shape, " dW", W.grad.shape, " db", bias.grad.s
 #
 # | | forward | dx | dW | a step |
 # |---|---|---|---|---|
-# | the weight is trained | 1 | 1 | 1 | 3 |
+# | the weight is trained, and so is something between it and the input | 1 | 1 | 1 | 3 |
+# | the weight is trained, but nothing between it and the input | 1 | – | 1 | 2 |
 # | the weight is frozen, but something between it and the input is trained | 1 | 1 | – | 2 |
-# | nothing is trained from here to the input | 1 | – | – | 1 |
+# | neither the weight nor anything between it and the input is trained | 1 | – | – | 1 |
 #
-# The middle line is the price that remains: dx must pass through a frozen map to reach what is trained on the other side of it.
+# The third line is the price that remains: dx must pass through a frozen map to reach what is trained on the other side of it.
 
 # %%
 frozen = Tensor(W.data)  # no requires_grad
@@ -298,8 +300,8 @@ except AssertionError as error:
 # %%
 #@exercise 01.5 minipeft.autograd.tensor:_order
 #@ Return (order, parents_of): a list of root and all nodes that it was computed from, each once and before all of its parents,
-#@ and a dict from each of these nodes to its parents. `_parents(node, create_graph)` gives a node's parents as a list of (parent,
-#@ product); call it once for each node. The graph may be far deeper than functions can call themselves.
+#@ and a dict from each of these nodes to the list that `_parents(node, create_graph)` gives for it: its parents, as pairs
+#@ (parent, product). Call it once for each node. The graph may be far deeper than functions can call themselves.
 x = Tensor(np.array(0.5), requires_grad=True)
 y = x
 for _ in range(5000):
@@ -380,9 +382,10 @@ show(figure, "cost", "Time of forward and backward, as a share of a step that tr
 #
 # ## And does it learn?
 #
-# The smallest fine-tuning there is: short reviews of the toy world, good or bad. A review becomes the counts of its words, a map
-# E takes them to 16 numbers, and after a tanh a map w takes these to one number, which should be +1 or −1. A step of *gradient
-# descent* is p ← p − η dL/dp with a small η, the *learning rate*.
+# The smallest fine-tuning there is: short reviews of the toy world, good or bad. The model is trained on one part of them,
+# *train*, and judged on another, *dev*. A review becomes the counts of its words, a map E takes them to 16 numbers, and after a
+# tanh a map w takes these to one number, which should be +1 or −1. A step of *gradient descent* is p ← p − η dL/dp with a small
+# η, the *learning rate*.
 
 # %%
 from minipeft.data import toy

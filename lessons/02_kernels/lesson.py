@@ -125,8 +125,8 @@ print("causal:\n", kernels.attention_softmax.reference(np.zeros((1, 1, 3, 3), np
 #
 # $$-\log w_y = \log \sum_k e^{z_k} - z_y = c + \log \sum_k e^{z_k - c} - z_y, \qquad dz_k = w_k - [k = y],$$
 #
-# and its kernel writes one number for each row. The probabilities themselves, an array as large as the logits, are never stored;
-# the backward pass makes them again from the log of the sum, which is kept.
+# and its kernel writes two numbers for each row: the loss, and the log of the sum. The probabilities themselves, an array as
+# large as the logits, are never stored; the backward pass makes them again from the log of the sum.
 
 # %%
 losses, lse = kernels.cross_entropy(np.array([[2.0, 0.0, -1.0], [1000.0, 0.0, 0.0]]), np.array([0, 1]))
@@ -181,17 +181,19 @@ for name, call, repeats in (("loop in Python", lambda: gelu_loop(x, out), 2), ("
 
 # %%
 #@exercise 02.3 minipeft.kernels.adam:_adam_elements
-#@ One step of AdamW on the elements start..stop-1 of p, g, m and v (N,), in one pass; change p, m and v in place. x = scale g is
-#@ the gradient that counts (scale is for clipping). What is the same for all elements is given: rate = lr / (1 - beta1^t), keep =
-#@ 1 - lr decay, root = 1 / sqrt(1 - beta2^t), so that p becomes keep p - rate m / (sqrt(v) root + eps), with the new m and v.
+#@ One step of AdamW on the elements start..stop-1 of p, g, m and v (N,), in one pass; change p, m and v in place. x = scale g
+#@ is the gradient that counts (scale is for clipping, lesson 5: it shortens a gradient that is too long). What is the same for
+#@ all elements is given: rate = lr / (1 - beta1^t), keep = 1 - lr decay, root = 1 / sqrt(1 - beta2^t), so that p becomes keep p
+#@ - rate m / (sqrt(v) root + eps), with the new m and v.
 p, g, m, v = rng.standard_normal(3), np.array([1.0, -2.0, 0.001]), np.zeros(3), np.zeros(3)
 before = p.copy()
 kernels.adam_step(p, g, m, v, 1, 0.01, 0.9, 0.999, 1e-8, 0.0, 1.0)
 print("gradients", g, "-> steps", (p - before).round(4))
 
 # %% [markdown]
-# The first step is 0.01 for all three, whatever the size of the gradient: m̂ / √v̂ is its sign. That is why one learning rate
-# serves numbers whose gradients differ by thousands.
+# The first step is 0.01 for all three, whatever the size of the gradient. At step 1 the corrected means m / (1 − β₁) and v / (1
+# − β₂) are g and g², and g / √g² is the sign of g. That is why one learning rate serves numbers whose gradients differ by
+# thousands.
 #
 # **Layer norm** is a kernel of the second kind: something must be known of a whole row before its first number can be written.
 # With the mean μ and the variance σ² of a row of width D,

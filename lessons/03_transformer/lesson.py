@@ -80,9 +80,9 @@ for width in (4, 64, 1024):
 # %% [markdown]
 # ## Exercises: heads, and attention with its masks
 #
-# One attention can look at one thing at a time. So D is cut into H *heads* of K = D / H numbers each, every head attends on its
-# own, and the results are put side by side again. The maps `q`, `k` and `v` give all heads at once, (B, T, H K); head number h
-# has the columns h K to (h + 1) K.
+# One attention can look at one thing at a time. So D is cut into H *attention heads* of K = D / H numbers each. (They are not
+# the head that makes the logits.) Every head attends on its own, and the results are put side by side again. The maps `q`, `k`
+# and `v` give all heads at once, (B, T, H K); head number h has the columns h K to (h + 1) K.
 #
 # Tensors have `.reshape(...)` and `.swapaxes(i, j)`, which exchanges two axes.
 
@@ -142,7 +142,7 @@ predict("\"anna has a red ball\" or \"ball has a red anna\": by how much does th
         f"By up to {moved[0]:.2f} with positions. Without, by {moved[1]:.0e}, which is rounding: they are one bag of words.")
 
 # %% [markdown]
-# There are three ways to say where a token stands, and each of the models here takes another.
+# There are three usual ways to say where a token stands. Each model takes one of them.
 #
 # **Learned positions** (BERT, GPT-2): a second table, with a vector for each place (a *positional embedding*), added to the word
 # vectors. Simple; but there is no vector for a place beyond the longest text of pre-training.
@@ -157,9 +157,10 @@ predict("\"anna has a red ball\" or \"ball has a red anna\": by how much does th
 #
 # $$\varphi_c = \theta^{-2c/K}, \quad c = 0, ..., K/2 - 1, \quad \theta = 10{,}000 .$$
 #
-# **Relative bias** (T5): nothing is added to the vectors; each head adds a learned number to the score, one for each *bucket* of
-# distances. Near distances have a bucket each; far ones share buckets that grow in proportion to the distance; from 128 on all
-# fall into the last. The model must learn 32 numbers a head, and any length of text has them all.
+# **Relative bias** (T5): nothing is added to the vectors; each head adds a learned number to the score, one for each *bucket*
+# of distances. Near distances have a bucket each; far ones share buckets that grow in proportion to the distance; the last
+# bucket takes all distances from 113 on (in an encoder, which has 16 buckets for each side, from 91 on). The model must learn
+# 32 numbers a head, and they serve a text of any length.
 
 # %%
 #@exercise 03.3 minipeft.nn.attention:Rotary.forward
@@ -209,6 +210,10 @@ show(figure, "buckets", f"T5's buckets against distance. In the decoder the firs
 # v and out. LLaMA's is *gated*: one map's activation multiplies another map's output.
 #
 # In training some models set random entries to zero (*dropout*), so that no entry is relied upon too much.
+#
+# Two inputs of attention come up again below. A *cache* keeps the keys and values of earlier tokens. A *source* is the states
+# of another stack of blocks: *cross-attention* makes its keys and values from them. They stay the same, so one makes them only
+# once.
 
 # %%
 #@exercise 03.4 minipeft.nn.attention:Attention.forward
@@ -386,7 +391,7 @@ show(figure, "reversal", f"Share of digits right over {steps} steps of learning 
 # %% [markdown]
 # ## Looking inside a pre-trained model
 #
-# The same seam can be used to watch. A *wrapper* goes around `attn.core`, writes the weights down and changes nothing.
+# The same place can be used to watch. A *wrapper* goes around `attn.core`, writes the weights down and changes nothing.
 
 # %%
 from minipeft.nn import Wrapper
@@ -468,7 +473,7 @@ for name, model, block in (("BERT", load_pretrained("toy:encoder"), "blocks.0"),
 # - Devlin, Chang, Lee, Toutanova, *BERT*, NAACL 2019, arXiv:1810.04805: section 3.
 # - Radford, Wu, Child, Luan, Amodei, Sutskever, *GPT-2*, 2019: section 2.3 (pre-norm, one more norm at the end).
 # - Raffel et al., *T5*, JMLR 21, 2020, arXiv:1910.10683: section 2.1 (relative bias, buckets).
-# - Su et al., *RoFormer*, 2021, arXiv:2104.09864: section 3.4 (rotary positions).
+# - Su et al., *RoFormer*, 2021, arXiv:2104.09864: sections 3.2 and 3.4 (rotary positions).
 # - Touvron et al., *LLaMA*, 2023, arXiv:2302.13971: section 2.2 and table 2.
 # - Shazeer, 2020, arXiv:2002.05202: gated feed-forward networks. Ainslie et al., EMNLP 2023, arXiv:2305.13245: grouped-query
 #   attention.

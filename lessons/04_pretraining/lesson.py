@@ -188,9 +188,9 @@ print("target", writer.decode(target, skip_special_tokens=False))
 # %% [markdown]
 # ## A real corpus: CPython's manual
 #
-# Every Python has its own manual built in, as text (`pydoc_data.topics`). With headings, tables and code left out it is a corpus
-# of real English prose, small, and a little different in each version of Python: your numbers will not be exactly those of your
-# neighbour.
+# Most Pythons carry a part of their own manual with them, as text (`pydoc_data.topics`). With headings, tables and code left
+# out it is a corpus of real English prose, small, and a little different in each version of Python: your numbers will not be
+# exactly those of your neighbour.
 
 # %%
 from minipeft.compare.pretrain import Recipe, start, train

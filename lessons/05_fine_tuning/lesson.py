@@ -79,8 +79,9 @@ predict("BERT-base has 110 million numbers of 4 bytes. Each that is trained has 
 
 # %%
 #@exercise 05.1 minipeft.kernels.adam:adam_step_reference
-#@ One step of AdamW: change the arrays parameter, m and v in place and return nothing. g is gradient_scale times gradient; m and
-#@ v are the running means of g and g^2, and the step divides them by 1 - beta^step. Decay is of the parameter from before it.
+#@ One step of AdamW: change the arrays parameter, m and v in place and return nothing. g is gradient_scale times gradient; m
+#@ and v are the running means of g and g^2, and the step divides them by 1 - beta^step. Decay is computed from the parameter as
+#@ it was before the step.
 from minipeft.kernels.adam import adam_step_reference
 
 theta, g = np.zeros(3), np.array([0.001, -40.0, 2.0])
@@ -132,9 +133,9 @@ show(figure, "schedules", f"Factor of the learning rate over {T} steps with a wa
 # ## What the numbers show: how much to train
 #
 # `toy:encoder` has three blocks and was pre-trained on raw text of the toy world. `toy:rating` has a thousand training texts in
-# four classes, of which 2 % are labelled wrongly, so that nobody can be right on more than 98 %. `attach` freezes everything that
-# a method does not train, and `fit` is the training loop: batch, loss, gradients, clipping, factor, step. An *epoch* is one pass
-# over the data.
+# four classes. About 2 % of the labels are wrong, those of the test texts too, so that nobody can expect to be right on more
+# than 98 %. `attach` freezes everything that a method does not train, and `fit` is the training loop: batch, loss, gradients,
+# clipping, factor, step. An *epoch* is one pass over the data.
 
 # %%
 from minipeft.methods import TopK
@@ -161,10 +162,11 @@ for name, method, lr in (("head", Head(), 5e-2), ("top 1", TopK(layers=1), 2e-3)
           f"{work.evaluate(model, 'test')['score']:.3f}")
 
 # %% [markdown]
-# The head alone is far behind: the states that pre-training left are good for filling gaps, and no linear map of them tells four
-# ratings apart. Blocks must be trained. How many matters less: five hundred test texts carry a *standard error* of about 0.02
-# (that far a share of right answers strays by chance), so the last three rows cannot be ranked by one run each. Their costs can:
-# a step of top-1 walks back through one block and that of full through all three.
+# The head alone beats guessing (0.25), but it is far behind. The states that pre-training left are good for filling gaps, and a
+# linear map of them tells the four ratings apart only in part. So blocks must be trained. How many matters less: five hundred
+# test texts carry a *standard error* of about 0.02 (that far a share of right answers strays by chance), so the last three rows
+# cannot be ranked by one run each. Their costs can: a step of top-1 walks back through one block and that of full through all
+# three.
 #
 # The learning rates differ on purpose. The head has no past to spoil and takes a large one; the more of the body is trained, the
 # smaller it must be. For full fine-tuning of BERT the usual ones are 2e-5 to 5e-5 (Devlin et al., appendix A.3). This tiny
@@ -214,8 +216,8 @@ print(f"before fine-tuning the loss is {known:.3f}, after: "
       + ", ".join(f"{name} {loss_on_raw_text(model):.3f}" for name, (model, _, _) in runs.items()))
 
 # %% [markdown]
-# The loss rises wherever the body was trained, although nothing in the task asks for it. How far is not a matter of how *many*
-# numbers are trained alone: top 2, at twice the learning rate of full, forgets more than full. So let us look at the rate by
+# The loss rises wherever the body was trained, although nothing in the task asks for it. How far does not depend only on how
+# *many* numbers are trained: top 2, at twice the learning rate of full, forgets more than full. So let us look at the rate by
 # itself, with full fine-tuning and one epoch.
 
 # %%
@@ -390,12 +392,13 @@ for _ in range(3):
 #   al., 2021). A longer training with a small rate and a warm-up helps too (Mosbach et al., 2021). Never judge a method by one
 #   seed.
 # - A random head above a good body. Its first gradients are noise, and they reach the body at full step length. Training the head
-#   first and everything after is the two-step form of unfreezing, and keeps the model better on texts of another kind (Kumar et
-#   al., 2022).
+#   first and everything after is the two-step form of unfreezing. On images it keeps a model better on pictures of another kind
+#   (Kumar et al., 2022).
 # - A pull to the start that is too strong. With a large a in L2-SP the task cannot be learned; and where the task needs something
 #   that pre-training did not have, the start is no good place to stay near.
-# - Warm-up as a cure. It protects the first steps and no more: the run at 0.01 above fails just so with `Settings(warmup=0.3)`.
-#   Where a loss becomes infinite or NaN ("not a number"), `fit` stops and says which tensor was the first.
+# - Warm-up as a cure. It protects the first steps and no more: the run at 0.01 above fails in the same way with
+#   `Settings(warmup=0.3)`. Where a loss becomes infinite or NaN ("not a number"), `fit` stops and says which tensor was the
+#   first.
 # - One copy for each task. Full fine-tuning of a thousand tasks is a thousand models. That is where the next lessons begin.
 #
 # ## Read the package's own file

@@ -36,8 +36,9 @@
 # %% [markdown]
 # ## The equation
 #
-# Let h (D) be the state at the gap, e_w and b_w the output vector and bias that the head has for word w, and W_c the label words
-# of class c. Then
+# Let h (D) be what the head's last map reads at the gap: in GPT-2 the state itself, in BERT the state behind one more map, an
+# activation and a norm. Let e_w and b_w be the output vector and bias that the head has for word w, and W_c the label words of
+# class c. Then
 #
 # $$z_w = h\cdot e_w + b_w, \qquad s_c = \frac{1}{|W_c|}\sum_{w \in W_c} z_w, \qquad
 # q_c = \frac{\exp s_c}{\sum_{c'} \exp s_{c'}} .$$
@@ -160,8 +161,9 @@ for pattern, work in works.items():
 #
 # $$l(c) = \sum_t \log p(c_t \mid \text{prompt}, c_{<t}) .$$
 #
-# Every token multiplies the probability by a number below 1. So a long answer has a smaller l than a short one, right or not.
-# *Length normalisation* divides l(c) by the number of tokens of c: the mean of log p for each token.
+# Every token multiplies the probability by a number below 1. So each further token makes l smaller, and a long answer is at a
+# disadvantage against a short one, right or not. *Length normalisation* divides l(c) by the number of tokens of c: the mean of
+# log p for each token.
 
 # %%
 #@exercise 06.4 minipeft.prompting.ranking:RankClassification.log_likelihoods
@@ -230,9 +232,10 @@ for pattern in (KNOWN, "{text} answer : {mask} ."):
 # - **random words**: the same gap, with two words drawn by lot (a *null verbalizer*);
 # - **known prompt**: the one that the raw text has.
 #
-# The draws of K texts are the five that Gao et al. (2021) fixed, so that results with few labels can be compared. Nothing is
-# chosen on a large dev set: that would be labels that one has not got. The learning rates were fixed before: 1e-3 for the head,
-# whose new numbers have a long way to go, and 3e-4 for the prompts.
+# The seeds of the draws are the first three of the five that Gao et al. (2021) fixed, so that results with few labels can be
+# compared. Nothing is chosen on a large *dev set* (labelled texts kept apart to choose settings by): that would be labels that
+# one has not got. The learning rates were fixed before: 1e-3 for the head, whose new numbers have a long way to go, and 3e-4
+# for the prompts.
 
 # %%
 STEPS, DRAWS = (3, SEEDS[:1]) if fast() else (40, SEEDS[:3])
@@ -320,8 +323,8 @@ print("random words save:", worth["random words"], "| the known prompt saves:", 
 #
 # - A label word must be one token of the model, in the form in which it stands at the gap (GPT-2 has one token for " good" and
 #   another for "good"). `Verbalizer.ids` refuses others and offers words that are near.
-# - Where the raw text never had the answer in such a place, the words at the gap mean little: untrained, it is close to random
-#   words.
+# - Where the raw text never had the answer in such a place, the words at the gap mean little: without training, such a prompt
+#   is hardly better than one with random words.
 # - A prompt takes tokens. A long text must be cut, and what is cut must be the text and not the template.
 # - Prompts that were tried on many labels and then reported as zero-shot are not zero-shot.
 # - A masked model fills one gap with one token; two gaps are filled each for itself, as if the other were not there.

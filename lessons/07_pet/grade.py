@@ -361,3 +361,13 @@ def test_too_few_texts_of_a_class(impl, rng):
     out = check(growing(impl, 2, (4, 4))._labelled_by_others(log_q, 1, 0, rng))
     expected = sorted(np.argsort(-q0)[:8].tolist())
     holds(sorted(numbers(out, 0)) == expected, "expected the eight texts of which class 0 is the most probable")
+
+
+@exercise("07.5")
+@pytest.mark.parametrize("have, generation, expected", [((30, 30), 1, (60, 60)), ((20, 10), 1, (80, 40))])
+def test_no_more_than_there_is(impl, rng, have, generation, expected):
+    """Where the classes together want more texts than there are raw ones, each gets the same share of what it wants."""
+    log_q = np.array([sure(np.arange(RAW_TEXTS) % 3 // 2)] * 3)
+    out = check(growing(impl, 3, have)._labelled_by_others(log_q, 0, generation, rng))
+    for label in (0, 1):
+        same(float(len(numbers(out, label))), float(expected[label]), f"the raw texts of class {label}, of {RAW_TEXTS} in all", 0)

@@ -41,7 +41,8 @@
 # $$s(l \mid x) = \frac{\sum_p w_p \log q_p(l \mid x)}{\sum_p w_p} .$$
 #
 # The weights w_p are all 1, or the accuracy of pair p on the labelled texts before it was trained. In probabilities this is a
-# product, Π q_p^{w_p}: a pair that is sure that a class is wrong has more to say than one that is undecided.
+# *geometric mean*, the product Π q_p^{w_p / w} with w the sum of all weights: a pair that is sure that a class is wrong has
+# more to say than one that is undecided.
 #
 # **The temperature.** Soft labels are the softmax of s / T. From s / T follows t_l ∝ q_l^{1/T}: at T = 2 the odds of two classes
 # become their square root, so that 99 : 1 becomes 10 : 1. A pair that was tuned on four texts is surer of itself than it has
@@ -54,8 +55,8 @@
 # \frac{1}{B} \sum_i \Big( \log \sum_l e^{z_{il}} - \sum_l t_{il} z_{il} \Big), \qquad
 # \frac{\partial L}{\partial z_{il}} = \frac{q_{il} - t_{il}}{B} .$$
 #
-# (The second form uses that t adds up to 1.) The gradient is zero where q = t. There L is not zero but the entropy of t: what
-# cannot be known stays as loss.
+# (The second form uses that t adds up to 1.) The gradient is zero where q = t. There L is not zero but −Σ t log t, the
+# *entropy* of t, which is larger the more undecided t is: what cannot be known stays as loss.
 #
 # **The auxiliary loss.** A model that is fine-tuned on four texts may forget what it knew (lesson 5: *catastrophic forgetting*),
 # and with it what made prompts work. So let it go on with its pre-training on the raw text meanwhile:
@@ -188,10 +189,10 @@ print(f"the ensemble that it learned from: {ensemble.evaluate('test'):.2f}")
 #
 # ## The auxiliary loss: who forgets what
 #
-# Three times the null prompt on the four labels: with the task's loss alone, with the paper's α, and with far more. The learning
-# rate is three times as high as before and training half as long again, so that there is something to forget. Measured is the
-# accuracy on the task, and how well the model still fills in masked words of reviews that it has not seen (its loss there; lower
-# is better).
+# Train the null prompt on the four labels three times: with the task's loss alone, with the paper's α, and with a far larger α.
+# The learning rate is three times as high as before and training takes half as many steps again, so that there is something to
+# forget. Two things are measured: the accuracy on the task, and how well the model still fills in masked words of reviews that
+# it has not seen (its loss there; lower is better).
 
 # %%
 #@exercise 07.4 minipeft.prompting.auxiliary:WithLanguage.loss
@@ -217,14 +218,14 @@ print(f"{'before':14s}loss of masked words {forgetting(load_pretrained('toy:enco
 for alpha in (0.0, 1e-4, 0.1):
     model = load_pretrained("toy:encoder")
     task = ClozeClassification(tokenizer, labelled, model.config, *PAIRS[0], 96, 16)
-    high = Settings(lr=1e-3, epochs=3 * STEPS // 2, batch_size=16)  # of an epoch, which is one batch of four texts
+    high = Settings(lr=1e-3, epochs=3 * STEPS // 2, batch_size=16)  # one step an epoch: four texts, one batch
     fit(model, attach(model, Full()).named_parameters(), WithLanguage(task, language_of(model, raw_texts), alpha), high)
     score = task.evaluate(model, "test")["accuracy"]
     print(f"alpha {alpha:<8g}loss of masked words {forgetting(model):.3f}, accuracy {score:.2f}")
 
 # %% [markdown]
 # Without the auxiliary loss the model forgets what stands in a review, and the task suffers with it. The paper's α helps a little
-# here, a larger one helps much. It is so small there because RoBERTa's language loss is far larger than that of a task that is
+# here, a larger one helps much. The paper's is so small because RoBERTa's language loss is far larger than that of a task that is
 # nearly learned; in the toy world the two are of one size. α is a number to fit to the two losses, and not a constant of nature.
 
 # %% [markdown]
@@ -252,7 +253,8 @@ predict("With 10 labelled texts and d = 5: how many generations does it take to 
 #@ `self.labelled`. Draw with `rng` a part of the other pairs, round(share * how many) and at least one (it alone where there is
 #@ no other); `log_q` (P, N, C) is theirs on the raw text. A text has the class where their q is largest. With the labelled texts,
 #@ class l is to have growth^(generation + 1) times as many as are labelled; where none are, take FIRST / C times
-#@ growth^generation. Draw these in proportion to q(l); where too few have class l, take those with the largest q(l).
+#@ growth^generation. Where all classes together want more texts than there are in `self.raw`, each gets the same share of what it
+#@ wants, rounded down. Draw these in proportion to q(l); where no more have class l, take those with the largest q(l).
 #@ `self.settings` has `share` and `growth`; pairs count by `self.weights`; C is the number of `self.dataset.labels`.
 examples = ensemble._labelled_by_others(ensemble.log_q(RAW), 0, 0, np.random.default_rng(0))
 print(f"pair 0 would learn from {len(data.splits['train'])} labelled texts and {len(examples)} of which others say:")

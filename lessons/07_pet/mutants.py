@@ -191,7 +191,7 @@ def loss(self, model, batch):
 # ---- 07.5 ----
 
 
-def _labelling(self, log_q, number, generation, rng, others=None, count=None, wanted=None, picked=None):
+def _labelling(self, log_q, number, generation, rng, others=None, count=None, wanted=None, picked=None, most=None, few=None):
     """The right answer, of which any part may be put otherwise."""
     others = others or (lambda: [i for i in range(len(self.works)) if i != number] or [number])
     count = count or (lambda left: max(1, round(self.settings.share * len(left))))
@@ -199,15 +199,18 @@ def _labelling(self, log_q, number, generation, rng, others=None, count=None, wa
     left = others()
     chosen = rng.choice(left, count(left), replace=False)
     q = restricted_softmax(_mean(log_q[chosen], self.weights[chosen]))
-    out = []
+    wants = []
     for label in range(len(self.dataset.labels)):
         have = sum(e.label == label for e in self.labelled)
         start = have if self.labelled else FIRST / len(self.dataset.labels)
         n = round(start * self.settings.growth ** (generation + bool(self.labelled))) - have
-        n = n if wanted is None else wanted(have, start, n)
+        wants.append(n if wanted is None else wanted(have, start, n))
+    most = min(1.0, len(self.raw) / max(sum(wants), 1)) if most is None else most
+    out = []
+    for label, n in enumerate(int(n * most) for n in wants):
         given = np.flatnonzero(q.argmax(axis=1) == label)
-        if len(given) < n:
-            rows = np.argsort(-q[:, label], kind="stable")[:n]
+        if len(given) <= n:
+            rows = np.argsort(-q[:, label], kind="stable")[:n] if few is None else few(given)
         else:
             rows = picked(given, q[given, label], n)
         out += [self.raw[i]._replace(label=label) for i in rows]
@@ -260,19 +263,13 @@ def _labelled_by_others(self, log_q, number, generation, rng):
     return _labelling(self, log_q, number, generation, rng, picked=lambda given, p, n: rng.choice(given, n, p=p / p.sum()))
 
 
+@mutant("07.5", "more_than_there_are", "Together the classes got more texts than there are in self.raw, so that one text was given to "
+        "several: where they want more, each gets the same share of what it wants.")
+def _labelled_by_others(self, log_q, number, generation, rng):
+    return _labelling(self, log_q, number, generation, rng, most=1.0)
+
+
 @mutant("07.5", "as_few_as_there_are", "Where too few texts are given a class, fill up with those to which it is the most "
         "probable, or the classes lose their proportion.")
 def _labelled_by_others(self, log_q, number, generation, rng):
-    left = [i for i in range(len(self.works)) if i != number] or [number]
-    chosen = rng.choice(left, max(1, round(self.settings.share * len(left))), replace=False)
-    q = restricted_softmax(_mean(log_q[chosen], self.weights[chosen]))
-    out = []
-    for label in range(len(self.dataset.labels)):
-        have = sum(e.label == label for e in self.labelled)
-        start = have if self.labelled else FIRST / len(self.dataset.labels)
-        wanted = round(start * self.settings.growth ** (generation + bool(self.labelled))) - have
-        given = np.flatnonzero(q.argmax(axis=1) == label)
-        p = q[given, label]
-        rows = rng.choice(given, min(wanted, len(given)), replace=False, p=p / p.sum()) if len(given) else []
-        out += [self.raw[i]._replace(label=label) for i in rows]
-    return out
+    return _labelling(self, log_q, number, generation, rng, few=lambda given: given)

@@ -399,7 +399,9 @@ print(f"trained: compacter {small.trainable_without_head:,}, "
 # - **No merging.** An adapter costs time at every call, for ever. AdapterDrop makes that less and does not make it nothing.
 # - **A start that is not the identity.** With W_up drawn as large as usual, the frozen layers above get states that they have
 #   never seen, and the first steps go into repairing that.
-# - **A bottleneck is no rank.** R = 64 at D = 96 is two thirds of a full matrix: more numbers than LoRA would ever need here.
+# - **A bottleneck is no rank.** A rank above D is refused, a bottleneck is not. Already at R = 64 and D = 96 the two matrices
+#   of one adapter have 2 · 96 · 64 = 12,288 entries, a third more than a full matrix: more numbers than LoRA would ever need
+#   here.
 # - **The norms.** Houlsby et al. train the norms along (`train_norms`); leave that out and a count, or a score, will differ from
 #   theirs. Papers differ in such details more than in their ideas.
 #

@@ -191,7 +191,8 @@ print("largest difference merged against beside:", np.abs(model(ids).logits.data
 attachment.unmerge()
 
 predict("Why does (IA)³ have no scale for the queries?",
-        "A score is the sum of q_j k_j over the coordinates j. With factors on both it sums (l_q l_k)_j q_j k_j: one says it.")
+        "A score is the sum of q_j k_j over the coordinates j. With factors on both it is the sum of (l_q l_k)_j q_j k_j, and one "
+        "vector of factors can be that product: a scale of the keys alone says as much.")
 
 # %% [markdown]
 # What can a scale say that a bias cannot? It depends on the input: coordinate j of a token that has much of it changes much. What
@@ -287,9 +288,10 @@ show(figure, "few", "Accuracy against numbers trained: "
 # | LoRA, rank 8 | 73,728 | 0.843 | 0.843 ± 0.004 |
 # | full | 22.7 million | 0.845 | 0.844 ± 0.008 |
 #
-# Where the states are good for the task already, as this model's mean of the tokens is, all kinds come close to full fine-tuning.
-# Where the states must be made anew, as with the pooler, which was never trained along, biases stay 7 points behind, scales 4,
-# and LoRA none. At its place a bias moves all texts alike: it brings out what is there and makes little that is new.
+# Where the states are good for the task already, as this model's mean of the tokens is, all kinds that reach into the blocks
+# come close to full fine-tuning. Output tuning, which does not, stays where the head alone is. Where the states must be made
+# anew, as with the pooler, which was never trained along, biases stay 7 points behind, scales 4, and LoRA none. At its place a
+# bias moves all texts alike: it brings out what is there and makes little that is new.
 
 # %% [markdown]
 # ## Stretch: which numbers, one by one
@@ -307,10 +309,11 @@ show(figure, "few", "Accuracy against numbers trained: "
 
 # %%
 #@exercise 10.5 minipeft.methods.mask:fisher_importance
-#@ Return {path: array of float64}, F in the parameter's shape, for the weight and the bias of each map `unwrap(model.get(path))`
-#@ in `linear_paths(model)`. -log p(y|x) is F.cross_entropy(logits, np.array([y])); F.grad(loss, [Parameters]) lists the
-#@ gradients of what requires one. What was frozen is frozen again afterwards. Raise ValueError where a batch has several
-#@ texts, or the model has no `config.labels`.
+#@ Return {path: array of float64}, F in the parameter's shape, with the paths f"{path}.weight" and f"{path}.bias" for each path
+#@ in `linear_paths(model)`; `unwrap(model.get(path))` is the map. The logits (1, C) of a batch are `model(batch.input_ids,
+#@ batch.attention_mask, batch.token_type_ids).logits`, and -log p(y|x) is F.cross_entropy(logits, np.array([y])). F.grad(loss,
+#@ [Parameters]) is the list of their gradients, one array for each. A frozen Parameter must require a gradient meanwhile, and is
+#@ frozen again afterwards. Raise ValueError where a batch has several texts, or the model has no `config.labels`.
 from minipeft.methods import fisher_importance
 
 model = load_pretrained("toy:encoder", task="classify", labels=task.labels, rng=np.random.default_rng(0))

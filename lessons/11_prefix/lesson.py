@@ -6,7 +6,7 @@
 # There is a finite number of them, nobody knows which will work, and a search over words has no gradient to follow.
 #
 # What does a word before the text do inside the model? In each layer it becomes a *key* and a *value*, which the words behind it
-# look at (lesson 3). So leave the word away and learn the keys and values themselves, as numbers. They can be anything, also what
+# look at (lesson 3). So leave the word out and learn the keys and values themselves, as numbers. They can be anything, also what
 # no word would ever give, and they have a gradient. That is *prefix tuning*.
 #
 # You need lesson 3 (attention: queries, keys, values, masks, positions) and lesson 5 (what fine-tuning everything reaches). 50
@@ -229,9 +229,9 @@ predict("GPT-2 medium has width 1,024 and 24 layers. A prefix of 5 virtual token
 # stands the share λ that the words pay to the prefix, a mean over all words, heads and layers.
 #
 # One choice must be known to read the table. **Places:** the model adds to each word a vector for its place in the text. Do the
-# words count from place 0, or behind the prefix, from place n? The prefix itself stands in no place (its keys are what they are),
-# so either is possible. By default words start at n, because HF PEFT does so and adapters can then be exchanged;
-# `shift_positions=False` leaves them at 0.
+# words count from place 0, or behind the prefix, from place n? The prefix itself stands in no place (its keys are what they
+# are), so either is possible. By default words start at n. HF PEFT, the library that most people use for these methods, does
+# so, and trained prefixes can then be exchanged with it; `shift_positions=False` leaves them at 0.
 
 # %%
 from minipeft.compare.analysis import prefix_attention
@@ -311,11 +311,11 @@ show(figure, "heads", f"Share of the attention that goes to the prefix, by layer
 
 # %%
 #@exercise 11.5 minipeft.methods.virtual:activations
-#@ Return {path of a core: (keys, values)}, arrays (P, H' K) each, that the model has for the token ids `words` (P,), read as one
-#@ text. `block_paths(model, AttentionCore)` are the paths; `model.get(path)` and `model.replace(path, module)` read and set what
-#@ is there; a `Recorder(core)` passes everything on to its core and keeps the arrays (1, H', P, K) in `seen`. Read without
-#@ gradients and dropout, and leave the model as it was, in training (`model.training`, `model.rng`) or not. T5 is called with
-#@ `decoder_input_ids` too.
+#@ Return {path of a core: (keys, values)}, arrays (P, H' K) each, that the model has for the token ids `words` (P,), read as
+#@ one text. `block_paths(model, AttentionCore)` are the paths; `model.get(path)` and `model.replace(path, module)` read and set
+#@ what is there; a `Recorder(core)` passes everything on to its core and keeps the arrays (1, H', P, K) in `seen`. Read without
+#@ gradients and dropout, and leave the model as it was, in training (`model.training`, `model.rng`) or not. T5 gets the same
+#@ ids once more, as `decoder_input_ids`.
 from minipeft.data import Tokenizer, toy
 
 decoder, tokenizer = load_pretrained("toy:decoder"), Tokenizer.from_folder("toy:decoder")

@@ -22,7 +22,7 @@
 #                         │  + vectors of their places
 #                  block 1 … block L       frozen; words see virtual tokens and the other way round
 #                         │
-#                     the head             looks at the T words alone
+#                     the head             looks at the T words alone (BERT's pooler: at place 0)
 #
 # Lesson 11's virtual tokens were keys and values, other ones in each layer, and nothing was computed at them. These here are
 # input: they go through all layers as words do, and have queries too.
@@ -36,9 +36,9 @@
 # The sum over the texts b of a batch is there because the same P stands before each of them: what is copied forward is added up
 # backward (lesson 1).
 #
-# Set it beside a prefix of the same length. In the first layer a soft prompt *is* a prefix, with keys P W_k and values P W_v, so
-# that one vector fixes both. In the layers above its keys and values are whatever the frozen layers below make of it. A prefix
-# sets them freely, in every layer. Hence the counts,
+# Set it beside a prefix of the same length. In the first layer a soft prompt *is* a prefix, with keys P W_k and values P W_v
+# (places, norm and biases left aside), so that one vector fixes both. In the layers above its keys and values are whatever the
+# frozen layers below make of it. A prefix sets them freely, in every layer. Hence the counts,
 #
 # $$\text{soft prompt: } n\,d, \qquad \text{prefix: } 2\,n\,d\,L .$$
 
@@ -251,12 +251,12 @@ for name, told in others.items():
 # Asked through a gap, the model does at once what it was pre-trained to do, and a prompt need only say which of its habits is
 # wanted. A head reads states that nobody has trained for it, and there is more to be changed.
 #
-# **On a real model.** MiniLM on SST-2 (2,000 sentences, two epochs, the pooler; the README has the whole table): a soft prompt of
-# 20 reaches 0.726 ± 0.018 with 8,450 trained numbers, the head's 770 among them, a prefix of 20 0.804 ± 0.005 with 92,930. And it
-# is dear: a forward pass costs 1.93 times the base's, against 1.06 for the prefix. A sentence of SST-2 has about 20 tokens, and
-# 20 more go through every layer. The pooler of this MiniLM was never trained with it. With the mean of the tokens, for which it
-# was made, the two are level, at 0.819 and 0.815 (benchmarks/README.md, one seed): the more the model does already what is
-# wanted, the less a prefix is ahead.
+# **On a real model.** MiniLM on SST-2 (2,000 sentences, two epochs, the pooler; the README has the whole table): a soft prompt
+# of 20 reaches 0.726 ± 0.018 with 8,450 trained numbers, the head's 770 among them, a prefix of 20 0.804 ± 0.005 with 92,930.
+# And it is dear: a forward pass costs 1.93 times the base's, against 1.06 for the prefix. A sentence of SST-2 has about 20
+# tokens, and 20 more go through every layer. The pooler of this MiniLM was never trained along with the rest. With the mean of
+# the tokens, for which it was made, the two are level, at 0.819 and 0.815 (benchmarks/README.md, one seed): the more the model
+# does already what is wanted, the less a prefix is ahead.
 
 # %% [markdown]
 # ## What does it say?

@@ -246,9 +246,10 @@ show(figure, "front", "Accuracy against trained parameters; on the Pareto front,
 # a soft prompt is hardly above the head alone, however long it is. It learns slowly, and four epochs are few for it (finding 4 in
 # benchmarks/README.md gives it ten).
 #
-# On a real model (README.md, MiniLM on SST-2, three seeds) the front goes from the head, 0.648 with 770 numbers, over the soft
-# prompt, 0.726 with 8,450, (IA)³, 0.805 with 14,594, and LoRA, 0.843 with 74,498, to full fine-tuning, 0.844 with 22.7 million.
-# Adapters (0.827 with 153,026) and the prefix (0.804 with 92,930) lie behind it there. On another task the order may be another.
+# On a real model (README.md, MiniLM on SST-2, three seeds; early exit left aside) the front goes from the head, 0.648 with 770
+# numbers, over the soft prompt, 0.726 with 8,450, (IA)³, 0.805 with 14,594, and LoRA, 0.843 with 74,498, to full fine-tuning,
+# 0.844 with 22.7 million. Adapters (0.827 with 153,026) and the prefix (0.804 with 92,930) lie behind it there. On another task
+# the order may be another.
 
 # %% [markdown]
 # ## What is told, and what was measured
@@ -318,10 +319,11 @@ for character in FOUR:
 #@exercise 13.5 minipeft.compare.plan_four:four
 #@ Return four `FourRow(character, size, slope, constant, row, largest, limit, slower)`, one for each `Character` in `FOUR`.
 #@ `make_method(character.method, options, shape)` is the method, `character.size` the name of its field that holds r or n, and
-#@ count(replace(method, **{name: k}), shape) the count at size k, which is slope k + constant. A share is the count over
-#@ (`shape.total` + the count); `largest_below(character.bound, share, limit)`, `limit_of(method, shape)` and `plan(method, shape,
-#@ setting)` give `largest`, `limit` and `row`. `slower`: by what share row.inference_flops is above the `forward` of the base, a
-#@ `Walk(shape, METHODS["head"](), batch, length, target_length)` with the numbers of `setting`.
+#@ `size` the value of that field. count(replace(method, **{character.size: k}), shape) is the count at size k, which is slope k
+#@ + constant. A share is the count over (`shape.total` + the count); `largest_below(character.bound, share, limit)`,
+#@ `limit_of(method, shape)` and `plan(method, shape, setting)` give `largest`, `limit` and `row`. `slower`: by what share
+#@ row.inference_flops is above the `forward` of the base, a `Walk(shape, METHODS["head"](), batch, length, target_length)` with
+#@ the numbers of `setting`.
 from minipeft.compare.plan_command import show_four
 
 show_four(Page(), four(load_shape("gpt2-medium"), {"rank": 4}, Setting(batch=1, length=64)))

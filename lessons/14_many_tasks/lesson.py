@@ -8,8 +8,8 @@
 # Three questions follow. How do several tasks live on one model? What do they gain from being trained together? And can training
 # on many tasks be aimed at the task that is still to come, so that it is learnt from five examples?
 #
-# You need lesson 8 (LoRA, and what an attachment is), lesson 6 (a task as a text with a gap) and lesson 1 (a gradient is computed
-# from a record, so that it can be recorded and differentiated itself). 70 minutes.
+# You need lesson 8 (LoRA, and what an attachment is), lesson 6 (a task as a text with a gap) and lesson 1 (gradients come
+# from a record of the computation; here that of a gradient is recorded too, and differentiated). 70 minutes.
 
 # %% [markdown]
 # ## The idea in a picture

@@ -6,7 +6,7 @@
 # of yours, load it? Each lesson so far has answered a part. Here you go the whole way, once, and at its end lies a file that HF
 # PEFT, the library most people use for this, loads and runs.
 #
-# The way is the same for a model of 400 thousand numbers and for one of 22 million. Without further ado this lesson takes
+# The way is the same for a model of 400 thousand numbers and for one of 22 million. If you do nothing, this lesson takes
 # `toy:encoder` and a task of the toy world. To take a real model and real data, name their folders before you start:
 #
 #     MINIPEFT_REAL_MODEL=models/minilm MINIPEFT_REAL_DATA=data/sst2 python lessons/16_capstone/lesson.py
@@ -60,11 +60,12 @@ for split, examples in dataset.splits.items():
 print("the first:", repr(dataset.splits["train"][0].text), "is", dataset.labels[dataset.splits["train"][0].label])
 
 # %% [markdown]
-# Look at your data before anything else: the sizes of the classes, a few texts, how long they are. The split `train` is what the
-# model learns from. `dev` is for choices: which method, which learning rate. `test` is for the score that you report, and is
-# looked at once. Where there is no `test`, as in this form of SST-2, the score is on `dev`; that is honest only as long as
-# nothing was chosen by it. Nothing will be here: the number of epochs and the learning rate are fixed beforehand. (The rate is
-# the package's default, which was found on MiniLM; with MiniLM the claim is a little weaker than it sounds.)
+# Look at your data before anything else: the sizes of the classes, a few texts, how long they are. The split `train` is what
+# the model learns from. `dev` is for choices: which method, which learning rate. `test` is for the score that you report, and
+# is looked at once. Where there is no `test`, as in this form of SST-2, the score is on `dev`; that is honest only as long as
+# nothing was chosen by it. Here nothing is chosen by the score: the number of epochs and the learning rate are fixed
+# beforehand. (The rate is the package's default, which was found on MiniLM; with MiniLM the claim is a little weaker than it
+# sounds.)
 
 # %% [markdown]
 # ## Batches, and what padding costs
@@ -361,10 +362,10 @@ show(figure, "seeds", f"{METRIC} on {split}: " + "; ".join(
 
 # %% [markdown]
 # **On a real model.** MiniLM (22.7 million numbers) on 2,000 sentences of SST-2, two epochs, the mean of the tokens, one seed:
-# the head alone reaches 0.796 on dev, LoRA 0.843, full fine-tuning 0.845 (benchmarks/README.md, "Every method on a real model").
-# With 872 sentences each of these is known to ± 0.012, so that LoRA beats the head, and LoRA and full fine-tuning cannot be told
-# apart. Through BERT's pooler, three seeds: LoRA 0.843 ± 0.004 here and 0.838 ± 0.007 in HF PEFT, which is the same within the
-# noise.
+# the head alone reaches 0.796 on dev, LoRA 0.843, full fine-tuning 0.845 (benchmarks/README.md, "Every method on a real
+# model"). With 872 sentences the head's score is known to ± 0.014 and the other two to ± 0.012, so that LoRA beats the head,
+# and LoRA and full fine-tuning cannot be told apart. Through BERT's pooler, three seeds: LoRA 0.843 ± 0.004 here and 0.838 ±
+# 0.007 in HF PEFT, which is the same within the noise.
 
 # %% [markdown]
 # ## The adapter as a file that others read
@@ -392,7 +393,8 @@ show(figure, "seeds", f"{METRIC} on {split}: " + "; ".join(
 #                           B
 #
 # There is one scale for both. PEFT computes it as α over *its* rank, which is larger now: the file's α grows with it. Where the
-# two scales differ, B's second block takes the ratio in. And where both share the same U, nothing need be stacked.
+# two scales differ, B's second block takes the ratio in. Only where all three maps have an adapter, with one U and one scale,
+# nothing need be stacked.
 
 # %%
 #@exercise 16.5 minipeft.interop.peft_lora:_fuse
