@@ -259,7 +259,8 @@ for name, errors in lines.items():
     axes.loglog(steps, errors, label=name)
 axes.set_xlabel("step h")
 axes.set_ylabel("largest error of the slope")
-axes.legend()
+axes.set_ylim(bottom=1e-14)
+axes.legend(loc="lower right", fontsize="small")
 show(figure, "step", "Error of a finite difference against the step h: from large steps to small each curve falls, then rises. "
      "Smallest error: " + "; ".join(f"{name} {min(errors):.0e} at h = {steps[int(np.argmin(errors))]:.0e}"
                                     for name, errors in lines.items()) + ".")
