@@ -161,6 +161,21 @@ def markdown(scale, curves):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def apart(values, gap):
+    """Places for names beside values: each as near its own as may be, and no two closer than ``gap``."""
+    groups = []  # [mean of the values, which of them], from the lowest up; a group that reaches into the one below joins it
+    for i in sorted(range(len(values)), key=values.__getitem__):
+        groups.append([values[i], [i]])
+        while len(groups) > 1 and groups[-1][0] - groups[-2][0] < gap * (len(groups[-1][1]) + len(groups[-2][1])) / 2:
+            members = groups[-2][1] + groups[-1][1]
+            groups[-2:] = [[statistics.mean(values[m] for m in members), members]]
+    out = list(values)
+    for middle, members in groups:
+        for place, i in enumerate(members):
+            out[i] = middle + gap * (place - (len(members) - 1) / 2)
+    return out
+
+
 def picture(scale, curves):
     """The curves as an SVG that stands by itself."""
     from minipeft.compare.report_page import alone
@@ -170,6 +185,7 @@ def picture(scale, curves):
     places = list(range(len(sizes)))  # evenly spaced: 0 has no logarithm
     with drawing(400) as figure:
         axes = figure.subplots()
+        names = apart([statistics.mean(columns[-1]) for columns in curves.values()], 3.2)
         for number, (side, columns) in enumerate(curves.items()):
             means = [statistics.mean(each) for each in columns]
             spread = [statistics.stdev(each) for each in columns]
@@ -177,7 +193,7 @@ def picture(scale, curves):
             axes.plot(places, means, marker + "-", color=colour, markersize=5)
             axes.fill_between(places, [m - s for m, s in zip(means, spread)], [m + s for m, s in zip(means, spread)], color=colour,
                               alpha=0.12, linewidth=0)
-            axes.annotate(side, (places[-1], means[-1]), (8, 0), textcoords="offset points", va="center", color=colour)
+            axes.annotate(side, (places[-1] + 0.12, names[number]), va="center", color=colour, annotation_clip=False)
         axes.set_xticks(places, [str(size) for size in sizes])
         axes.set_xlim(-0.3, len(places) - 0.1)
         axes.set_xlabel("labelled texts")

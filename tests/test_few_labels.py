@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import few_labels
 from benchmarks.few_labels import FAST, SIDES, Study, advantages, markdown, picture, rows_of
@@ -73,3 +75,17 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert set(json.loads((tmp_path / "j.json").read_text())) == {"scale", "curves", "advantages"}
     assert (tmp_path / "m.md").read_text().startswith("| labelled texts | 0 |") and (tmp_path / "p.svg").is_file()
     assert "head" in capsys.readouterr().out
+
+
+@given(values=st.lists(st.floats(0, 100), min_size=1, max_size=8), gap=st.floats(0.5, 10))
+def test_names_are_apart_and_stay_where_they_can(values, gap):
+    places = few_labels.apart(values, gap)
+    order = sorted(range(len(values)), key=values.__getitem__)
+    assert all(places[b] - places[a] >= gap - 1e-6 for a, b in zip(order, order[1:]))
+    assert sum(places) == pytest.approx(sum(values), abs=1e-6)  # what one is moved up, others are moved down
+    if all(values[b] - values[a] >= gap for a, b in zip(order, order[1:])):
+        assert places == values
+
+
+def test_three_names_at_one_height():
+    assert few_labels.apart([50.0, 90.0, 90.0, 90.0], 3.0) == [50.0, 87.0, 90.0, 93.0]
