@@ -43,6 +43,7 @@ class Extra:
         rows: numbers kept for each row. fixed: numbers kept besides; ``dense``: those kept only where the input has a gradient.
         products: [(entries of a matrix, whether the rows are the map's input, whether the matrix is trained)].
         steps: operations of a step besides, whatever the batch, forward and backward.
+        whole: whether all of the map's weight has a gradient, of which the method takes what it needs.
     """
 
     input: bool = False
@@ -52,6 +53,7 @@ class Extra:
     dense: int = 0
     products: tuple = ()
     steps: tuple = (0, 0)
+    whole: bool = False
 
 
 @dataclass
@@ -120,8 +122,8 @@ def effects(method, shape):
         paths = match(method.targets, join_paths(config), f"{method.name} targets")
         out.joins, out.norms = {path: bottleneck(method, config.hidden_size) for path in paths}, method.train_norms
     elif isinstance(method, RandomMask):
-        out.maps = {path: Extra(True, fixed=round(2 * method.share * d_in * d_out), dense=d_in * d_out,
-                                products=((d_in * d_out, True, True),)) for path, (d_in, d_out) in maps.items()}
+        out.maps = {path: Extra(True, fixed=round(2 * method.share * d_in * d_out), dense=d_in * d_out, whole=True)
+                    for path, (d_in, d_out) in maps.items()}
     elif isinstance(method, BitFit):
         ends = TERMS[method.terms]
         out.biases = {path for path in maps if ends is None or path.endswith(ends)}
@@ -191,7 +193,7 @@ class Walk:
     def linear(self, path, rows, node):
         """One map of the blocks; returns whether its output has a gradient."""
         (d_in, d_out), extra = self.maps[path], self.effects.maps.get(path)
-        self.product(rows, d_in * d_out, node, path in self.effects.trained)
+        self.product(rows, d_in * d_out, node, path in self.effects.trained or extra is not None and extra.whole)
         if extra is not None:
             self.at(extra, rows, node)
         return node or extra is not None or path in self.effects.trained or path in self.effects.biases
