@@ -635,7 +635,14 @@ def doctor(args):
 
 
 def learn(args):
-    """``minipeft learn``."""
+    """``minipeft learn``; its doctor reports as ``minipeft doctor`` does."""
+    if args.action == "doctor":
+        from .doctor import Finding, show
+        from .learn.doctor import examine
+
+        findings = [Finding(*each) for each in examine(args.dir or ".")]
+        show(findings)
+        return int(any(finding.advice for finding in findings))
     from .learn.commands import run
 
     return run(args)

@@ -30,8 +30,6 @@ def run(args):
 
     Raises ValueError and OSError with one clear line.
     """
-    if args.action == "doctor":
-        return doctor(args)
     check_installed()
     if args.action == "init":
         return init(args)
@@ -51,16 +49,6 @@ def init(args):
           f"  minipeft learn\n\nThere the first lesson's text is {first.lesson.folder.name}/{LESSON}, and the first exercise "
           f"{path}" + (", which is solved already." if first.id in first.lesson.solved else "."))
     return 0
-
-
-def doctor(args):
-    """Say what is there of what the course needs; 0 where all is."""
-    from ..doctor import show
-    from .doctor import examine
-
-    findings = examine(args.dir or ".")
-    show(findings)
-    return int(any(finding.advice for finding in findings))
 
 
 def _exercise(args, workspace):

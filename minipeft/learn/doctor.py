@@ -4,7 +4,6 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from ..doctor import Finding
 from .checker import check
 from .course import Course
 from .stubs import solution_of
@@ -15,20 +14,25 @@ LIBRARIES = {"pytest": "checks", "pytest-timeout": "checks", "watchfiles": "watc
              "nbclient": "notebooks", "ipykernel": "notebooks"}
 
 
+def found(name, value, advice=""):
+    """One line of the report: what was looked at, what was found, and what to do about it (empty when all is well)."""
+    return name, value, advice
+
+
 def examine(folder):
-    """[`Finding`] on the course and on a learner's folder, or one that it lies around; takes a few seconds."""
+    """[(name, value, advice)] on the course and on a learner's folder, or one that it lies around; takes a few seconds."""
     findings, missing = [], False
     for name, purpose in LIBRARIES.items():
         try:
-            findings.append(Finding(name, metadata.version(name)))
+            findings.append(found(name, metadata.version(name)))
         except metadata.PackageNotFoundError:
-            findings.append(Finding(name, "not installed", f"{INSTALL}, for {purpose}"))
+            findings.append(found(name, "not installed", f"{INSTALL}, for {purpose}"))
             missing = True
     try:
         course = Course()
     except (ValueError, OSError) as error:
-        return [*findings, Finding("lessons", "none", str(error))]
-    findings.append(Finding("lessons", f"{len(course.lessons)} with {len(course.exercises)} exercises in {course.folder}"))
+        return [*findings, found("lessons", "none", str(error))]
+    findings.append(found("lessons", f"{len(course.lessons)} with {len(course.exercises)} exercises in {course.folder}"))
     findings.extend(_of_folder(folder, course))
     return findings if missing else [*findings, _one_check(course)]
 
@@ -39,13 +43,13 @@ def _of_folder(folder, course):
         workspace = Workspace.around(folder, course)
     except (ValueError, OSError) as error:
         none = "no folder of the course" in str(error)
-        yield Finding("your folder", "none here; minipeft learn init DIR makes one" if none else "cannot be read", "" if none else str(error))
+        yield found("your folder", "none here; minipeft learn init DIR makes one" if none else "cannot be read", "" if none else str(error))
         return
     solved = sum(map(workspace.solved, workspace.exercises))
-    yield Finding("your folder", f"{workspace.folder}, {solved} of {len(workspace.exercises)} solved")
+    yield found("your folder", f"{workspace.folder}, {solved} of {len(workspace.exercises)} solved")
     for exercise in workspace.exercises:
         if not workspace.path(exercise).is_file():
-            yield Finding(exercise.id, f"{workspace.path(exercise).name} is missing", f"minipeft learn reset {exercise.id} makes it anew")
+            yield found(exercise.id, f"{workspace.path(exercise).name} is missing", f"minipeft learn reset {exercise.id} makes it anew")
 
 
 def _one_check(course):
@@ -56,6 +60,6 @@ def _one_check(course):
         path.write_text(solution_of(exercise), encoding="utf-8")
         outcome = check(exercise, path)
     if outcome.passed:
-        return Finding("a check", f"the solution of {exercise.id} passes in {outcome.seconds:.1f} s")
+        return found("a check", f"the solution of {exercise.id} passes in {outcome.seconds:.1f} s")
     said = outcome.fault["message"] if outcome.fault else outcome.failed["message"]
-    return Finding("a check", f"the solution of {exercise.id} is refused: {said}", f"install the course anew: {INSTALL}")
+    return found("a check", f"the solution of {exercise.id} is refused: {said}", f"install the course anew: {INSTALL}")
