@@ -11,6 +11,7 @@ from ..data import files
 from . import screens
 from .checker import check
 from .course import LESSON, Course
+from .doctor import INSTALL
 from .workspace import HINTS, Workspace
 
 
@@ -21,8 +22,7 @@ def check_installed():
     """Raise ValueError where what the course needs besides the package is missing."""
     missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise ValueError(f"learn: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; run: pip install "
-                         "'minipeft[learn]' (or '.[learn]' in the project's folder)")
+        raise ValueError(f"learn: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed; run: {INSTALL}")
 
 
 def run(args):

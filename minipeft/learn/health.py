@@ -17,7 +17,7 @@ from .grader import Candidate, diagnosed, grade
 from .notebook import notebook_of
 from .reading import FAST
 from .shortcuts import imported, shortcuts
-from .stubs import mutant_file, missing_names, solution_of, stub_of
+from .stubs import missing_names, mutant_file, solution_of, stub_of
 
 LEAST_MUTANTS, LEAST_HINTS = 3, 3
 FAST_SECONDS = 20  # of a lesson in its short form
