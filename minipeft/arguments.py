@@ -99,6 +99,7 @@ SETTINGS = {
     "demonstrations": (("prompt_based",), whole(0), "solved examples of each class before a text"),
     "weighted": (("pet", "ipet"), None, "weigh prompts by their accuracy before training"),
     "pair_steps": (("pet", "ipet"), whole(1), "steps in the training of each prompt"),
+    "pair_models": (("pet", "ipet"), whole(1), "models of each prompt, which differ by a seed"),
     "generations": (("ipet",), whole(0), "how many generations, 0 for as many as lead to 1,000 labelled texts"),
 }
 

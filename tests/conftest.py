@@ -6,6 +6,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores: a thread each, settled before NumPy reads it
+    os.environ.update({name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MINIPEFT_NUM_THREADS")})
+
 import numpy as np
 import pytest
 from hypothesis import settings

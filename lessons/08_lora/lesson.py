@@ -92,7 +92,7 @@ print("the change of a fresh LoRA:", layer.change().shape, "largest entry", np.a
 
 # %%
 #@exercise 08.3 minipeft.methods.lora:LoRA.scale
-#@ Return s for a rank and an alpha: alpha / rank, or alpha / sqrt(rank) where `self.rank_stabilised` is true.
+#@ Return s for a rank and an alpha, as derived above: LoRA's, or rank-stabilised LoRA's where `self.rank_stabilised` is true.
 #@ `self.divisor(rank)` would be the package's own way to say so; write it out instead.
 for rank in (1, 4, 16, 64):
     print(f"rank {rank:2d}: alpha / R = {LoRA(alpha=16).scale(rank, 16):6.3f}   alpha / sqrt(R) = "

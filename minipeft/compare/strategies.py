@@ -188,12 +188,14 @@ class PET(Strategy):
 
     Args:
         by: the method that trains, the prompts and the classifier. weighted: weigh the prompts by their accuracy before training.
-        pair_steps: steps in the training of each prompt, however many texts it learns from.
+        pair_steps: steps in the training of each prompt, however many texts it learns from. pair_models: models of each prompt,
+            trained with seeds of their own.
     """
 
     by: str = "full"
     weighted: bool = False
     pair_steps: int = 100
+    pair_models: int = 1
 
     name = "pet"
 
@@ -215,7 +217,8 @@ class PET(Strategy):
         if soft is None:
             classifier = run.settings()
             prompts = replace(classifier, lr=GENTLE * run.lr, epochs=self.pair_steps, max_steps=self.pair_steps)
-            settings = PETSettings(prompts, classifier, weighted=self.weighted, generations=self.number())
+            settings = PETSettings(prompts, classifier, weighted=self.weighted, generations=self.number(),
+                                   models=self.pair_models)
             ensemble = Ensemble(with_its_head(run.model), tokenizer, dataset, pairs_of(run, dataset.labels),
                                 lambda: self.method(run), length, settings, told)
             soft = ensemble.run().soft_labels().tolist()

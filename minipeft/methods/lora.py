@@ -89,7 +89,7 @@ class LoRA(Method):
         return math.sqrt(rank) if self.rank_stabilised else rank
 
     def scale(self, rank, alpha):
-        """s: alpha / rank, or alpha / sqrt(rank)."""
+        """s, by which U V^T is multiplied, for a rank and an alpha."""
         return alpha / self.divisor(rank)
 
     def places(self, paths):

@@ -18,7 +18,7 @@ raw text would give each text to every class.) Without any labelled text the fir
 Sources: Schick and Schütze, EACL 2021, arXiv:2001.07676, sections 3.2 to 3.4; NAACL 2021, arXiv:2009.07118.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class PETSettings:
     ``training``: of each pair; ``classifier``: of the classifier. ``alpha``: of the auxiliary loss. ``temperature``: T.
     ``weighted``: weigh pairs by their accuracy before training. ``share``: of the other pairs, which label for one; ``growth``:
     d; ``until``: how many labelled texts the last generation reaches at least; ``generations``: how many, None for as many as
-    that takes, 0 for PET.
+    that takes, 0 for PET. ``models``: of each pair, which differ by the seed of their training alone (the papers have three).
     """
 
     training: Settings
@@ -53,6 +53,7 @@ class PETSettings:
     growth: float = 5.0
     until: int = 1000
     generations: "int | None" = 0
+    models: int = 1
 
     def number_of_generations(self, labelled):
         """k = ceil(log_d(until / labelled))."""
@@ -98,11 +99,12 @@ class Ensemble:
         self.max_length, self.progress = max_length, progress or (lambda line: None)
         read = Dataset({name: part for name, part in dataset.splits.items() if name != "dev"}, dataset.labels)  # nothing is chosen
         self.works = [ClozeClassification(tokenizer, read, model.config, template, verbalizer, max_length,
-                                          settings.training.batch_size) for template, verbalizer in pairs]
-        self.names = [f"pair{number}" for number in range(len(pairs))]
+                                          settings.training.batch_size) for template, verbalizer in pairs] * settings.models
+        self.names = [f"pair{number}" for number in range(len(self.works))]
+        self.seeds = [settings.training.seed + number // len(pairs) for number in range(len(self.works))]
         self.labelled, self.raw = dataset.splits["train"], dataset.splits.get(RAW, [])
-        self.trained = [False] * len(pairs)
-        self.weights = np.ones(len(pairs))
+        self.trained = [False] * len(self.works)
+        self.weights = np.ones(len(self.works))
         if settings.weighted and self.labelled:
             self.weights = np.array([max(work.evaluate(model, "train")["accuracy"], 1e-3) for work in self.works])
         texts = [" ".join(filter(None, (e.text, e.text2))) for e in (*self.labelled, *self.raw)]
@@ -118,7 +120,7 @@ class Ensemble:
         method.keeps_base = True  # or what trains the base itself would go on from the last pair's numbers, and leave all pairs alike
         attachment = attach(self.model, method, name, np.random.default_rng([settings.training.seed, number]))
         both = WithLanguage(work, self.language, settings.alpha) if self.language and settings.alpha else work
-        fit(self.model, attachment.named_parameters(), both, settings.training)
+        fit(self.model, attachment.named_parameters(), both, replace(settings.training, seed=self.seeds[number]))
         self.trained[number] = True
 
     def enter(self, number):

@@ -248,3 +248,12 @@ def test_empty_texts_are_no_trouble():
     data = Dataset({"train": [Example("", None, 0), Example("the soup was great .", None, 1)], RAW: [Example("")] * 3,
                     "test": [Example("", None, 1)]}, ("negative", "positive"))
     assert made(data=data).run().predict("test").shape == (1, 2)
+
+
+def test_models_of_a_pair_differ_by_their_seed_alone():
+    data = dataset(labelled=8, raw=10)
+    ensemble, ordinary = made(data=data, pairs=PAIRS[:2], models=2).run(), made(data=data, pairs=PAIRS[:2]).run()
+    log_q = ensemble.log_q("test")  # (4, N, C): pair 0, pair 1, pair 0 again, pair 1 again
+    assert np.array_equal(log_q[:2], ordinary.log_q("test")) and len(ensemble.weights) == len(log_q) == 4
+    assert not np.array_equal(log_q[2], log_q[0])
+    assert [work.template for work in ensemble.works] == [pair[0] for pair in PAIRS[:2] * 2]
