@@ -265,6 +265,7 @@ for name, result in found.items():
     axes.plot(max(result["trainable"], 1), result["score"], "o")
     axes.annotate(name, (result["trainable"], result["score"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
 axes.set_xscale("log")
+axes.margins(x=0.15, y=0.1)
 axes.set_xlabel("numbers trained, head included")
 axes.set_ylabel("accuracy")
 show(figure, "few", "Accuracy against numbers trained: "

@@ -121,6 +121,8 @@ for number, query in enumerate(queries[:, None]):
     axes.plot(*results.T, "o-", markersize=4, label=f"query {number + 1}")
 axes.plot(*points.T, "k^", label="values of the words")
 axes.plot(*target.T, "r*", markersize=12, label="value of the prefix")
+axes.set_xlabel("first number of a value")
+axes.set_ylabel("second")
 axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 show(figure, "line", "Results of two queries move on straight lines from inside the triangle of the words' values to the value "
      "of the prefix: " + "; ".join(f"query {i + 1}, share {s[0]:.2f} to {s[-1]:.2f}" for i, s in enumerate(shares)) + ".")
