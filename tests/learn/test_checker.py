@@ -6,7 +6,9 @@ import time
 
 import pytest
 
+from minipeft.learn.answers import mutants_of
 from minipeft.learn.checker import check
+from minipeft.learn.grader import YOURS, Candidate, grade
 from minipeft.learn.stubs import solution_of, stub_of
 
 
@@ -54,6 +56,18 @@ def test_a_wrong_one_is_shown_beside_the_right_one(course, tmp_path):
 def test_a_known_wrong_answer_in_other_words_has_its_diagnosis(id, text, name, course, tmp_path):
     outcome = outcome_of(course.exercise(id), text, tmp_path)
     assert not outcome.passed and outcome.diagnosis["name"] == name and outcome.diagnosis["text"]
+
+
+def test_a_wrong_answer_is_run_beside_it_as_long_as_the_two_are_alike(course):
+    exercise = course.exercise("01.1")
+    swapped, of_sum, no_db = (Candidate(m.name, m.answer, None, m.diagnosis) for m in mutants_of(exercise))
+    ran = lambda mine: {name: [told.name for told in each] for name, each in
+                        grade(exercise, [Candidate(YOURS, mine.answer), swapped, of_sum, no_db]).items()}
+    both = ["test_product", "test_gradients"]
+    found = ran(of_sum)  # the product is right with the first, so it is known there that it is another
+    assert found == {YOURS: both, "swapped": ["test_product", "the end"], "sum": both, "no_db": ["the end"]}
+    found = ran(swapped)  # the first is it: the others are not asked
+    assert found == {YOURS: both, "swapped": both, "sum": ["the end"], "no_db": ["the end"]}
 
 
 @pytest.mark.parametrize("text, message", [
