@@ -12,7 +12,7 @@ Sides. All train everything (full fine-tuning) on toy:encoder.
 
     head         a classification head beside the pre-trained model
     prompt       prompt-based fine-tuning through the first of the prompts
-    PET, iPET    all three, raw text, and at the end a classification head
+    PET, iPET    all three, raw text, and at the end a classification head; one model of each prompt, or several (--models)
     in context   solved examples before each text, as many as fit into the 64 tokens that toy:decoder was trained on; nothing is
                  trained; through the first of the prompts, and through one that the raw text has ("known prompt")
 
@@ -24,19 +24,23 @@ How many texts a prompt is worth: the mean, over the accuracies that both reach,
 (`prompting.data_advantage`).
 """
 
+import argparse
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from . import common
 
 EXAMPLE = """examples:
   python -m benchmarks.few_labels --json few.json --markdown few.md --picture few.svg
+  python -m benchmarks.few_labels --sides PET iPET --texts 8 16 --models 3    # as in the papers: three models of each prompt
   python -m benchmarks.few_labels --fast            # exercises every part; its numbers mean nothing
 """
 TASK, CLASSES = "sentiment", 2
 PROMPTS, WORDS = ("{text} {mask}", "{text} answer : {mask} .", "is it {mask} ? {text}"), "bad=negative,good=positive"
+SIDES = {"head": "full", "prompt": "prompt_based", "PET": "pet", "iPET": "ipet", "in context": "in_context",
+         "in context, known prompt": "in_context"}
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,13 @@ class Scale:
     train: int = 8000
     raw: int = 2000
     test: int = 1000
-    pair_steps: int = 100  # of each prompt of PET and iPET
+    pair_steps: int = 100  # of each model of PET and iPET
+    pair_models: int = 1   # of each prompt
+    sides: tuple = tuple(SIDES)
 
 
 FAST = Scale(seeds=2, shots=(0, 1, 2), train=60, raw=30, test=20, pair_steps=2)
 KNOWN = "{text} it was {mask} ."
-SIDES = {"head": "full", "prompt": "prompt_based", "PET": "pet", "iPET": "ipet", "in context": "in_context",
-         "in context, known prompt": "in_context"}
 WITHOUT = {"full": "base", "prompt_based": "zero_shot", "in_context": "zero_shot"}  # what a method is where there are no labels
 
 
@@ -88,7 +92,7 @@ class Study:
         decoder, method = method == "in_context", method if shots else WITHOUT.get(method, method)
         templates = [KNOWN] if "known" in side else list(PROMPTS)
         asked = {} if method in ("full", "base") else {"template": templates, "verbalizer": [WORDS]}
-        options = {"pair_steps": self.scale.pair_steps} if method in ("pet", "ipet") else {}
+        options = {"pair_steps": self.scale.pair_steps, "pair_models": self.scale.pair_models} if method in ("pet", "ipet") else {}
         return Run("toy:decoder" if decoder else "toy:encoder", str(folder), method, options=options, lr=lr, shots=shots, seed=seed,
                    max_length=64 if decoder else 96, unlabelled=str(raw) if options else None, **asked)
 
@@ -110,6 +114,8 @@ class Study:
         from minipeft.compare.rates import grid
 
         name, run = f"{side.replace(', ', '-').replace(' ', '-')}-{shots}-seed{seed}", self.run(side, shots, seed)
+        if "pair_models" in run.options:
+            name += f"-models{run.options['pair_models']}"
         if SIDES[side] not in ("full", "prompt_based") or not shots:
             return 100 * self.result(run, name)["score"]
         tried = [self.result(self.run(side, shots, seed, lr), f"{name}-lr{lr:g}") for lr in grid(run.lr)]
@@ -117,9 +123,9 @@ class Study:
 
     def curves(self):
         """{side: [[score of each seed] for each number of texts]}."""
-        out = {side: [] for side in SIDES}
+        out = {side: [] for side in self.scale.sides}
         for shots in self.scale.shots:
-            for side in SIDES:
+            for side in out:
                 out[side].append([self.score(side, shots, seed) for seed in range(self.scale.seeds)])
         return out
 
@@ -129,8 +135,8 @@ def advantages(scale, curves):
     from minipeft.prompting import data_advantage
 
     sizes, out = [CLASSES * shots for shots in scale.shots], {}
-    for side in SIDES:
-        if side != "head":
+    for side in curves:
+        if side != "head" and "head" in curves:
             out[side] = [data_advantage(sizes, [c[seed] for c in curves["head"]], [c[seed] for c in curves[side]])
                          for seed in range(scale.seeds)]
     return out
@@ -212,14 +218,26 @@ def make_parser():
     """The command line's parser."""
     parser = common.study_parser("few_labels", __doc__, EXAMPLE)
     parser.add_argument("--picture", metavar="FILE", help="also draw the curves, as SVG")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, metavar="SIDE", help=f"only these: {'; '.join(SIDES)}")
+    parser.add_argument("--texts", nargs="+", type=_shots, metavar="N", help="only with so many labelled texts, as many of each class")
+    parser.add_argument("--models", type=int, choices=range(1, 10), metavar="N",
+                        help="of each prompt of PET and iPET, 1 to 9 (default: 1)")
     return parser
+
+
+def _shots(text):
+    """The texts of each class, from the texts in all."""
+    if not text.isdigit() or int(text) % CLASSES:
+        raise argparse.ArgumentTypeError(f"expected an even number, as many texts of each of the {CLASSES} classes, got {text!r}")
+    return int(text) // CLASSES
 
 
 def main(arguments=None):
     """The command line."""
     args = make_parser().parse_args(arguments)
     common.set_threads(1)
-    scale = FAST if args.fast else Scale()
+    given = {"sides": args.sides, "shots": args.texts, "pair_models": args.models}
+    scale = replace(FAST if args.fast else Scale(), **{name: value for name, value in given.items() if value})
     study = Study(common.study_folder("few_labels", args), scale,
                   lambda line: print(line, file=sys.stderr, flush=True))
     try:

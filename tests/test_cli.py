@@ -178,7 +178,7 @@ def test_numeric_options_are_those():
         for a in p._actions
         if a.option_strings and a.type is None and a.choices is None and a.nargs is None
     }
-    assert len(found) == 63
+    assert len(found) == 64
     assert free == {
         "--model",
         "--data",

@@ -70,11 +70,22 @@ def test_labels_saved_are_those_of_the_package():
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(few_labels, "FAST", replace(SMALL, shots=(0,)))
-    monkeypatch.setattr(few_labels, "SIDES", {"head": SIDES["head"], "prompt": SIDES["prompt"]})
-    assert few_labels.main(["--fast", "--json", "j.json", "--markdown", "m.md", "--picture", "p.svg"]) == 0
+    assert few_labels.main(["--fast", "--sides", "prompt", "head", "--json", "j.json", "--markdown", "m.md", "--picture", "p.svg"]) == 0
     assert set(json.loads((tmp_path / "j.json").read_text())) == {"scale", "curves", "advantages"}
     assert (tmp_path / "m.md").read_text().startswith("| labelled texts | 0 |") and (tmp_path / "p.svg").is_file()
     assert "head" in capsys.readouterr().out
+
+
+def test_a_part_of_the_study_with_several_models(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert few_labels.main(["--fast", "--sides", "iPET", "--texts", "2", "--models", "2", "--json", "j.json"]) == 0
+    assert json.loads((tmp_path / "j.json").read_text())["scale"]["pair_models"] == 2
+    names = {path.name for path in tmp_path.rglob("iPET*") if path.is_dir()}
+    assert names == {"iPET-1-seed0-models2", "iPET-1-seed1-models2"}
+    assert "head" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        few_labels.main(["--texts", "3"])
+    assert "argument --texts: expected an even number, as many texts of each of the 2 classes, got '3'" in capsys.readouterr().err
 
 
 @given(values=st.lists(st.floats(0, 100), min_size=1, max_size=8), gap=st.floats(0.5, 10))
