@@ -215,7 +215,7 @@ def grade(exercise, candidates, variant=0, seconds=None, only=None, around=conte
         {candidate's name: [`Told` of each test]}. A candidate without a test has an empty list.
     """
     plugin = Plugin(exercise, candidates, variant, only, around)
-    options = [str(exercise.lesson.path(GRADE)), "-q", "--noconftest", "-c", os.devnull, "--rootdir", str(exercise.lesson.folder),
+    options = [str(exercise.lesson.path(GRADE)), "-q", "--tb=no", "--noconftest", "-c", os.devnull, "--rootdir", str(exercise.lesson.folder),
                "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--import-mode=importlib", "-W", "ignore"]
     if seconds is not None:
         options += ["-p", "pytest_timeout", "--timeout", str(seconds)]
