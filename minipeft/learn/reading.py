@@ -32,8 +32,10 @@ def predict(question, answer):
     """
     print(f"? {question}")
     if _in_notebook() or (sys.stdin is not None and sys.stdin.isatty() and not fast()):
-        guess = input("  your guess: ")
-        _keep(question, guess)
+        try:
+            _keep(question, input("  your guess: "))
+        except (NotImplementedError, EOFError):  # a notebook that a program runs as a whole has nobody to ask
+            pass
     print(f"  {answer}")
 
 

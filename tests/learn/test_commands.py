@@ -216,3 +216,13 @@ def test_doctor_finds_what_is_wrong(break_it, name, value, advice, here, monkeyp
     wrong = [(line, after) for line, after in zip(lines, lines[1:]) if line.startswith("!!")]
     assert len(wrong) == 1 and wrong[0][0].split()[1:3] == f"{name} {value}".split()[:2] and value in wrong[0][0] and advice in wrong[0][1]
     assert lines[-1] == "1 thing to look at"
+
+
+def test_a_notebook_that_a_program_runs_asks_nobody(tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    cell = nbformat.v4.new_code_cell('from minipeft.learn import predict\npredict("How many?", "Three.")')
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert notebook.cells[0].outputs[0]["text"] == "? How many?\n  Three.\n"
