@@ -125,6 +125,8 @@ def test_a_pet_that_was_stopped_goes_on_behind_its_prompts(folder, tmp_path, mon
     assert went_on["losses"] == whole["losses"] and went_on["score"] == whole["score"] and not trained
     prepare(replace(run, batch_size=8), place=tmp_path / "stopped")
     assert trained == [0]
+    prepare(replace(run, options={"pair_steps": 2, "pair_models": 3}))
+    assert trained == [0, 0, 1, 2]
 
 
 def test_ipet_goes_on_in_generations(folder, monkeypatch):
