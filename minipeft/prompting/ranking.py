@@ -15,7 +15,7 @@ import numpy as np
 from .. import autograd as F
 from ..data import Encoding, collate
 from .cloze import ClozeClassification
-from .verbalizers import restricted_softmax
+from .verbalizers import restricted_softmax, tokens_of
 
 
 class RankClassification(ClozeClassification):
@@ -37,8 +37,7 @@ class RankClassification(ClozeClassification):
         if self.kind == "masked":
             raise ValueError("ranking: a masked model fills in one token; expected a decoder or an encoder-decoder, or classify by "
                              "the gap")
-        space = " " if self.template.spaced else ""
-        return [tokenizer.encode(space + words[0], add_special_tokens=False) for words in self.verbalizer.words.values()]
+        return tokens_of(tokenizer, [words[0] for words in self.verbalizer.words.values()], self.template.spaced)
 
     def add(self, split, tokenizer, examples, max_length):
         """Take the examples of one more split; room is left for the longest answer."""

@@ -13,6 +13,9 @@ import numpy as np
 
 from .. import autograd as F
 
+MARKS = "Ġ▁ "  # how vocabularies write the space before a word
+BEFORE = "."    # some text before a word: many tokenizers put a space of their own before the first word of all
+
 
 class Verbalizer:
     """Words for each class.
@@ -66,14 +69,31 @@ class Verbalizer:
 
     @staticmethod
     def _id(tokenizer, word, spaced):
-        ids = tokenizer.encode(f" {word}" if spaced else word, add_special_tokens=False)
-        if len(ids) == 1 and ids[0] != tokenizer.id_of("[UNK]"):
+        (ids,) = tokens_of(tokenizer, [word], spaced)
+        if len(ids) == 1 and ids[0] not in tokenizer.special_ids:
             return ids[0]
         pieces = " ".join(map(tokenizer.piece_of, ids)) or "nothing"
-        whole = {piece.lstrip("ĠĊ▁ "): piece for piece in map(tokenizer.piece_of, range(tokenizer.vocab_size)) if piece}
-        close = difflib.get_close_matches(word, [each for each in whole if each.isalpha()], n=3, cutoff=0.6)
+        close = difflib.get_close_matches(word, sorted(whole_words(tokenizer, spaced).values()), n=3, cutoff=0.6)
         raise ValueError(f"verbalizer: {word!r} is not one token of this model but {pieces}; expected a word of its vocabulary"
                          + (f", such as {', '.join(close)}" if close else "; --search-words finds some that fit the classes"))
+
+
+def tokens_of(tokenizer, words, spaced=True):
+    """[ids of each word where text stands before it]; ``spaced``: with a space between the two."""
+    front = tokenizer.encode(BEFORE, add_special_tokens=False)
+    out = []
+    for word, (ids, _) in zip(words, tokenizer.encode_pairs([BEFORE + " " * spaced + word for word in words], add_special_tokens=False)):
+        apart = ids[:len(front)] == front  # else the word has grown together with what stands before it
+        out.append(list(ids[len(front):]) if apart else tokenizer.encode(" " * spaced + word, add_special_tokens=False))
+    return out
+
+
+def whole_words(tokenizer, spaced=True):
+    """{id: word} of the pieces of a vocabulary that are words by themselves where a gap is; ``spaced``: behind a space."""
+    pieces = [(number, (tokenizer.piece_of(number) or "").lstrip(MARKS)) for number in range(tokenizer.vocab_size)]
+    pieces = [(number, word) for number, word in pieces if word.isalpha() and number not in tokenizer.special_ids]
+    found = tokens_of(tokenizer, [word for _, word in pieces], spaced)
+    return {number: word for (number, word), ids in zip(pieces, found) if ids == [number]}
 
 
 def class_scores(logits, ids):

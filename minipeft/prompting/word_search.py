@@ -17,20 +17,9 @@ import numpy as np
 from ..autograd import no_grad
 from ..data import make_batches
 from .cloze import gap_logits
-from .verbalizers import Verbalizer
+from .verbalizers import Verbalizer, whole_words
 
 MOST = 20_000  # assignments that are tried at a time
-
-
-def whole_words(tokenizer, spaced=True):
-    """{id: word} of the pieces of a vocabulary that are words by themselves where a gap is; ``spaced``: behind a space."""
-    out = {}
-    for number in range(tokenizer.vocab_size):
-        word = (tokenizer.piece_of(number) or "").lstrip("Ġ▁ ")
-        if word.isalpha() and number not in tokenizer.special_ids:
-            if tokenizer.encode(f" {word}" if spaced else word, add_special_tokens=False) == [number]:
-                out[number] = word
-    return out
 
 
 def gap_log_probabilities(model, work, split="train"):
@@ -55,13 +44,13 @@ def search_words(model, work, tokenizer, per_class=20, keep=5, split="train"):
     Returns:
         [(`Verbalizer`, accuracy)], the best first; among equals the one whose words are more probable in their classes.
 
-    Raises ValueError for a class without an example.
+    Raises ValueError for a class without an example, and for a vocabulary with fewer words than there are classes.
     """
     labels, targets = work.labels, work.targets[split]
     missing = [name for c, name in enumerate(labels) if not (targets == c).any()]
     if missing:
         raise ValueError(f"verbalizer: the search needs an example of every class, and there is none of {', '.join(missing)}")
-    words = whole_words(tokenizer, work.template.spaced)
+    words = enough_words(tokenizer, labels, work.template.spaced)
     ids = np.array(list(words))
     log_p = gap_log_probabilities(model, work, split)[:, ids]  # (N, words)
     fit = np.stack([log_p[targets == c].sum(axis=0) for c in range(len(labels))])  # (C, words)
@@ -83,9 +72,15 @@ def _accuracy(log_p, targets, rows):
     return np.array([(log_p[:, row].argmax(axis=1) == targets).mean() for row in rows])
 
 
-def null_verbalizer(labels, tokenizer, rng, spaced=True, avoid=()):
-    """A `Verbalizer` of one word a class drawn by lot; ``avoid``: words that are not to be drawn."""
-    words = [word for word in whole_words(tokenizer, spaced).values() if word not in avoid]
+def enough_words(tokenizer, labels, spaced, avoid=()):
+    """`whole_words` but those to ``avoid``. Raises ValueError where there are fewer than ``labels``."""
+    words = {number: word for number, word in whole_words(tokenizer, spaced).items() if word not in avoid}
     if len(words) < len(labels):
         raise ValueError(f"verbalizer: {len(labels)} classes need as many words, and this vocabulary has {len(words)}")
+    return words
+
+
+def null_verbalizer(labels, tokenizer, rng, spaced=True, avoid=()):
+    """A `Verbalizer` of one word a class drawn by lot; ``avoid``: words that are not to be drawn."""
+    words = list(enough_words(tokenizer, labels, spaced, avoid).values())
     return Verbalizer({label: words[i] for label, i in zip(labels, rng.choice(len(words), len(labels), replace=False))})

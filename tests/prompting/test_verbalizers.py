@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minipeft import autograd as F
-from minipeft.data import toy, train_wordpiece
-from minipeft.prompting import Verbalizer, class_scores, restricted_softmax
+from minipeft.data import Tokenizer, toy, train_wordpiece
+from minipeft.prompting import Verbalizer, class_scores, restricted_softmax, tokens_of, whole_words
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,41 @@ def test_words_that_are_not_one_token(tokenizer):
         Verbalizer({"a": "$", "b": "bad"}).ids(tokenizer)
     assert [each.tolist() for each in Verbalizer({"a": ["good", "great"], "b": "bad"}).ids(tokenizer)] == [
         [tokenizer.id_of("good"), tokenizer.id_of("great")], [tokenizer.id_of("bad")]]
+
+
+FOLDERS = pytest.mark.parametrize("folder", ["toy:encoder", "toy:decoder", "toy:seq2seq", "minilm", "bert-tiny", "stories260K"])
+
+
+def tokenizer_of(folder, request):
+    return Tokenizer.from_folder(folder if folder.startswith("toy:") else request.getfixturevalue("shared") / "models" / folder)
+
+
+@FOLDERS
+def test_a_words_tokens_are_those_it_has_behind_a_text(folder, request):
+    tokenizer = tokenizer_of(folder, request)
+    text = tokenizer.encode("it was", add_special_tokens=False)
+    for word in ("good", "wonderfully", "bad", "day"):
+        assert [*text, *tokens_of(tokenizer, [word])[0]] == tokenizer.encode(f"it was {word}", add_special_tokens=False)
+
+
+@FOLDERS
+def test_whole_words_are_one_token_there_and_so_are_the_words_that_are_offered(folder, request):
+    tokenizer = tokenizer_of(folder, request)
+    words = whole_words(tokenizer)
+    assert len(words) > 80 and set(map(len, tokens_of(tokenizer, list(words.values())))) == {1}
+    with pytest.raises(ValueError) as caught:
+        Verbalizer({"a": "goodx" if folder != "stories260K" else "littles", "b": "good"}).ids(tokenizer)
+    offered = str(caught.value).partition("such as ")[2].split(", ")
+    assert "is not one token of this model but" in str(caught.value) and set(offered) <= set(words.values())
+
+
+def test_words_of_a_llama(shared):
+    """Its tokenizer puts a space before the first word of all, so that a space of ours would be one too many."""
+    tokenizer = Tokenizer.from_folder(shared / "models/stories260K")
+    ids = Verbalizer({"time": "day", "person": "friend"}).ids(tokenizer)
+    assert [[tokenizer.piece_of(i) for i in each] for each in ids] == [["▁day"], ["▁friend"]]
+    with pytest.raises(ValueError, match="verbalizer: 'Ж' is not one token of this model but"):
+        Verbalizer({"time": "Ж", "person": "friend"}).ids(tokenizer)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 3), st.integers(2, 4))

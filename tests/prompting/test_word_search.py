@@ -9,7 +9,8 @@ from minipeft import load_pretrained
 from minipeft.data import Tokenizer, toy
 from minipeft.prompting import ClozeClassification, Template, Verbalizer
 from minipeft.prompting import word_search as module
-from minipeft.prompting.word_search import gap_log_probabilities, null_verbalizer, search_words, whole_words
+from minipeft.prompting.verbalizers import whole_words
+from minipeft.prompting.word_search import gap_log_probabilities, null_verbalizer, search_words
 
 ARCHS = pytest.mark.parametrize("arch", ["encoder", "decoder", "seq2seq"])
 
