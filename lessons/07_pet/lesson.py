@@ -93,7 +93,7 @@ def ensemble_of(data, seed=0, **settings):
     """The three pairs on one model, each an attachment with a copy of all numbers of its own."""
     pair, classifier = (Settings(lr=lr, epochs=steps, max_steps=steps, batch_size=16, seed=seed)
                         for lr, steps in ((3e-4, STEPS), (1e-3, LEARNING)))
-    return Ensemble(load_pretrained("toy:encoder"), tokenizer, data, PAIRS, Full, 96,
+    return Ensemble(load_pretrained("toy:encoder"), tokenizer, data, PAIRS, lambda *pair: Full(), 96,
                     PETSettings(pair, classifier, **settings))
 
 

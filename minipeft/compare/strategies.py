@@ -63,16 +63,22 @@ class Strategy(Base):
 
     by = None  # the method that trains, None for nothing
 
-    def method(self, run, tokenizer=None):
-        """What is attached: the method that trains, with those of the run's options that it has; output tuning has the label words."""
+    def method(self, run, tokenizer=None, pair=None):
+        """What is attached: the method that trains, with those of the run's options that it has.
+
+        Output tuning has the label words of the ``pair``, a template and a verbalizer (default: the first).
+        """
         if self.by is None:
             return Base()
         if self.by not in METHODS:
             raise ValueError(f"by: expected a method among {', '.join(METHODS)}, got {self.by!r}")
+        if self.by == "fisher_mask":
+            raise ValueError(f"fisher_mask: entries are weighed by a classifier's head, and {self.name} asks without one; use "
+                             "random_mask, or another method")
         known = vars(METHODS[self.by]())
         options = {name: value for name, value in run.options.items() if name in known}
         if self.by == "output" and tokenizer is not None:
-            template, verbalizer = pairs_of(run, None)[0]
+            template, verbalizer = pair or pairs_of(run, None)[0]
             options["words"] = [int(i) for ids in verbalizer.ids(tokenizer, template.spaced) for i in ids]
         return METHODS[self.by](**options)
 
@@ -153,10 +159,14 @@ class InContext(ZeroShot):
     def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
         if "train" not in dataset.splits:
             raise ValueError(f"in_context: {run.data} has no train split to take demonstrations from")
-        vectors = text_vectors(load_pretrained(run.model), tokenizer, length) if self.similar else None
-        shown = Demonstrations(dataset.splits["train"], self.per_class or None, self.sets, vectors,
-                               separator_of(tokenizer, kind_of(config)), run.seed)
+        shown = drawn(self, self.per_class or None, run, tokenizer, config, dataset, length)
         return self._asked(run, tokenizer, config, dataset, length, shown)
+
+
+def drawn(strategy, per_class, run, tokenizer, config, dataset, length):
+    """The `Demonstrations` of a strategy with ``sets`` and ``similar``: from train, by the run's seed."""
+    vectors = text_vectors(load_pretrained(run.model), tokenizer, length) if strategy.similar else None
+    return Demonstrations(dataset.splits["train"], per_class, strategy.sets, vectors, separator_of(tokenizer, kind_of(config)), run.seed)
 
 
 @dataclass
@@ -166,18 +176,21 @@ class PromptBased(Strategy):
     Args:
         by: the method that trains. ranking: train it to write the class's whole answer; else the one word at the gap.
         demonstrations: so many solved examples of each class stand before every text, drawn anew in each epoch.
+        sets, similar: as in `InContext`.
     """
 
     by: str = "full"
     ranking: bool = False
     demonstrations: int = 0
+    sets: int = 1
+    similar: bool = False
 
     name = "prompt_based"
 
     def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
         kind, (template, verbalizer) = KINDS[self.ranking], pairs_of(run, dataset.labels)[0]
-        shown = Demonstrations(dataset.splits["train"], self.demonstrations, separator=separator_of(tokenizer, kind_of(config)),
-                               seed=run.seed) if self.demonstrations else None
+        count = self.demonstrations
+        shown = drawn(self, count, run, tokenizer, config, dataset, length) if count else None
         return kind(tokenizer, dataset, config, template, verbalizer, length, run.batch_size, metric=run.metric,
                     train_limit=run.train_limit, demonstrations=shown)
 
@@ -203,6 +216,10 @@ class PET(Strategy):
         """How many generations, None for as many as are needed."""
         return 0
 
+    def method(self, run, tokenizer=None, pair=None):
+        """Of a ``pair``, or without one the classifier's, which has no label words."""
+        return super().method(run, pair and tokenizer, pair)
+
     def load(self, run, labels, rng):
         """The classifier."""
         return load_pretrained(run.model, task="classify", labels=labels, pooling=run.pooling, rng=rng)
@@ -220,7 +237,7 @@ class PET(Strategy):
             settings = PETSettings(prompts, classifier, weighted=self.weighted, generations=self.number(),
                                    models=self.pair_models)
             ensemble = Ensemble(with_its_head(run.model), tokenizer, dataset, pairs_of(run, dataset.labels),
-                                lambda: self.method(run), length, settings, told)
+                                lambda *pair: self.method(run, tokenizer, pair), length, settings, told)
             soft = ensemble.run().soft_labels().tolist()
             if kept is not None:
                 kept.parent.mkdir(parents=True, exist_ok=True)

@@ -56,10 +56,11 @@ class PETSettings:
     models: int = 1
 
     def number_of_generations(self, labelled):
-        """k = ceil(log_d(until / labelled))."""
+        """k = ceil(log_d(until / labelled)); where nothing is labelled the first generation starts from `FIRST`, so one more."""
         if self.generations is not None:
             return self.generations
-        return max(0, int(np.ceil(np.log(self.until / max(labelled, FIRST)) / np.log(self.growth) - 1e-9)))
+        k = int(np.ceil(np.log(self.until / (labelled or FIRST)) / np.log(self.growth) - 1e-9))
+        return max(0, k) if labelled else max(0, k) + 1
 
 
 class SoftClassification(Classification):
@@ -90,7 +91,7 @@ class Ensemble:
     Args:
         model: with its language-model head. tokenizer, dataset, max_length: as for `ClozeClassification`; the dataset has the
             splits train (the labelled texts, which may be none) and, where there is raw text, "unlabelled".
-        pairs: [(`Template`, `Verbalizer`)]. method: a function without arguments that makes the `Method` of one pair.
+        pairs: [(`Template`, `Verbalizer`)]. method: a function from a pair's template and verbalizer to the `Method` that trains it.
         settings: `PETSettings`. progress: called with a line on what is done.
     """
 
@@ -115,12 +116,14 @@ class Ensemble:
         work, name, settings = self.works[number], self.names[number], self.settings
         if self.trained[number]:
             self.model.attachments[name].detach()
+        self.trained[number] = False
         work.add("train", self.tokenizer, examples, self.max_length)
-        method = self.method()
+        method = self.method(work.template, work.verbalizer)
         method.keeps_base = True  # or what trains the base itself would go on from the last pair's numbers, and leave all pairs alike
-        attachment = attach(self.model, method, name, np.random.default_rng([settings.training.seed, number]))
+        self.enter(number)  # the model as it is, for a method that looks at it first
         both = WithLanguage(work, self.language, settings.alpha) if self.language and settings.alpha else work
-        fit(self.model, attachment.named_parameters(), both, replace(settings.training, seed=self.seeds[number]))
+        train_by(self.model, method, work, both, replace(settings.training, seed=self.seeds[number]), name,
+                 np.random.default_rng([settings.training.seed, number]))
         self.trained[number] = True
 
     def enter(self, number):
@@ -200,6 +203,14 @@ def classifier_work(tokenizer, dataset, soft, max_length, batch_size, metric="ac
                               metric, soft={"train": np.asarray(soft)})
 
 
+def train_by(model, method, work, trained_on, settings, name="default", rng=None):
+    """Attach a method that may look at ``work`` first, and train it on ``trained_on``; returns the attachment."""
+    method.prepare(model, work, rng)
+    attachment = attach(model, method, name, rng)
+    fit(model, attachment.named_parameters(), trained_on, settings, hooks=method.hooks(attachment), lr_scale=method.lr_scale)
+    return attachment
+
+
 def distil(ensemble, classifier, method, metric="accuracy"):
     """Step 3: train ``classifier``, a model with a classification head, by ``method`` on what an ensemble that has run labels.
 
@@ -208,6 +219,4 @@ def distil(ensemble, classifier, method, metric="accuracy"):
     """
     settings, soft = ensemble.settings.classifier, ensemble.soft_labels() if ensemble.raw else ()
     work = classifier_work(ensemble.tokenizer, ensemble.dataset, soft, ensemble.max_length, settings.batch_size, metric)
-    attachment = attach(classifier, method, rng=np.random.default_rng(settings.seed))
-    fit(classifier, attachment.named_parameters(), work, settings)
-    return attachment, work
+    return train_by(classifier, method, work, work, settings, rng=np.random.default_rng(settings.seed)), work

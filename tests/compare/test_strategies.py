@@ -85,10 +85,12 @@ def test_the_methods_own_settings_reach_it(folder):
     _, attachment, _, _ = prepare(run_of(folder, "prompt_based", options={"by": "lora", "rank": 3}))
     assert attachment.method.rank == 3
     work, *_ = prepare(run_of(folder, "prompt_based", options={"ranking": False, "demonstrations": 2}))
-    assert work.demonstrations.per_class == 2
+    assert (work.demonstrations.per_class, work.demonstrations.sets, work.demonstrations.vectors) == (2, 1, None)
+    similar, *_ = prepare(run_of(folder, "prompt_based", options={"demonstrations": 2, "sets": 3, "similar": True}))
+    assert similar.demonstrations.sets == 3 and similar.demonstrations.own_vectors.shape == (8, 96)
     assert run_of(folder, "prompt_based", options={"by": "lora", "rank": 3, "bottleneck": 4}).unused() == ["bottleneck", "unlabelled"]
     assert run_of(folder, "lora").unused() == ["template", "verbalizer", "unlabelled"]
-    assert run_of(folder, "pet").unused() == []
+    assert run_of(folder, "pet").unused() == [] and run_of(folder, "pet", label_smoothing=0.1).unused() == ["label_smoothing"]
 
 
 def test_ranking_goes_with_models_that_write(folder):
@@ -109,6 +111,33 @@ def test_pet_trains_a_classifier_on_raw_text(folder, tmp_path):
     assert json.loads((tmp_path / "r" / SOFT).read_text())["soft"] == work.soft["train"].tolist()
     assert result["losses"] == again["losses"] and result["steps"] == 8 and result["lr"] == default_lr("full", "toy:encoder")
     assert Run("toy:encoder", "d", "pet", shots=4).epochs == 3 and Run("toy:encoder", "d", "prompt_based", shots=4).epochs == FEW_EPOCHS
+
+
+@pytest.mark.parametrize("by", ["output", "lora_plus", "adalora"])
+def test_pet_by_other_methods(by, folder, tmp_path):
+    """Output tuning moves each pair's own label words, and of the classifier the vectors of its classes."""
+    run = run_of(folder, "pet", options={"by": by, "pair_steps": 2}, epochs=1, template=[TEMPLATE, "{text} i {mask} it ."],
+                 verbalizer=[WORDS, "hated=negative,loved=positive"])
+    result = execute(run, tmp_path / "r", quiet=True)
+    if by == "output":
+        tokenizer = Tokenizer.from_folder("toy:encoder")
+        of = lambda pair: run.strategy().method(run, tokenizer, pair).words
+        assert [of(pair) for pair in pairs_of(run, None)] == [[tokenizer.id_of(w) for w in words] for words in (("bad", "good"), ("hated", "loved"))]
+        assert result["trainable"] == 2 * 96 and prepare(run)[1].method.words is None
+    assert result["steps"] == 4 and 0 <= result["score"] <= 1
+
+
+@pytest.mark.parametrize("method", ["prompt_based", "pet"])
+def test_what_needs_a_head_to_choose_is_refused(method, folder):
+    with pytest.raises(ValueError, match=f"^fisher_mask: entries are weighed by a classifier's head, and {method} asks without one; use "
+                                         "random_mask, or another method$"):
+        prepare(run_of(folder, method, options={"by": "fisher_mask"}))
+
+
+def test_pet_needs_a_model_with_a_head(folder):
+    with pytest.raises(ValueError, match="^pet: its prompts teach a classifier, and toy:seq2seq is T5, an encoder-decoder, which has no "
+                                         "classification head; use prompt_based"):
+        prepare(run_of(folder, "pet", model="toy:seq2seq"))
 
 
 def test_a_pet_that_was_stopped_goes_on_behind_its_prompts(folder, tmp_path, monkeypatch):
@@ -144,11 +173,14 @@ def test_ipet_goes_on_in_generations(folder, monkeypatch):
 
 def test_a_comparison_with_strategies(tmp_path):
     """Toy data has prompts of its own; every method learns from the same few examples."""
-    table = compare(None, "toy:sentiment", ["head", "zero_shot", "prompt_based"], 2, tmp_path / "out", {"shots": 2, "epochs": 2},
+    (tmp_path / "raw.tsv").write_text("text\n" + "it was good .\nit was bad .\n" * 8, encoding="utf-8")
+    table = compare(None, "toy:sentiment", ["head", "zero_shot", "in_context", "prompt_based", "pet", "ipet"], 2, tmp_path / "out",
+                    {"shots": 2, "epochs": 2, "unlabelled": str(tmp_path / "raw.tsv"), "options": {"pair_steps": 2, "generations": 1}},
                     sweeps={"prompt_based.by": ["lora", "bitfit"]}, jobs=2)
     assert not table.failed
     rows = {row["label"]: row for row in table.rows}
-    assert list(rows) == ["base", "head", "zero_shot", "prompt_based by=lora", "prompt_based by=bitfit"]
+    assert list(rows) == ["base", "head", "zero_shot", "in_context", "prompt_based by=lora", "prompt_based by=bitfit", "pet", "ipet"]
+    assert rows["in_context"]["trainable"] == 0 < rows["pet"]["trainable"] == rows["ipet"]["trainable"]
     assert rows["zero_shot"]["trainable"] == 0 and rows["zero_shot"]["score_std"] == 0
     assert rows["prompt_based by=lora"]["trainable"] == 9216 and rows["prompt_based by=lora"]["merged_ms"]
     spec = json.loads((tmp_path / "out" / "prompt_based-by=lora-seed1" / "run.json").read_text())

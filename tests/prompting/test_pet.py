@@ -32,9 +32,9 @@ def settings(**more):
     return PETSettings(training, replace(training, batch_size=8), **more)
 
 
-def made(arch="encoder", data=None, pairs=PAIRS, **more):
+def made(arch="encoder", data=None, pairs=PAIRS, method="lora", **more):
     model, tokenizer = load_pretrained(f"toy:{arch}"), Tokenizer.from_folder(f"toy:{arch}")
-    return Ensemble(model, tokenizer, data or dataset(), pairs, METHODS["lora"], 80, settings(**more))
+    return Ensemble(model, tokenizer, data or dataset(), pairs, lambda *pair: METHODS[method](), 80, settings(**more))
 
 
 @ARCHS
@@ -164,9 +164,9 @@ def test_pairs_that_train_the_base_itself_have_numbers_of_their_own():
     model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
     data = dataset(raw=0)
     base = {path: p.data.copy() for path, p in model.named_parameters()}
-    ensemble = Ensemble(model, tokenizer, data, PAIRS, METHODS["full"], 80, settings()).run()
+    ensemble = Ensemble(model, tokenizer, data, PAIRS, lambda *pair: METHODS["full"](), 80, settings()).run()
     alone = load_pretrained("toy:encoder")
-    only = Ensemble(alone, tokenizer, data, PAIRS, METHODS["full"], 80, settings())
+    only = Ensemble(alone, tokenizer, data, PAIRS, lambda *pair: METHODS["full"](), 80, settings())
     only.train(2, data.splits["train"])
     only.enter(2)
     ensemble.enter(2)
@@ -215,10 +215,32 @@ def test_without_labels_it_starts_from_the_untrained_pairs():
     assert np.mean([right[e.text] == e.label for examples in seen for e in examples]) > 0.7
 
 
-@pytest.mark.parametrize("labelled, generations", [(10, 3), (40, 2), (100, 2), (200, 1), (1000, 0), (5000, 0), (0, 3)])
+@pytest.mark.parametrize("labelled, generations", [(2, 4), (4, 4), (8, 3), (10, 3), (40, 2), (100, 2), (200, 1), (1000, 0), (5000, 0), (0, 4)])
 def test_the_number_of_generations(labelled, generations):
+    """The last one has 1,000 texts or more, and the one before it has not; the first without labels has 10."""
+    sizes = [(5 * labelled or 10) * 5**k for k in range(generations)]
+    assert not sizes or sizes[-1] >= 1000 > max([labelled, *sizes[:-1]])
     assert settings(generations=None).number_of_generations(labelled) == generations
     assert settings(generations=7).number_of_generations(labelled) == 7 and settings().number_of_generations(labelled) == 0
+
+
+def test_a_method_has_its_own_rates_and_hooks():
+    """LoRA+ trains its two matrices at rates of their own, AdaLoRA spends its budget, in the pairs and in the classifier."""
+    data = dataset(labelled=8, raw=10)
+    states = {}
+    for name in ("lora", "lora_plus"):
+        ensemble = made(data=data, pairs=PAIRS[:1], method=name, alpha=0.0)
+        ensemble.train(0, ensemble.labelled)
+        states[name] = {path: p.data for path, p in ensemble.model.attachments["pair0"].named_parameters().items()}
+    moved = [path for path in states["lora"] if not np.array_equal(states["lora"][path], states["lora_plus"][path])]
+    assert any(path.endswith(".V") for path in moved)
+    ensemble = made(data=data, pairs=PAIRS[:1], method="adalora", alpha=0.0)
+    ensemble.train(0, ensemble.labelled)
+    classifier = load_pretrained("toy:encoder", task="classify", labels=data.labels, rng=np.random.default_rng(0))
+    attachment, _ = distil(ensemble, classifier, METHODS["adalora"]())
+    for each in (ensemble.model.attachments["pair0"], attachment):
+        lambdas = np.concatenate([w.lambdas.data for w in each.wrappers.values() if hasattr(w, "lambdas")])
+        assert (lambdas == 0).sum() == len(lambdas) - METHODS["adalora"]().target_rank * sum(hasattr(w, "lambdas") for w in each.wrappers.values())
 
 
 @ARCHS
