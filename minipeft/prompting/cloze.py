@@ -68,6 +68,7 @@ class ClozeClassification(Classification):
         if not dataset.has_pairs and any(name == "text2" for _, name in template.parts):
             raise ValueError(f"template: {template.pattern!r} has {{text2}}, and the data no second text")
         self.template, self.verbalizer, self.kind = template, verbalizer, kind_of(config)
+        template.check(self.kind)
         self.words = self._words(tokenizer)
         self.start = self._start(tokenizer, config)
         self.labels, self.metric, self.batch_size, self.pad_id = dataset.labels, metric, batch_size, tokenizer.pad_id

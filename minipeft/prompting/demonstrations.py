@@ -49,9 +49,10 @@ class Demonstrations:
         words = {label: listed[0] for label, listed in enumerate(verbalizer.words.values())}
         shown = [template.fill(e.text, e.text2, words[e.label]) + self.separator for e in self.examples]
         closeness = None if self.vectors is None else self.vectors([_joined(q) for q in questions]) @ self.own_vectors.T  # (Q, N)
+        alike = self.per_class is None and self.vectors is None  # all there are, before every question in the same order
         out = []
         for place, question in enumerate(questions):
-            rng = np.random.default_rng([self.seed, number, place])
+            rng = np.random.default_rng([self.seed, number] if alike else [self.seed, number, place])
             chosen = self._chosen(rng, question, None if closeness is None else closeness[place])
             out.append([shown[i] for i in rng.permutation(chosen)])
         return out

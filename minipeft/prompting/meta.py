@@ -40,8 +40,9 @@ class Episode(NamedTuple):
 class MetaSettings:
     """How to meta-learn.
 
-    ``rule``: one of `RULES`. ``inner_lr``: a, ``inner_steps``: k. ``lr``: b of the outer optimizer, Adam; Reptile's step is given
-    to it as a gradient too (Nichol et al., section 3). ``tasks``: episodes in an outer step; ``steps``: outer steps.
+    ``rule``: one of `RULES`. ``inner_lr``: a, ``inner_steps``: k. ``optimizer``: of the outer steps, "sgd" for the rules as they stand
+    above, or "adam", which is given what is behind b as a gradient, Reptile's too (Nichol et al., section 3); ``lr``: b.
+    ``tasks``: episodes in an outer step; ``steps``: outer steps.
     """
 
     rule: str = "reptile"
@@ -51,10 +52,12 @@ class MetaSettings:
     tasks: int = 4
     steps: int = 100
     seed: int = 0
+    optimizer: str = "adam"
 
     def __post_init__(self):
-        if self.rule not in RULES:
-            raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {self.rule!r}")
+        for name, known in (("rule", RULES), ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}: expected one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("inner_lr", "lr", "inner_steps", "tasks", "steps"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected more than 0, got {getattr(self, name)}")
@@ -134,7 +137,7 @@ def meta_train(model, parameters, draw, settings, progress=None):
         [mean loss on the queries of each step].
     """
     places, losses = places_of(model, parameters), []
-    optimizer = OPTIMIZERS["adam"]([{"parameters": list(parameters.values())}], lr=settings.lr)
+    optimizer = OPTIMIZERS[settings.optimizer]([{"parameters": list(parameters.values())}], lr=settings.lr)
     model.eval()  # without dropout: the inner steps are to be the same function each time
     for step in range(settings.steps):
         rng = np.random.default_rng([settings.seed, step])

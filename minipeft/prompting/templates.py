@@ -65,6 +65,14 @@ class Template:
         """The words of the pattern directly before the mask, "" where a text stands there."""
         return next(words for words, name in self.parts if name == "mask")
 
+    def check(self, kind):
+        """Raise ValueError where a model of this kind would not read all texts."""
+        names = [name for _, name in self.parts if name]
+        unread = names[names.index("mask") + 1:]
+        if kind == "causal" and unread:
+            raise ValueError(f"template: a causal model reads what stands before {{mask}} alone, and in {self.pattern!r} {{{unread[0]}}} "
+                             "stands behind it; put {mask} last")
+
     def halves(self, text, text2, context=""):
         """What stands before the mask, and what behind it; ``context`` stands before everything."""
         fields, out = {"text": text, "text2": text2 or ""}, [context, ""]

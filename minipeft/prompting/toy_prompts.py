@@ -15,7 +15,7 @@ _ABOUT = {attribute: "name" if attribute == "owner" else attribute for attribute
 
 def _reading(answers):
     """The patterns of a question about facts."""
-    forms = ("{text} {text2} {mask} .", "{text2} {text} {mask} .", "{text2} the answer is {mask} . {text}", "{text} {text2} answer : {mask}")
+    forms = ("{text} {text2} {mask} .", "{text2} {text} {mask} .", "{text2} {text} the answer is {mask} .", "{text} {text2} answer : {mask}")
     return tuple((form, _SAME(answers)) for form in forms)
 
 
@@ -30,7 +30,7 @@ PATTERNS = {
     "topic": (("{text} this is about {mask} , and it was good .", _SAME(TOPICS)),
               ("{text} this is about {mask} .", _SAME(TOPICS)),
               ("{text} what is this about ? {mask} .", _SAME(TOPICS)),
-              ("this is about {mask} . {text}", _SAME(TOPICS))),
+              ("what is this about ? {text} answer : {mask} .", _SAME(TOPICS))),
     "question": (("{text} this is about the {mask} .", _ABOUT),
                  ("{text} what is this about ? {mask} .", _ABOUT)),
     "truth": (("{text} is it true that {text2} {mask} .", _SAME(TRUTHS)),

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from minipeft import load_pretrained
 from minipeft.data import Tokenizer, toy
-from minipeft.prompting import ClozeClassification, Template, Verbalizer
+from minipeft.prompting import ClozeClassification, RankClassification, Template, Verbalizer
 from minipeft.prompting.calibration import Calibration, calibrated
+from minipeft.prompting.toy_prompts import prompts
 
 
 def drawn(rng, *shape):
@@ -52,5 +53,18 @@ def test_a_biased_model_is_set_right():
     pushed, set_right = work.evaluate(model, "dev")["accuracy"], Calibration(work, tokenizer, 60)
     assert pushed < 0.65 < 0.8 < right and set_right.evaluate(model, "dev")["score"] > pushed + 0.15
     p = set_right.predict(model, Calibration.SPLIT)
-    assert np.allclose(calibrated(work.predict(model, Calibration.SPLIT).mean(axis=0)[None], work.predict(
-        model, Calibration.SPLIT)), 0.5) and p.shape == (3, 2)
+    assert p.shape == (3, 2) and not np.allclose(p, 0.5)  # of three inputs the mean is set right, and none by itself
+
+
+@pytest.mark.parametrize("arch", ["encoder", "decoder", "seq2seq"])
+@pytest.mark.parametrize("kind", [ClozeClassification, RankClassification])
+def test_the_models_own_content_free_input_becomes_uniform(arch, kind):
+    if arch == "encoder" and kind is RankClassification:
+        return
+    model, tokenizer = load_pretrained(f"toy:{arch}"), Tokenizer.from_folder(f"toy:{arch}")
+    dataset = toy.dataset("rating", seed=1, train=3, dev=4, test=2)
+    work = kind(tokenizer, dataset, model.config, *prompts("rating")[2], 60, 2)
+    before, set_right = work.predict(model, "dev"), Calibration(work, tokenizer, 60, inputs=("N/A",))
+    assert np.allclose(set_right.predict(model, Calibration.SPLIT), 0.25) and not np.allclose(work.predict(model, Calibration.SPLIT), 0.25, atol=0.02)
+    ratio = set_right.predict(model, "dev") / before  # the same for every text, but for what makes the sum one
+    assert np.allclose(ratio / ratio[:, :1], ratio[0] / ratio[0, 0])

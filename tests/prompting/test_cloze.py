@@ -95,11 +95,12 @@ def test_a_random_upstream_gradient_goes_through_the_label_words_only(reviews):
     assert g[work.words[0]] == pytest.approx(g[work.words[0][0]], rel=1e-5)  # each word of a class has its share
 
 
-def test_output_tuning_moves_the_label_words(reviews):
-    model, work = work_on("encoder", reviews)
+@ARCHS
+def test_output_tuning_moves_the_label_words(arch, reviews):
+    model, work = work_on(arch, reviews)
     for part in ("embedding", "bias"):
         attachment = attach(model, METHODS["output"](part=part, words=[int(i) for i in np.concatenate(work.words)]), name=part)
-        assert attachment.trainable == 4 * (96 if part == "embedding" else 1)
+        assert attachment.trainable == 4 * (model.config.hidden_size if part == "embedding" else 1)
         history = fit(model, attachment.named_parameters(), work, Settings(lr=0.01, epochs=6, batch_size=8))
         assert np.mean(history["losses"][-5:]) < np.mean(history["losses"][:5])
         attachment.detach()
@@ -121,3 +122,12 @@ def test_faults(change, message, reviews):
     with pytest.raises(ValueError) as caught:
         work_on("encoder", reviews, **change)
     assert str(caught.value) == message
+
+
+def test_a_causal_model_is_not_asked_about_what_it_does_not_read(reviews):
+    for arch in ("encoder", "seq2seq"):
+        work_on(arch, reviews, pattern="is it {mask} ? {text}")
+    with pytest.raises(ValueError) as caught:
+        work_on("decoder", reviews, pattern="is it {mask} ? {text}")
+    assert str(caught.value) == ("template: a causal model reads what stands before {mask} alone, and in 'is it {mask} ? {text}' {text} stands "
+                                 "behind it; put {mask} last")

@@ -66,6 +66,10 @@ def test_without_a_number_all_stand_there_in_an_order_of_each_sets_own(reviews):
     first, second = (demonstrations.draw(question, TEMPLATE, VERBALIZER, number)[0] for number in (0, 1))
     assert sorted(first) == sorted(second) and first != second and len(first) == len(train)
     assert first == demonstrations.draw(question, TEMPLATE, VERBALIZER, 0)[0]
+    each = demonstrations.draw(reviews.splits["dev"], TEMPLATE, VERBALIZER, 0)
+    assert all(texts == first for texts in each)  # before every question, a text without content too, stands the same
+    few = Demonstrations(train, per_class=3).draw(reviews.splits["dev"], TEMPLATE, VERBALIZER, 0)
+    assert len({tuple(texts) for texts in few}) > 1  # while a few are drawn for each
 
 
 def test_similar_ones_are_drawn_from_the_nearer_half():

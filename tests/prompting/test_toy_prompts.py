@@ -1,5 +1,6 @@
 """The toy world's prompts: each fits its task on each of the three models, and the first of a task says what raw text says."""
 
+import numpy as np
 import pytest
 
 from minipeft import load_pretrained
@@ -23,4 +24,5 @@ def test_they_go_with_every_model_and_some_need_no_training(arch):
         dataset = toy.dataset(task, "medium", seed=2, train=2, dev=80, test=2)
         works = [ClozeClassification(tokenizer, dataset, model.config, *pair, 96, 16) for pair in prompts(task)]
         best[task] = works[0].evaluate(model, "dev")["accuracy"]
+        assert all(len(np.unique(work.predict(model, "dev"), axis=0)) > 1 for work in works)  # each reads the text
     assert best["sentiment"] > 0.8 and best["topic"] > 0.9 and best["rating"] > 0.55 and best["reading"] > 0.45
