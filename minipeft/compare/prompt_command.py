@@ -2,6 +2,7 @@
 
 import contextlib
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import numpy as np
 
 from ..data import Dataset, Example, Tokenizer
 from ..kernels.backend import available_cores
-from ..prompting import ClozeClassification, Template, Verbalizer, search_words
+from ..prompting import Calibration, ClozeClassification, Template, Verbalizer, search_words
 from .comparison import MOST_JOBS, Comparison, Variant
 from .predict import load, taken
-from .run import few, load_config, longest
+from .run import few, load_config, longest, option, unused_note
 from .sources import read, toy_task, written
 from .strategies import KINDS, toy_prompts, with_its_head
 
@@ -25,7 +26,7 @@ def strategy_of(args):
         return "pet" if args.generations is None else "ipet"
     if args.method:
         return "prompt_based"
-    return "zero_shot" if args.shots is None else "in_context"
+    return "in_context" if args.shots else "zero_shot"
 
 
 def check(args):
@@ -60,7 +61,7 @@ def run(args, settings):
     if args.data is not None and toy_task(args.data) and not args.template:
         args.template, args.verbalizer = toy_prompts(toy_task(args.data)[0])
     if args.text is not None or args.adapter:
-        return asked(args)
+        return asked(args, settings["options"])
     if args.search_words:
         return searched(args)
     return scored(args, settings)
@@ -69,8 +70,8 @@ def run(args, settings):
 # ---- the model as it is ------------------------------------------------------------------------------------------
 
 
-def asked(args):
-    """Classes of one text, or of a data set through an adapter."""
+def asked(args, options):
+    """Classes of one text, or of a data set through an adapter; ``options``: settings of strategies that were given."""
     tokenizer, config = Tokenizer.from_folder(args.model), load_config(args.model)
     model = load(args.model, args.adapter) if args.adapter else with_its_head(args.model)
     template, verbalizer = Template(args.template[0]), Verbalizer.parse(args.verbalizer[0])
@@ -81,12 +82,15 @@ def asked(args):
         verbalizer = Verbalizer.parse(args.verbalizer[0], dataset.labels)
     split = next(name for name in ("test", "dev", "train") if name in dataset.splits)
     dataset = Dataset({split: dataset.splits[split]}, dataset.labels)
-    work = KINDS[bool(args.ranking)](tokenizer, dataset, config, template, verbalizer,
-                                     longest(args.max_length, config, taken(model)), args.batch_size)
+    length = longest(args.max_length, config, taken(model))
+    work = KINDS[bool(args.ranking)](tokenizer, dataset, config, template, verbalizer, length, args.batch_size)
+    work = Calibration(work, tokenizer, length) if args.calibrate else work
     p = work.predict(model, split)  # (N, C)
     rows = [(verbalizer.labels[row.argmax()], f"{row.max():.4f}", *filter(None, (e.text, e.text2)))
             for row, e in zip(p, dataset.splits[split])]
-    lines = [f"{template.fill(args.text, args.text2, '___')}"] if args.text is not None else []
+    idle = [option(name) for name in options if name not in ("ranking", "calibrate")]
+    lines = [f"note: {', '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing where the model is asked as it is"] if idle else []
+    lines += [f"{template.fill(args.text, args.text2, '___')}"] if args.text is not None else []
     lines += [f"{label:<12} {value:.4f}  {', '.join(verbalizer.words[label])}" for label, value in zip(verbalizer.labels, p[0])
               ] if args.text is not None else []
     out = {"split": split, "predictions": [dict(zip(verbalizer.labels, map(float, row))) for row in p]}
@@ -128,7 +132,8 @@ class Gap(ClozeClassification):
 
 def scored(args, settings):
     """The score of a strategy, over draws of a few examples where such are asked for."""
-    strategy, draws = strategy_of(args), args.splits or (1 if args.shots is None else SPLITS)
+    strategy = strategy_of(args)
+    draws = args.splits or (1 if args.shots is None or strategy == "zero_shot" else SPLITS)
     options = {**settings.pop("options"), **({"by": args.method} if args.method and strategy != "zero_shot" else {})}
     pool = {"workers": min(available_cores(), MOST_JOBS) if args.jobs is None else args.jobs, "threads": 1, "dask": None}
     with contextlib.ExitStack() as stack:
@@ -138,6 +143,9 @@ def scored(args, settings):
         comparison = Comparison(args.model, [data], [Variant(strategy)], draws, out, {**settings, **asked_with}, pool)
         (task,) = comparison.tasks
         jobs = [comparison.job(task, comparison.variants[0], args.seed + number) for number in range(draws)]
+        said = unused_note([job.run for job in jobs])
+        if said:
+            print(said, file=sys.stderr)
         outcomes = comparison.outcomes(jobs)
     results = [outcomes[job.folder] for job in jobs]
     for job, result in zip(jobs, results):

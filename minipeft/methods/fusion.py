@@ -9,7 +9,8 @@ Only Q, K and V are trained, on the task in hand; a shows which other tasks it d
 
 Pfeiffer, Kamath, Rücklé, Cho, Gurevych, EACL 2021, arXiv:2005.00247, section 3.2.
 
-Shapes: x, h, z_t (B, T, D), a (B, T, N), Q, K, V (D, D). Count for each block: 3 D².
+Shapes: x, h, z_t (B, T, D), a (B, T, N), Q, K, V (D, D). Count: 3 D² at each place, of which Pfeiffer's
+adapters have one in a block and Houlsby's two.
 """
 
 from dataclasses import dataclass
@@ -93,4 +94,5 @@ class Fusion(Method):
         return f"3 D^2 = 3 x {wrapper.V.shape[0]}^2"
 
     def count(self, config):
+        """With one adapter in each block."""
         return 3 * config.num_hidden_layers * config.hidden_size**2

@@ -7,8 +7,8 @@ import pytest
 
 from minipeft import cli, load_pretrained
 from minipeft.compare.prompt_command import strategy_of
-from minipeft.data import Tokenizer, read_dataset, toy
-from minipeft.prompting import SEEDS, ClozeClassification, Template, Verbalizer, few_shot
+from minipeft.data import Dataset, Example, Tokenizer, read_dataset, toy
+from minipeft.prompting import SEEDS, Calibration, ClozeClassification, Template, Verbalizer, few_shot
 
 ASKED = ["--template", "{text} it was {mask} .", "--verbalizer", "bad=negative,good=positive"]
 
@@ -65,6 +65,20 @@ def test_a_few_examples_over_draws_and_what_is_kept(command):
     assert code == 0 and len(one.splitlines()) == 20 and f"accuracy {told['scores'][0]:.4f} on the 20 texts of test" in err
 
 
+def test_nothing_that_was_asked_for_is_passed_over_in_silence(command):
+    _, plain, _ = command("--text", "the soup was great .", *ASKED)
+    code, out, err = command("--text", "the soup was great .", *ASKED, "--calibrate", "--sets", "3", "--similar")
+    assert code == 0 and out != plain and err.startswith("note: --sets, --similar do nothing where the model is asked as it is\n")
+    model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
+    one = Dataset({"test": [Example("the soup was great .", None, None)]}, ("negative", "positive"))
+    work = Calibration(ClozeClassification(tokenizer, one, model.config, Template(ASKED[1]), Verbalizer.parse(ASKED[3]), 128, 16), tokenizer, 128)
+    assert float(out.split("\t")[1]) == pytest.approx(work.predict(model, "test").max(), abs=1e-4)
+    code, out, err = command("--data", "data", *ASKED, "--sets", "3", "--label-smoothing", "0.1")
+    assert code == 0 and "note: --sets, --label-smoothing do nothing with method zero_shot and task classify\n" in err
+    code, zero, err = command("--data", "data", *ASKED, "--shots", "0")
+    assert code == 0 and zero == command("--data", "data", *ASKED)[1] and "zero_shot on test" in err
+
+
 def test_demonstrations_and_pet(command):
     code, out, err = command("--data", "data", *ASKED, "--shots", "1", "--splits", "1")
     assert code == 0 and "in_context on test with 1 of each class" in err and out.startswith("accuracy\t")
@@ -92,7 +106,7 @@ def test_words_are_searched(command):
 
 
 @pytest.mark.parametrize("more, expected", [
-    ({}, "zero_shot"), ({"shots": 4}, "in_context"), ({"method": "lora"}, "prompt_based"), ({"shots": 4, "method": "full"}, "prompt_based"),
+    ({}, "zero_shot"), ({"shots": 0}, "zero_shot"), ({"shots": 4}, "in_context"), ({"method": "lora"}, "prompt_based"), ({"shots": 4, "method": "full"}, "prompt_based"),
     ({"shots": 4, "unlabelled": "x"}, "pet"), ({"shots": 4, "unlabelled": "x", "method": "lora"}, "pet"),
     ({"shots": 4, "unlabelled": "x", "generations": 0}, "ipet")])
 def test_what_is_asked_for(more, expected):

@@ -6,11 +6,15 @@ import pytest
 from minipeft import attach, load_pretrained
 from minipeft import autograd as F
 from minipeft.autograd import gradcheck
+from minipeft.data import Tokenizer, toy
 from minipeft.interop import load_adapter, save_adapter
 from minipeft.methods import Fusion, Houlsby, LoRA, Pfeiffer, activate
 from minipeft.methods.adapter import Bottleneck, HoulsbyJoin, ParallelJoin, PfeifferJoin
 from minipeft.methods.fusion import FusedJoin
 from minipeft.nn import Module
+from minipeft.prompting import ClozeClassification
+from minipeft.prompting.toy_prompts import prompts
+from minipeft.training import Settings, fit
 
 
 def with_adapters(kind=Pfeiffer, names=("a", "b", "c"), folder="toy:encoder"):
@@ -119,6 +123,30 @@ def test_gradients_against_finite_differences(kind):
         return wrapper(own_x, own_h)
 
     gradcheck(through, *(p.data for p in (wrapper.Q, wrapper.K, wrapper.V)), x, h, rng=rng)
+
+
+def test_adapters_that_were_trained_on_tasks_are_fused_for_another():
+    """A new task draws on two that were learnt: its loss falls, and not a bit of the adapters moves."""
+    model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
+    def learn(task, method, name, lr):
+        (template, verbalizer), *_ = prompts(task)
+        dataset = toy.dataset(task, "easy", seed=4, train=48, dev=40, test=1)
+        work = ClozeClassification(tokenizer, dataset, model.config, template, verbalizer, 80, 16)
+        attachment = attach(model, method, name, np.random.default_rng(2))
+        before = work.evaluate(model, "dev")["loss"]
+        fit(model, attachment.named_parameters(), work, Settings(lr=lr, epochs=6, batch_size=16))
+        return before, work.evaluate(model, "dev")["loss"], attachment
+
+    for task in ("reading_size", "reading_room"):
+        before, after, _ = learn(task, Pfeiffer(bottleneck=8), task, 3e-3)
+        assert after < before
+    kept = {name: {path: p.data.copy() for path, p in model.attachments[name].named_parameters().items()} for name in model.attachments}
+    before, after, fusion = learn("reading", Fusion(adapters=["reading_size", "reading_room"]), "fused", 3e-3)
+    assert after < before
+    for name, values in kept.items():
+        assert values and all(np.array_equal(p.data, values[path]) for path, p in model.attachments[name].named_parameters().items())
+    for wrapper in fusion.wrappers.values():
+        assert np.allclose(wrapper.weights.sum(axis=-1), 1, atol=1e-5) and wrapper.weights.std() > 0
 
 
 def test_it_is_switched_off_and_taken_away_like_any_other():
