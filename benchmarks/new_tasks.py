@@ -1,11 +1,11 @@
 """What other tasks teach a model about a new one: prompted multi-task training (T0), and meta-learning.
 
 T0. toy:seq2seq is trained to write the answers of several tasks of the toy world, each through all its templates
-(`prompting.toy_prompts`), and asked about a task that was held out: what colour, size, room or owner of a thing a text tells. Three of
-its four templates put the question as no raw text does. Scores are accuracies by rank classification on test texts, the median over
-the four; before, after training on one, two and three of the other questions (drawn by the seed), and on all ten other tasks, always
-in as many steps. Neither these nor the learning rate are chosen by a held-out task. Other families than these four do not help each
-other here: a model of this size forgets what it is not trained on.
+(`prompting.toy_prompts`), and asked about a task that was held out. Scores are accuracies by rank classification on test texts, the
+median over the templates with its quartiles; before, and after training on others, always in as many steps, every task as often as
+any other. Each of the 11 tasks is held out in turn, and all others are trained on. The four that ask what a text tells (what colour,
+size, room or owner) are also asked after one, two and three of the others among them, drawn by the seed. Neither these nor the
+learning rate are chosen by a held-out task.
 
 Meta-learning. A new task is to tell two classes of one toy task apart, in an order of its own, from 1, 5 or 20 examples of each: topics,
 questions, colours. The classes of the tasks that are adapted to at the end (travel and school, size and room, black and white) were
@@ -45,6 +45,7 @@ class Scale:
     seeds: int = 5
     t0_seeds: int = 3
     counts: tuple = (1, 2, 3, 10)  # of the tasks that are trained on
+    held: tuple = None            # tasks that are held out in turn, None for all
     t0_steps: int = 400
     t0_lr: float = 3e-4
     train: int = 600              # texts of each task
@@ -56,7 +57,7 @@ class Scale:
     draws: int = 3                # of examples, of each new task
 
 
-FAST = Scale(seeds=2, t0_seeds=2, counts=(1,), t0_steps=3, train=24, test=12, shots=(1,), meta_steps=2, inner_steps=1, query=10, draws=1)
+FAST = Scale(seeds=2, t0_seeds=2, counts=(1,), held=("reading", "topic"), t0_steps=3, train=24, test=12, shots=(1,), meta_steps=2, inner_steps=1, query=10, draws=1)
 
 
 # ---- T0 --------------------------------------------------------------------------------------------------------
@@ -81,8 +82,8 @@ def others(held, count, seed):
     from minipeft.data import toy
 
     questions = [task for task in QUESTIONS if task != held]
-    mixed = np.random.default_rng([seed, QUESTIONS.index(held)]).permutation(questions).tolist()
-    return [*mixed, *(task for task in toy.TASKS if task not in QUESTIONS)][:count]
+    mixed = np.random.default_rng([seed, list(toy.TASKS).index(held)]).permutation(questions).tolist()
+    return [*mixed, *(task for task in toy.TASKS if task not in (held, *QUESTIONS))][:count]
 
 
 def t0_scores(held, count, scale, seed):
@@ -94,21 +95,33 @@ def t0_scores(held, count, scale, seed):
 
     model, tokenizer = load_pretrained("toy:seq2seq"), Tokenizer.from_folder("toy:seq2seq")
     if count:
-        works = {f"{task} {number}": work for task in others(held, count, seed)
-                 for number, work in enumerate(works_of(task, scale, seed, "train", model.config, tokenizer))}
+        of_task = {task: works_of(task, scale, seed, "train", model.config, tokenizer) for task in others(held, count, seed)}
+        works = {f"{task} {number}": work for task, each in of_task.items() for number, work in enumerate(each)}
+        limit = [scale.train / len(each) for each in of_task.values() for _ in each]  # the same for a task, however many templates it has
         model.requires_grad_(True)
-        fit(model, dict(model.named_parameters()), ManyTasks(works, batches=scale.t0_steps),
+        fit(model, dict(model.named_parameters()), ManyTasks(works, limit=limit, batches=scale.t0_steps),
             Settings(lr=scale.t0_lr, epochs=1, seed=seed))
     return over_templates(model, works_of(held, scale, seed, "test", model.config, tokenizer))
 
 
 def t0(scale, kept):
-    """{held-out task: {number of others: [median over templates, in per cent, of each seed]}}."""
-    out = {held: {count: [] for count in (0, *scale.counts)} for held in QUESTIONS}
-    for held, count, seed in itertools.product(QUESTIONS, (0, *scale.counts), range(scale.t0_seeds)):
-        found = kept(f"t0 {held} {count} {seed}", lambda: t0_scores(held, count, scale, seed))
-        out[held][count].append(100 * found["median"])
+    """{held-out task: {number of others: [`over_templates`, in per cent, of each seed]}}; None where a task has no such number."""
+    from minipeft.data import toy
+
+    counts, out = (0, *scale.counts), {}
+    for held in scale.held or sorted(toy.TASKS, key=lambda task: task not in QUESTIONS):
+        asked = counts if held in QUESTIONS else (0, counts[-1])
+        out[held] = {count: [kept(f"t0 {held} {count} {seed}", lambda: t0_scores(held, count, scale, seed))
+                             for seed in range(scale.t0_seeds)] if count in asked else None for count in counts}
     return out
+
+
+def spread(found):
+    """The median over templates, mean and standard deviation over seeds, and the mean quartiles; "" for what was not asked."""
+    if found is None:
+        return ""
+    (low, high), medians = zip(*(each["quartiles"] for each in found)), [100 * each["median"] for each in found]
+    return f"{of_seeds(medians)} ({100 * statistics.mean(low):.0f} to {100 * statistics.mean(high):.0f})"
 
 
 # ---- meta-learning ---------------------------------------------------------------------------------------------
@@ -249,19 +262,22 @@ def meta(scale, kept):
 # ---- how it is shown, and the command line ---------------------------------------------------------------------
 
 
-def table(found, corner, columns):
-    """(heads, rows) of {row: {column: [value of each seed]}}."""
-    rows = [[name, *(f"{statistics.mean(each):.1f} ± {statistics.stdev(each):.1f}" for each in values.values())]
-            for name, values in found.items()]
-    return [corner, *columns], rows
+def of_seeds(values):
+    """Mean and sample standard deviation over seeds."""
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def table(found, corner, columns, cell=of_seeds):
+    """(heads, rows) of {row: {column: what ``cell`` turns into text}}."""
+    return [corner, *columns], [[name, *map(cell, values.values())] for name, values in found.items()]
 
 
 def tables(found, scale):
     """{title: (heads, rows)} of what was found."""
     out = {}
     if "t0" in found:
-        out["held-out task: accuracy (%), median over templates"] = table(
-            found["t0"], "held out", ["before", *(f"after {count} other{'s' * (count > 1)}" for count in scale.counts)])
+        out["held-out task: accuracy (%), median over templates (and quartiles)"] = table(
+            found["t0"], "held out", ["before", *(f"after {count} other{'s' * (count > 1)}" for count in scale.counts)], spread)
     if "meta" in found:
         out["a new task: accuracy (%)"] = table(found["meta"], "start", [f"{shots} of each class" for shots in scale.shots])
     return out

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks import new_tasks
-from benchmarks.new_tasks import FAST, NEW, QUESTIONS, SEEN, Kept, Tasks, adapted, learner, others, t0_scores, table
+from benchmarks.new_tasks import FAST, NEW, QUESTIONS, SEEN, Kept, Tasks, adapted, learner, others, spread, t0_scores, table
 from minipeft.data import Tokenizer, toy
+from minipeft.prompting import ManyTasks
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,7 @@ def test_classes_that_are_new_were_never_seen():
         assert set(three) == set(QUESTIONS) - {"reading"} and others("reading", 1, seed) == three[:1]
         assert set(others("reading", 10, seed)) == set(toy.TASKS) - {"reading"} and len(toy.TASKS) == 11
     assert len({others("reading", 1, seed)[0] for seed in range(9)}) > 1
+    assert set(others("topic", 10, 0)) == set(toy.TASKS) - {"topic"}
     assert all(set((*NEW[task], *SEEN[task])) == set(toy.TASKS[task].labels) for task in ("topic", "reading", "question"))
 
 
@@ -69,12 +71,29 @@ def test_a_held_out_task_is_asked_and_not_trained(monkeypatch):
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(new_tasks, "QUESTIONS", ("reading", "reading_room"))
     monkeypatch.setattr(new_tasks, "STARTS", ("scratch", "maml", "prototypes, trained"))
     assert new_tasks.main(["--fast", "--json", "j.json", "--markdown", "m.md"]) == 0
     found = json.loads((tmp_path / "j.json").read_text())
     assert set(found["meta"]) == {"scratch", "maml", "prototypes, trained"} and len(found["t0"]["reading"]["1"]) == 2
+    assert list(found["t0"]) == ["reading", "topic"]
     text = (tmp_path / "m.md").read_text()
     assert "| held out | before | after 1 other |" in text and "| start | 1 of each class |" in text
     assert "maml" in capsys.readouterr().out
     assert table({"x": {1: [50.0, 60.0]}}, "c", ["d"]) == (["c", "d"], [["x", "55.0 ± 7.1"]])
+    found = [{"median": 0.5, "quartiles": (0.4, 0.7)}, {"median": 0.6, "quartiles": (0.2, 0.9)}]
+    assert spread(found) == "55.0 ± 7.1 (30 to 80)" and spread(None) == ""
+
+
+def test_every_task_is_drawn_as_often_however_many_templates_it_has(monkeypatch):
+    seen = []
+    class Seen(ManyTasks):
+        def __init__(self, works, **more):
+            super().__init__(works, **more)
+            seen.append(self)
+
+    monkeypatch.setattr("minipeft.prompting.ManyTasks", Seen)
+    t0_scores("reading", 10, replace(FAST, t0_steps=1), 0)
+    (many,), share = seen, {}
+    for name, p in zip(many.names, many.p):
+        share[name.split()[0]] = share.get(name.split()[0], 0) + p
+    assert len(share) == 10 and all(p == pytest.approx(0.1) for p in share.values())

@@ -38,6 +38,7 @@ def test_the_limits_of_the_temperature():
     assert shares([100, 300]).tolist() == [0.25, 0.75]
     assert np.allclose(shares([100, 300], 1e9), 0.5)
     assert shares([100, 300, 10**9], limit=300).tolist() == pytest.approx([1 / 7, 3 / 7, 3 / 7])
+    assert shares([600] * 6, limit=[150] * 4 + [300] * 2).tolist() == pytest.approx([1 / 8] * 4 + [1 / 4] * 2)  # T0: two tasks, alike
     for bad in ({"temperature": 0.0}, {"sizes": [3, 0]}):
         with pytest.raises(ValueError, match="expected a temperature above 0 and examples of every task"):
             shares(**{"sizes": [1, 2], **bad})
