@@ -234,7 +234,7 @@ def _plan_parser(commands):
                     PLAN_NOTE.format(names=textwrap.fill(f"Names: {', '.join(PUBLISHED)}.", 118, subsequent_indent="  ")))
     plan.add_argument("--model", default="bert-base", metavar="MODEL", help="a published name, a folder, or a config.json")
     what = plan.add_mutually_exclusive_group()
-    what.add_argument("--method", choices=METHODS, metavar="METHOD", help=f"one method (default: all of {', '.join(METHODS)})")
+    what.add_argument("--method", choices=RUNS, metavar="METHOD", help=f"one method (default: all of {', '.join(RUNS)})")
     what.add_argument("--four", action="store_true", help="the table of four methods: adapter, LoRA, prefix, soft prompt")
     what.add_argument("--papers", action="store_true", help="the counts that papers print, computed; --model has no part in it")
     plan.add_argument("--task", choices=TASKS, help="what the model is for (default: what its family is for)")
@@ -242,7 +242,7 @@ def _plan_parser(commands):
     plan.add_argument("--pooling", choices=("mean", "cls", "pooler", "last"),
                       help="classify: how states become one (default: the folder's own way; published BERTs: pooler)")
     plan.add_argument("--batch-size", type=whole(1), default=16, help="examples in a step")
-    plan.add_argument("--length", type=whole(1), default=128, help="tokens of an example")
+    plan.add_argument("--length", type=whole(1), help="tokens of an example (default: 128, or as many as its positions leave)")
     plan.add_argument("--target-length", type=whole(1), default=64, help="tokens of a target, for an encoder-decoder")
     plan.add_argument("--dtype", choices=("float64", "float32", "float16", "bfloat16"), default="float32",
                       help="type of weights, gradients and activations; minipeft itself trains in float32")

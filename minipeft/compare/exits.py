@@ -15,6 +15,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..methods import METHODS, RULES, EarlyExit, Full, Joint, Method
 from ..methods.early_exit import NOTE
+from ..methods.shapes import pooler_sizes
 from ..nn import Wrapper
 
 EXITS_FACTOR = 20  # what the exits' learning rate is, in units of the model's
@@ -51,7 +52,8 @@ class EarlyExitTuning(Full):
         exit_weights: w_i, ``equal`` (1 each) or ``depth`` (i / sum j).
         exit_rule: ``entropy``, ``margin`` or ``patience``. looseness: from 0 (nobody leaves early) to 1.
 
-    Count: all N parameters and (L - 1) (D C + C) for the exits.
+    Count: all N parameters and (L - 1) (D C + C) for the exits (GPT-2's and LLaMA's heads have no bias; with BERT's pooler
+    D^2 + D more for each).
     """
 
     exit_weights: str = "depth"
@@ -69,6 +71,11 @@ class EarlyExitTuning(Full):
     def wrappers(self, model, rng):
         self.model = EarlyExit(model, Joint(self.exit_weights), rng)
         return {"head": ExitHeads(model.get("head"), self.model.exits)}
+
+    def count(self, config):
+        width, classes, square = config.hidden_size, len(config.labels), pooler_sizes(config).values()
+        head = (width + (not config.causal)) * classes + sum(d_in * d_out + d_out for d_in, d_out in square)
+        return super().count(config) + (config.num_hidden_layers - 1) * head
 
     def formula(self, path, wrapper):
         own = [sum(p.size for p in head.parameters()) for head in wrapper.exits]

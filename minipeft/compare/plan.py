@@ -13,9 +13,10 @@
 import math
 from dataclasses import asdict, dataclass, fields, replace
 
-from ..methods import METHODS, BitFit, Compacter, LayerNormTuning, LoRA, PiSSA, Prefix, RandomMask, TopK
+from ..methods import BitFit, Compacter, Full, LayerNormTuning, LoRA, PiSSA, Prefix, RandomMask, TopK
 from ..methods.nf4 import BLOCK, GROUP
 from ..methods.shapes import linear_shapes
+from .exits import OFFERED, EarlyExitTuning
 from .plan_cost import Walk
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -27,12 +28,12 @@ TASKS = 1000  # for which storage is told
 
 def make_method(name, options, shape):
     """A method with those of the ``options`` {field: value} that it has; ``output`` has two label words where no classes are."""
-    known = {f.name for f in fields(METHODS[name])}
+    known = {f.name for f in fields(OFFERED[name])}
     chosen = {field: value for field, value in options.items() if field in known}
     if name == "output" and shape.task != "classify":
         chosen["words"] = [0, 1]  # two label words: which does not matter
     chosen.pop("initial", None)  # how virtual tokens start costs nothing, and may need words
-    return METHODS[name](**chosen)
+    return OFFERED[name](**chosen)
 
 
 def check_fit(method, shape, number, length=0, base_bits=None):
@@ -48,9 +49,12 @@ def check_fit(method, shape, number, length=0, base_bits=None):
         raise ValueError(f"compacter: num_factors must be a whole number that divides the width {width} and the bottleneck "
                          f"{method.bottleneck}, got {method.num_factors}")
     if isinstance(method, BitFit) and number == 0:
-        raise ValueError(f"bitfit: this {shape.family} model has no bias to train; --add-zero-biases adds biases of zeros")
+        raise ValueError(f"bitfit: this {shape.model_type} model has no bias to train; --add-zero-biases adds biases of zeros")
     if name == "head" and shape.head == 0:
         raise ValueError("head: the output map is tied to the word vectors, so that there is none of its own to train")
+    if isinstance(method, EarlyExitTuning) and (shape.task != "classify" or config.encoder_decoder or config.num_hidden_layers < 2):
+        raise ValueError(f"{name}: expected an encoder or a decoder with 2 blocks or more that classifies, got {shape.model_type} "
+                         f"with {config.num_hidden_layers}, for {shape.task}; see --task")
     if base_bits and method.full_precision:
         raise ValueError(f"{name}: trains weights, which must not be stored in 4 bits; leave --base-bits out, or take lora")
     taken = method.positions_taken
@@ -60,9 +64,17 @@ def check_fit(method, shape, number, length=0, base_bits=None):
                          f"{max(shape.positions - taken, 0)}")
 
 
+def fitting_length(methods, shape, most):
+    """The tokens of an example for which there is room, at most ``most``, with any of the methods that have room for a word."""
+    if shape.positions is None:
+        return most
+    taken = max((m.positions_taken for m in methods if m.positions_taken < shape.positions), default=0)
+    return min(most, shape.positions - taken)
+
+
 def beside(method, shape):
     """How many of the parameters that the config has not (`Shape.beside`) a method trains, which it does in place."""
-    if method.name == "full":
+    if isinstance(method, Full):
         chosen = list(shape.beside)
     elif isinstance(method, TopK):
         chosen = [path for path in shape.beside if path.startswith(tuple(f"{block}." for block in method.blocks(shape.config)))]
@@ -77,7 +89,8 @@ def beside(method, shape):
 
 def count(method, shape):
     """The number of trained parameters without the head."""
-    return method.count(shape.config) + beside(method, shape)
+    exits = (shape.config.num_hidden_layers - 1) * shape.square if isinstance(method, EarlyExitTuning) else 0
+    return method.count(shape.config) + beside(method, shape) + exits
 
 
 def head_count(method, shape):
@@ -87,7 +100,9 @@ def head_count(method, shape):
 
 def in_place(method, shape, number):
     """How many of the ``number`` trained parameters without the head are the base's own."""
-    if method.name == "full" or isinstance(method, (TopK, LayerNormTuning)):
+    if isinstance(method, Full):
+        return shape.body + shape.pooler
+    if isinstance(method, (TopK, LayerNormTuning)):
         return number
     if isinstance(method, BitFit):
         return count(replace(method, add_zero_biases=False), shape)
@@ -130,7 +145,7 @@ class Row:
     """One method on one shape: parameters, bytes, operations and seconds; all shares are from 0 to 1.
 
     ``task_bytes`` is one task's file with its head, ``tasks_bytes`` of `TASKS` tasks, ``copies_bytes`` of as many whole models.
-    ``merges``: whether inference costs what the base costs.
+    ``merges``: whether inference costs what the base costs. Of early exit it is told as though nobody left early.
     """
 
     method: str
@@ -168,7 +183,7 @@ def nf4_bytes(size):
 def weights_bytes(method, shape, setting, number, own):
     """Bytes of the model with a method on it that trains ``number`` parameters, of which ``own`` are the base's."""
     copies = own if method.keeps_base else 0  # so that it can be switched off
-    head = head_count(method, shape) if method.name != "full" else 0  # the base's stays beside it
+    head = 0 if isinstance(method, Full) else head_count(method, shape)  # the base's stays beside it
     numbers, packed = shape.total + number - own + copies + head, 0
     numbers += number * isinstance(method, PiSSA)
     packed += 8 * number * isinstance(method, RandomMask)
@@ -192,7 +207,7 @@ def plan(method, shape, setting=None):
     moments, kept, temporary = 2 * max(size, 4) * trainable, size * walk.kept, size * (walk.temporary + largest)
     numbers, more = stored(method, shape, without)
     task = size * (numbers + trainable - without) + more
-    merges = not method.unmergeable and not setting.base_bits
+    merges = not (method.unmergeable or setting.base_bits or isinstance(method, EarlyExitTuning))
     inference = walk.forward - (walk.extra if merges else 0)
     step = (walk.forward + walk.backward) / setting.flops
     steps = math.ceil(setting.tokens / (setting.batch * setting.length))
@@ -206,7 +221,7 @@ def plan(method, shape, setting=None):
 def plan_all(shape, options, setting):
     """([Row] of every method that goes with a shape, {method: why not} of the others)."""
     rows, refused = [], {}
-    for name in METHODS:
+    for name in OFFERED:
         try:
             rows.append(plan(make_method(name, options, shape), shape, setting))
         except ValueError as error:
@@ -223,5 +238,5 @@ def as_json(row):
 
 def unused(options, methods):
     """Names of the options that none of the methods has."""
-    known = set().union(*({f.name for f in fields(METHODS[name])} for name in methods))
+    known = set().union(*({f.name for f in fields(OFFERED[name])} for name in methods))
     return [name for name in options if name not in known]

@@ -67,21 +67,24 @@ class Page:
         self.console.width = before
 
 
-def describe(shape, setting):
-    """The model and its task, what a step is, and what is to be kept in mind."""
-    config, family = shape.config, shape.family
+def describe(shape, setting, length):
+    """The model and its task, what a step is, and what is to be kept in mind; ``length``: the tokens that were asked for."""
+    config = shape.config
     layers = f"{config.num_hidden_layers} + {config.num_decoder_layers}" if config.encoder_decoder else config.num_hidden_layers
     task = {"classify": f"classify into {len(config.labels)} classes", "lm": "model language",
             "seq2seq": "write one text from another"}
-    yield f"{shape.name} ({family}), to {task[shape.task]}: {shape.total:,} parameters, its head included"
+    yield f"{shape.name} ({shape.model_type}), to {task[shape.task]}: {shape.total:,} parameters, its head included"
     yield (f"width {config.hidden_size:,}, {layers} layers, {config.num_attention_heads} heads, inner width "
            f"{config.intermediate_size:,}, vocabulary {config.vocab_size:,}")
     target = f" to {setting.target_length}" if config.encoder_decoder else ""
     base = f"{setting.dtype}, the blocks' maps in 4 bits" if setting.base_bits else setting.dtype
     yield (f"a step: {setting.batch} x {setting.length}{target} tokens in {base}, at {setting.flops / 1e9:,.4g} billion "
            "operations a second")
+    if setting.length < length:
+        yield (f"note: {setting.length} tokens, and not {length}: as many as its {shape.positions} positions leave beside a method's "
+               "virtual ones")
     if not shape.runs_here:
-        yield (f"note: minipeft plans {family} and cannot run it; activations and time are those of its maps in blocks as they "
+        yield (f"note: minipeft plans {shape.model_type} and cannot run it; activations and time are those of its maps in blocks as they "
                "are here")
 
 
@@ -137,19 +140,30 @@ def show_papers(page, rows):
 # ---- the command -------------------------------------------------------------------------------------------------
 
 
-def _setting(args):
-    from .plan import Setting
+def _planned(args):
+    """Names of the methods in question."""
+    from .exits import OFFERED
+    from .plan_four import FOUR
 
-    return Setting(args.batch_size, args.length, args.target_length, args.dtype, args.base_bits, args.flops, args.tokens)
+    return [args.method] if args.method else [c.method for c in FOUR] if args.four else list(OFFERED)
+
+
+def _setting(args, options, shape):
+    """The `Setting` that was asked for; a length that is left at its default is no larger than all methods have room for."""
+    from .plan import Setting, fitting_length, make_method
+
+    length = args.length
+    if length is None:
+        length = Setting.length
+        length = fitting_length([make_method(name, options, shape) for name in _planned(args)], shape, length)
+    return Setting(args.batch_size, length, args.target_length, args.dtype, args.base_bits, args.flops, args.tokens)
 
 
 def _say_unused(args, options):
     """A note on settings that none of the methods in question has."""
-    from ..methods import METHODS as planned
     from .plan import unused
-    from .plan_four import FOUR
 
-    idle = unused(options, [args.method] if args.method else [c.method for c in FOUR] if args.four else planned)
+    idle = unused(options, _planned(args))
     idle += ["words"] * (args.words is not None)
     if idle:
         names = ", ".join("--" + name.replace("_", "-") for name in idle)
@@ -173,8 +187,8 @@ def run(args, options):
         show_papers(page, plan_papers.PAPERS)
         return [{"paper": row.paper, "model": row.model, "trained": row.what, "computed": row.value(), "unit": row.unit,
                  "misprint": row.misprint or None} for row in plan_papers.PAPERS]
-    shape, setting = load_shape(args.model, args.task, args.classes, args.pooling), _setting(args)
-    rows, refused, four = [], {}, []
+    shape = load_shape(args.model, args.task, args.classes, args.pooling)
+    setting, rows, refused, four = _setting(args, options, shape), [], {}, []
     if args.four:
         four = plan_four.four(shape, options, setting)
     elif args.method:
@@ -184,7 +198,7 @@ def run(args, options):
         if not rows:
             raise ValueError(next(iter(refused.values())))
     _say_unused(args, options)
-    for line in describe(shape, setting):
+    for line in describe(shape, setting, args.length or planning.Setting.length):
         page.line(line)
     page.line()
     if four:
@@ -193,7 +207,7 @@ def run(args, options):
         show_rows(page, rows, setting)
     for name, reason in refused.items():
         page.line(f"not planned: {reason if reason.startswith(name) else f'{name}: {reason}'}")
-    head = {"model": shape.name, "family": shape.family, "task": shape.task, "parameters": shape.total,
+    head = {"model": shape.name, "family": shape.model_type, "task": shape.task, "parameters": shape.total,
             "pretrained_parameters": shape.pretrained, "setting": vars(setting)}
     return head | ({"four": [plan_four.as_json(row) for row in four]} if four else
                    {"methods": [planning.as_json(row) for row in rows], "not_planned": refused})

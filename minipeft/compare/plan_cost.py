@@ -16,6 +16,7 @@ number of rows B T, S the number of keys, H heads of width K, H' key heads, and 
     adapters    what they read, n D, and 2 n R;   Compacter its matrices too
     prefix      P more keys everywhere;   prompt: P more rows everywhere
     masks       the map's input, and a dense copy of the map
+    early exit  what full fine-tuning keeps, and what the head keeps for each exit besides the states, which are there
 
 So a method that acts early keeps norms, q, k, v, attention and activations of every block, and full fine-tuning the inputs of
 the maps as well. Gradients, which are freed as they are used, peak at ``temporary`` numbers beside that.
@@ -32,6 +33,7 @@ from ..methods import (IA3, AdaLoRA, BitFit, Compacter, DoRA, Full, Houlsby, Lay
 from ..methods.bitfit import TERMS
 from ..methods.shapes import block_names, join_paths, linear_shapes
 from ..methods.targets import match
+from .exits import EarlyExitTuning
 
 
 @dataclass
@@ -65,7 +67,7 @@ class Effects:
         norms: whether all norms are; blocks: paths of blocks trained whole. embedding: whether the word vectors are.
         tokens, keys: virtual tokens before the words and in each attention. network: width of what makes the latter, or 0.
         shifts: whether something is added to the word vectors. labels: how many labels' outputs are tuned.
-        head: whether the task's output map is trained.
+        head: whether the task's output map is trained. exits: how many more there are of it behind lower blocks.
     """
 
     maps: dict = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Effects:
     shifts: bool = False
     labels: int = 0
     head: bool = False
+    exits: int = 0
 
 
 def low_rank(method, d_in, d_out, rank):
@@ -130,6 +133,7 @@ def effects(method, shape):
         out.norms = ends is None and layer_norms(shape)
     elif isinstance(method, (Full, TopK)):
         out.embedding = isinstance(method, Full)
+        out.exits = config.num_hidden_layers - 1 if isinstance(method, EarlyExitTuning) else 0
         out.blocks = {path for path, _ in block_names(config)} if out.embedding else set(method.blocks(config))
         out.trained, out.norms = {path for path in maps if path.startswith(tuple(f"{b}." for b in out.blocks))}, out.embedding
     elif isinstance(method, Prefix):
@@ -168,6 +172,8 @@ class Walk:
         if not self.config.encoder_decoder:
             states = self.stack("", blocks, words, starts)
             self.head(length, states)
+            for _ in range(self.effects.exits):
+                self.head(length, states, inner=True)
             return
         source = self.stack("encoder.", [b for b in blocks if b[0].startswith("encoder.")], words, starts)
         states = self.stack("decoder.", [b for b in blocks if b[0].startswith("decoder.")], target_length, self.effects.embedding,
@@ -337,8 +343,8 @@ class Walk:
             self.kept += size * node
         return node
 
-    def head(self, length, states):
-        """The task's head and the loss."""
+    def head(self, length, states, inner=False):
+        """The task's head and the loss; an ``inner`` one reads states that the block above it keeps."""
         config, batch, width, labels = self.config, self.batch, self.config.hidden_size, self.effects.labels
         places = length + self.effects.tokens * (not config.encoder_decoder)
         if self.shape.task == "classify":
@@ -349,7 +355,7 @@ class Walk:
             if config.pooling == "mean":
                 self.product(batch * places, width, states, False)
             view = config.pooling == "cls" or config.pooling == "pooler" and self.effects.embedding  # which keeps all states
-            self.kept += batch * width * (places if view else 1)
+            self.kept += batch * width * ((not inner) * places if view else 1)
             self.product(batch, width * len(config.labels), states, self.effects.head)
             self.product(batch, width * labels, states, True, own=True)
             self.product(batch, labels * len(config.labels), True, False, own=True)

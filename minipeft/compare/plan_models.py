@@ -8,6 +8,9 @@ nearest to and a table ``beside`` of the parameters that this family has not:
                first block; where they are not shared, a second q and k for the distances (He et al., 2021, arXiv:2006.03654)
     BART       T5's blocks with biases everywhere and LayerNorms behind the sums; learned positions on both sides, a norm
                behind each side's embedding in place of one at its end (Lewis et al., 2020, arXiv:1910.13461)
+
+Others count as one of these does (`KIN`): XLM-R and CamemBERT as RoBERTa, mT5 as T5, Mistral as LLaMA, Qwen2 as LLaMA with
+biases at q, k and v.
 """
 
 import difflib
@@ -50,18 +53,25 @@ TASKS_OF_FAMILY = {"bert": ("classify",), "roberta": ("classify",), "deberta-v2"
                    "llama": ("lm", "classify"), "t5": ("seq2seq",), "bart": ("seq2seq", "classify")}
 RUN_HERE = ("bert", "gpt2", "llama", "t5")
 
+# {model_type: the family it counts as, and what its config means by a field that it leaves out where this family means another}
+KIN = {"xlm-roberta": ("roberta", {}), "camembert": ("roberta", {}), "mistral": ("llama", {"num_key_value_heads": 8}),
+       "mt5": ("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+       "qwen2": ("llama", {"num_key_value_heads": 32})}
+UNCOUNTED = ("rope_scaling", "rope_parameters", "hidden_act", "activation_function", "scale_attn_by_inverse_layer_idx",
+             "scale_attn_weights", "is_decoder")  # fields that change what a model computes, and nothing that is counted
+
 
 @dataclass(frozen=True)
 class Shape:
     """A model to plan for.
 
     Attributes:
-        name: as it was asked for. family: the ``model_type`` of its config.json. task: classify, lm or seq2seq.
+        name: as it was asked for. family: what it counts as. task: classify, lm or seq2seq.
         config: the `TransformerConfig` of the nearest family; its ``labels`` and ``pooling`` are the task's.
         beside: {path: number of parameters} that this config has not; a negative one is of a part that the model has not.
         idle_positions: rows of the position table that no token reads.
         dense_head: whether the classifier has a square map, trained with it, before its output (RoBERTa's, DeBERTa's, BART's).
-        pre_norm: whether norms stand before the sub-layers.
+        pre_norm: whether norms stand before the sub-layers. kin: the ``model_type`` of its config.json, where it is one of `KIN`.
     """
 
     name: str
@@ -72,11 +82,17 @@ class Shape:
     idle_positions: int = 0
     dense_head: bool = False
     pre_norm: bool = False
+    kin: str = ""
+
+    @property
+    def model_type(self):
+        """The ``model_type`` of its config.json."""
+        return self.kin or self.family
 
     @property
     def runs_here(self):
         """Whether minipeft has this model, and not only its shape."""
-        return self.family in RUN_HERE
+        return self.model_type in RUN_HERE
 
     @property
     def positions(self):
@@ -99,13 +115,18 @@ class Shape:
         return sum(d_in * d_out + d_out for d_in, d_out in pooler_sizes(self.config).values())
 
     @property
+    def square(self):
+        """Number of parameters of the square map before a classifier's output, D D + D where there is one."""
+        width = self.config.hidden_size
+        return width * width + width if self.dense_head else 0
+
+    @property
     def head(self):
         """Number of parameters of the task's own output map: D C (+ C), D V where it is not tied, 0 where it is."""
         config, width = self.config, self.config.hidden_size
         if self.task == "classify":
             biased = self.family not in ("gpt2", "llama")
-            square = width * width + width if self.dense_head else 0
-            return square + width * len(config.labels) + biased * len(config.labels)
+            return self.square + width * len(config.labels) + biased * len(config.labels)
         return 0 if config.tie_word_embeddings else width * config.vocab_size + config.head_bias * config.vocab_size
 
     @property
@@ -151,7 +172,7 @@ def load_shape(model="bert-base", task=None, classes=2, pooling=None):
     if shape.task == "classify":
         if pooling and (shape.dense_head or shape.config.causal) and pooling != ("cls" if shape.dense_head else "last"):
             place, word = ("first", "cls") if shape.dense_head else ("last", "last")
-            raise ValueError(f"pooling: a {shape.family} classifier reads the {place} token, which is {word}; got {pooling}")
+            raise ValueError(f"pooling: a {shape.model_type} classifier reads the {place} token, which is {word}; got {pooling}")
         pooling = pooling or (_published_pooling(shape) if model in PUBLISHED else _own_pooling(shape, raw))
         config = config.with_(labels=tuple(f"class {i}" for i in range(classes)), pooling=pooling)
     return replace(shape, name=model, config=config)
@@ -166,29 +187,34 @@ def _own_pooling(shape, raw):
     """How `load_pretrained` pools the states of such a folder, as far as counts tell it apart (mean and first token are one)."""
     from ..interop.hf_config import task_of
 
-    if shape.config.pooling or not shape.runs_here:
-        return shape.config.pooling or "cls"
-    return "last" if shape.config.causal else "pooler" if task_of(raw.get("architectures")) == "classify" else "mean"
+    if shape.config.pooling or shape.config.causal:
+        return shape.config.pooling or "last"
+    if not shape.runs_here:
+        return "cls"
+    return "pooler" if task_of(raw.get("architectures")) == "classify" else "mean"
 
 
 def shape_of(raw, where="config.json", task=None):
     """The `Shape` that the contents of a ``config.json`` describe. Raises ValueError, naming the file and the field."""
     from ..interop.hf_config import config_from_hf
 
-    family = raw.get("model_type")
-    if not isinstance(family, str) or family not in TASKS_OF_FAMILY:
-        raise ValueError(f"{where}: no plan for model_type {family!r}; known: {', '.join(TASKS_OF_FAMILY)}")
-    tasks = TASKS_OF_FAMILY[family]
+    kind = raw.get("model_type")
+    if not isinstance(kind, str) or kind not in (*TASKS_OF_FAMILY, *KIN):
+        raise ValueError(f"{where}: no plan for model_type {kind!r}; known: {', '.join((*TASKS_OF_FAMILY, *KIN))}")
+    family, defaults = KIN.get(kind, (kind, {}))
+    tasks, kin = TASKS_OF_FAMILY[family], kind if kind in KIN else ""
     if task is not None and task not in tasks:
-        raise ValueError(f"task {task}: {where} is a {family} model; its tasks: {', '.join(tasks)}")
+        raise ValueError(f"task {task}: {where} is a {kind} model; its tasks: {', '.join(tasks)}")
+    raw = {name: value for name, value in (defaults | raw | {"model_type": family}).items() if name not in UNCOUNTED}
     if family == "roberta":
         config = config_from_hf({**raw, "model_type": "bert"}, where)
-        return Shape(where, family, tasks[0], config, idle_positions=2, dense_head=True)
+        return Shape(where, family, tasks[0], config, idle_positions=2, dense_head=True, kin=kin)
     if family in ("deberta-v2", "bart"):
         make = _deberta if family == "deberta-v2" else _bart
         return replace(make(raw, where), task=task or tasks[0])
     config = config_from_hf(raw, where)
-    return Shape(where, family, task or tasks[0], config, pre_norm=config.pre_norm)
+    config = config.with_(attention_bias=True) if kind == "qwen2" else config  # at q, k and v, and not behind them
+    return Shape(where, family, task or tasks[0], config, pre_norm=config.pre_norm, kin=kin)
 
 
 def _whole(raw, where, name, least=1):

@@ -1,8 +1,9 @@
 """The trainable-parameter counts that papers print, each computed from its model's shape and its method's own formula.
 
 Only what a paper trains, and where, stands here: no figure that it prints. Most rows are a method with its settings. Where a
-paper places things otherwise, its formula stands in a function of its own with its source; ``misprint`` says in words why what
-a paper prints is not what its own setting gives, and then our count is the one of the setting.
+paper places things otherwise than any setting does, a function of its own says with its source what is to be added to the
+method's own count, or taken from it. ``misprint`` says in words why what a paper prints is not what its own setting gives, and
+then our count is the one of the setting.
 
 Sources: [LoRA] Hu et al., ICLR 2022, arXiv:2106.09685, tables 2, 3, 4 and 15, sections 5.1 and D.4; [Houlsby] Houlsby et al.,
 ICML 2019, arXiv:1902.00751, section 3; [Prompt] Lester, Al-Rfou, Constant, EMNLP 2021, arXiv:2104.08691, table 4;
@@ -73,9 +74,9 @@ def pre_embed(first, last):
 def pre_layer(first, last):
     """Prefix-layer tuning: the states of those places are replaced behind every block, L d (l_p + l_i) [LoRA, section 5.1].
 
-    One vector for each place and block, where a prefix of keys and values has two.
+    One vector for each place and block, half of a prefix, which has a key and a value.
     """
-    return lambda shape: shape.config.num_hidden_layers * shape.config.hidden_size * (first + last)
+    return lambda shape: plan.count(METHODS["prefix"](num_virtual_tokens=first + last), shape) // 2
 
 
 def adapter_l(bottleneck):
@@ -105,7 +106,8 @@ def block_and_pooler(shape):
 
 def t_few_biases(shape):
     """A bias for every map but the feed-forward's last [T-Few, bitfit.json]: its pattern is w_o, and T5's map is called wo."""
-    return sum(d_out for path, (_, d_out) in linear_shapes(shape.config).items() if not path.endswith("mlp.down"))
+    last = sum(d_out for path, (_, d_out) in linear_shapes(shape.config).items() if path.endswith("mlp.down"))
+    return plan.count(METHODS["bitfit"](add_zero_biases=True), shape) - last
 
 
 def t_few_compacter(targets):
@@ -120,12 +122,12 @@ def t_few_compacter(targets):
 
 def two_prompts(tokens):
     """A prompt before the source and one before the target, 2 n d [T-Few, prompt_tuning_encoder and _decoder]."""
-    return lambda shape: 2 * plan.count(METHODS["prompt"](num_virtual_tokens=tokens), shape)
+    return together(*[trained("prompt", num_virtual_tokens=tokens)] * 2)
 
 
 def fish_mask(part):
-    """A share of all parameters [T-Few, fish.json]; the mask here takes the entries of the blocks' maps only."""
-    return lambda shape: round(part * shape.pretrained)
+    """A share of all parameters [T-Few, fish.json]: as many entries as the mask keeps, here of the blocks' maps only, of all."""
+    return lambda shape: METHODS["fisher_mask"](share=part).kept(shape.pretrained)
 
 
 def megabytes(part):

@@ -16,18 +16,26 @@ PANELS, ROWS = 6, 24  # panels of singular values; rows of a figure of tiles
 
 
 def exits(view):
-    """Early exit."""
-    found = view.analysis("exits")
-    if not found:
+    """Early exit, each variant with figures of its own."""
+    found = [(label, early) for label, early in view.analysis("exits").items() if exit_points(early)]
+    shown = [exit_figures(view, label, early, order or "") for order, (label, early) in enumerate(found)]
+    if not shown:
         return None
-    label, early = next(iter(found.items()))
-    curves, timed = early.get("curves") or {}, early.get("timed") or []
+    seen = " ".join(f"{label}: {said}" if len(found) > 1 else said for (label, _), (said, _) in zip(found, shown))
+    return section(view, "exits", "Early exit", seen, [part for _, parts in shown for part in parts])
+
+
+def exit_points(early):
+    """[(share of the full model's cost, point)] of an analysis: what was timed, or where nothing was, the points of the curves."""
+    points = [(p["ratio"], p) for p in early.get("timed") or []]
+    return points or [(p["ideal"], {**p, "rule": rule}) for rule, line in (early.get("curves") or {}).items() for p in line]
+
+
+def exit_figures(view, label, early, order):
+    """(what is seen, figures) of one row's exits; ``order`` tells their ids from another row's."""
+    points, curves, timed = exit_points(early), early.get("curves") or {}, early.get("timed") or []
     each = early.get("accuracy") or []
     full, cost = each[-1] if each else None, "time" if timed else "blocks"
-    points = [(p["ratio"], p) for p in timed]
-    points = points or [(p["ideal"], {**p, "rule": rule}) for rule, line in curves.items() for p in line]
-    if not points:
-        return None
     goal = full if known(full) else max(p["accuracy"] for _, p in points)
     kept = [(share, p) for share, p in points if p["accuracy"] >= goal - 0.01]
     if kept:
@@ -41,7 +49,7 @@ def exits(view):
     marks = {}
     for p in timed:
         marks.setdefault(p["rule"], []).append((p["ratio"], p["accuracy"]))
-    svg = plots.exits(about(view, "exits", "Accuracy against cost with early exit", seen),
+    svg = plots.exits(about(view, f"exits{order}", f"Accuracy against cost with early exit, {label}", seen),
                       {rule: [(p["ideal"], p["accuracy"]) for p in line] for rule, line in curves.items() if line}, marks, full,
                       "accuracy on dev")
     rows = [[f"{p['rule']}, {p['looseness']:g}", number(p["accuracy"]), f"{p['mean_layer']:.2f}", percent(p["ideal"]),
@@ -50,11 +58,10 @@ def exits(view):
     caption += " Marks: the time that was measured." if timed else ""
     caption += f" The star: the full model. Run: {label}, first seed."
     heads = ["rule, looseness", "accuracy", "mean layer", "blocks", "time"]
-    parts = [figure(svg, caption, "Accuracy against cost", (heads, rows))]
-    return section(view, "exits", "Early exit", seen, parts + leaving(view, curves, timed))
+    return seen, [figure(svg, caption, "Accuracy against cost", (heads, rows)), *leaving(view, label, curves, timed, order)]
 
 
-def leaving(view, curves, timed):
+def leaving(view, label, curves, timed, order=""):
     """The figure of who leaves where, at the loosenesses that were timed, else at a few; [] where the curves do not say."""
     chosen = []
     for rule, line in curves.items():
@@ -72,15 +79,16 @@ def leaving(view, curves, timed):
     seen = (f"At the loosest shown ({name}) {percent(loose['leaving'][top])} of the examples leave at layer {top + 1}, and "
             f"{percent(loose['leaving'][-1])} pass all {len(layers)}.")
     names, matrix = [name for name, _ in chosen], [p["leaving"] for _, p in chosen]
-    svg = plots.heat(about(view, "leaving", "Share of the examples leaving at each layer", seen), matrix, names, layers,
-                     "layer at which examples leave", "rule, looseness")
+    title = f"Share of the examples leaving at each layer, {label}"
+    svg = plots.heat(about(view, f"leaving{order}", title, seen), matrix, names, layers, "layer at which examples leave",
+                     "rule, looseness")
     data = (["rule, looseness", *layers], [[name, *map(percent, line)] for name, line in zip(names, matrix)])
-    return [figure(svg, seen, "Share of the examples leaving at each layer", data)]
+    return [figure(svg, f"{seen} Run: {label}, first seed.", title, data)]
 
 
 def seam_of(path):
-    """The kind of a map: ``attn.q`` of ``blocks.3.attn.q``."""
-    return ".".join(part for part in str(path).split(".") if not part.isdigit() and part not in ("blocks", "encoder", "decoder"))
+    """The kind of a map: ``attn.q`` of ``blocks.3.attn.q``, ``decoder.attn.q`` of ``decoder.blocks.3.attn.q``."""
+    return ".".join(part for part in str(path).split(".") if not part.isdigit() and part != "blocks")
 
 
 def rank_of(values):

@@ -42,13 +42,14 @@ figure svg { display: block; width: 100%; min-width: 41rem; height: auto; font-f
 figure svg * { stroke-linejoin: round; }
 figure svg text { font-variant-numeric: tabular-nums; stroke: none; }
 figcaption { color: var(--soft); font-size: 0.9rem; max-width: 40rem; margin: 0.7rem auto 0; }
-details { margin: 0.8rem auto 0; max-width: 40rem; font-size: 0.9rem; }
+details { margin: 0.8rem auto 0; width: 100%; max-width: 40rem; font-size: 0.9rem; }
 summary { cursor: pointer; color: var(--soft); width: fit-content; }
 details[open] summary { margin-bottom: 0.6rem; }
 table { border-collapse: collapse; width: 100%; font-size: 0.9rem; line-height: 1.35;
   font-variant-numeric: tabular-nums lining-nums; }
 th, td { padding: 0.42rem 0 0.42rem 1.1rem; text-align: right; vertical-align: baseline; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; font-weight: 600; white-space: normal; max-width: 18rem;
+th:first-child, td:first-child { text-align: left; padding-left: 0; font-weight: 600; white-space: normal;
+  min-width: 6.6rem; max-width: 18rem;
   overflow-wrap: break-word; position: sticky; left: 0; background: var(--paper); }
 td.words { text-align: left; white-space: normal; min-width: 13rem; font-weight: 400; vertical-align: top; }
 tr:has(td.words) td { vertical-align: top; }
@@ -83,7 +84,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const down = head.ariaSort ? head.ariaSort === "ascending" : !words;
       const rows = [...body.rows].sort((a, b) => {
         const [x, y] = [value(a, i), value(b, i)];
-        if (words) return down ? y.localeCompare(x) : x.localeCompare(y);
+        if (words) return (down ? -1 : 1) * x.localeCompare(y, undefined, {numeric: true});
         return (x === "") - (y === "") || (down ? y - x : x - y);
       });
       heads.forEach(other => other.removeAttribute("aria-sort"));

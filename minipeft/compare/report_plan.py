@@ -3,8 +3,7 @@
 Each takes one task's `View` and returns a `Section`, or None where its data is not there.
 """
 
-import math
-
+from ..methods import METHODS
 from .report_facts import known, listed, megabytes, milliseconds, name_of, number, ordered, percent, score_text, times
 from .report_page import table, wide
 from .report_sections import section, values
@@ -27,15 +26,19 @@ def planned(view):
                 continue
             shape = shape_of(run, row["trainable"] - row["trainable_without_head"])
             method = planning.make_method(row["method"], run["options"], shape)
-            longest = min(run["max_length"], (shape.positions or math.inf) - method.positions_taken)
+            longest = planning.fitting_length([method], shape, run["max_length"])
             length = round(result["batch_length"]) if known(result.get("batch_length")) else longest
             setting = planning.Setting(run["batch_size"], length, run["max_target_length"], base_bits=run["base_bits"])
             plans[name_of(row)] = planning.as_json(planning.plan(method, shape, setting))
-            options |= {} if row.get("settings") else run["options"]
+            options |= {name: value for name, value in run["options"].items() if name not in (row.get("settings") or {})}
         except (ValueError, OSError, KeyError):
             continue
     try:
-        return plans, [plan_four.as_json(line) for line in plan_four.four(shape, options, setting)] if plans else []
+        if not plans:
+            return plans, []
+        methods = [planning.make_method(each.method, options, shape) for each in plan_four.FOUR]
+        setting.length = planning.fitting_length(methods, shape, setting.length)
+        return plans, [plan_four.as_json(line) for line in plan_four.four(shape, options, setting)]
     except ValueError:  # one of the four does not go with this model
         return plans, []
 
@@ -73,11 +76,18 @@ def on_paper(view):
                    [wide(table(heads, body, sortable=True), "On paper and measured"), note])
 
 
+def is_planned(row, line):
+    """Whether a row is of the method of a line of the four, with what was swept as it is planned there."""
+    method = METHODS[line["method"]]
+    planned = {"lr": method.default_lr, **vars(method()), **line["plan"]["settings"], line["size"]: line["at"]}
+    return row["method"] == line["method"] and all(planned[name] == value for name, value in (row.get("settings") or {}).items())
+
+
 def four(view):
     """The classic table of four methods, beside what was measured."""
     if not view.four:
         return None
-    own = {row["method"]: row for row in reversed(view.rows)}  # the first of each: a variant only where all are variants
+    own = {line["method"]: row for line in view.four for row in reversed(view.rows) if is_planned(row, line)}
     within = [line["title"] for line in view.four if line["share"] < line["bound"]]
     within = listed(within) if within else "none of the four"
     seen = f"With the sizes planned here the usual bounds of the shares hold for {within}"
@@ -98,7 +108,7 @@ def four(view):
     return section(view, "four", "Four classic methods", seen, [
         wide(table(heads, body), "Four classic methods in numbers"),
         '<p class="note">d: width, L: layers, r: bottleneck or rank, n: virtual tokens. Inference: operations more than the '
-        "base’s, as planned, and time over the base’s, as measured with the method attached. The usual bounds are those told of "
-        "large models and small r and n.</p>",
+        "base’s, as planned, and time over the base’s, as measured with the method attached; a dash where no run was of the size "
+        "that is planned here. The usual bounds are those told of large models and small r and n.</p>",
         wide(table(["method", "strengths", "drawbacks", "suitable models", "conditions of use"], words, words=(1, 2, 3, 4)),
              "Four classic methods in words")])

@@ -15,6 +15,11 @@ from .table import size_text
 
 SIZES = {"rank": ("rank", "rank {}"), "num_virtual_tokens": ("virtual tokens", "{} virtual tokens"),
          "bottleneck": ("width of the bottleneck", "a bottleneck of {}")}
+# The number of parameters without the head, as it is true of every family, of the methods that train the base itself; D the
+# width, L the layers, C the classes. That of the others stands beside their modules, and comes with the results.
+IN_PLACE = {"full": "N, every parameter", "early_exit": "N, every parameter, and L - 1 exits", "head": "0: the head alone",
+            "top_k": "all of k blocks", "bitfit": "D_out of each map, D of each norm, where it has a bias",
+            "layernorm": "D of each norm, 2 D where it has a bias"}
 BINS, TOGETHER = 60, 10  # means that a line of losses is made of; lines that share a panel
 
 
@@ -108,7 +113,20 @@ def the_table(view):
     note = ('<p class="note">◆ on the Pareto front: no other method scores at least as well with as few trained parameters. '
             "The share counts the head. The step is the median over steps and seeds; peak memory is the largest of the runs’ own "
             "processes, Python and its libraries included; the time is that of all seeds together.</p>")
-    return section(view, "table", "The table", what_won(view, best), [wide(table(heads, body, sortable=True), "The table"), note])
+    return section(view, "table", "The table", what_won(view, best), [
+        wide(table(heads, body, sortable=True), "The table"), note, *formulas(view)])
+
+
+def formula_of(row):
+    """The number of a row's parameters without the head, in closed form; None where nothing tells it."""
+    return " = ".join(text for text in (IN_PLACE.get(row["method"]), row.get("formula")) if text) or None
+
+
+def formulas(view):
+    """What is trained without the head, by formula, as a table of its own."""
+    rows = [[name_of(row), formula_of(row), f"{row['trainable_without_head']:,}"] for row in view.rows if formula_of(row)]
+    inner = table(["method", "parameters without the head, by formula", "number"], rows, words=(1,))
+    return [f'<details open><summary>The formulas</summary><div class="scroll">{inner}</div></details>'] if rows else []
 
 
 def what_won(view, best):
@@ -142,9 +160,9 @@ def tradeoff(view):
     untrained += [(name_of(row), row["score"], any(row is f for f in front)) for row in rows if not row["trainable"]]
     svg = plots.tradeoff(about(view, "tradeoff", f"{view.metric} against trained parameters", seen), points, view.metric,
                          view.higher, untrained)
-    data = (["method", "trained parameters", "without the head, by formula", view.metric, "standard deviation", "Pareto front"],
-            [[name_of(row), f"{row['trainable']:,}", row.get("formula") or "–", number(row["score"]),
-              number(row["score_std"], row["score"]), "yes" if any(row is f for f in front) else "no"] for row in rows])
+    data = (["method", "trained parameters", view.metric, "standard deviation", "Pareto front"],
+            [[name_of(row), f"{row['trainable']:,}", number(row["score"]), number(row["score_std"], row["score"]),
+              "yes" if any(row is f for f in front) else "no"] for row in rows])
     caption = "Filled marks and the dashed line: the Pareto front."
     if any(row["score_std"] for row in rows):
         caption += " Bars: ± one standard deviation over the seeds; where bars overlap, the order of two methods is not settled."

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import minipeft
 from minipeft.compare import plan, plan_papers
+from minipeft.compare.exits import OFFERED
 from minipeft.compare.plan_models import PUBLISHED, Shape, load_shape, shape_of
 from minipeft.data import files
 from minipeft.interop import make_model
@@ -31,8 +32,9 @@ def peers_model(peer, raw, **more):
     if raw["model_type"] == "bart":
         more = {"decoder_ffn_dim": raw["encoder_ffn_dim"], "decoder_attention_heads": raw["encoder_attention_heads"], **more}
     config = transformers.AutoConfig.for_model(**raw, **more)
-    kind = {"gpt2": "AutoModelForCausalLM", "llama": "AutoModelForCausalLM", "t5": "AutoModelForSeq2SeqLM",
-            "bart": "AutoModelForSeq2SeqLM"}.get(raw["model_type"], "AutoModel")
+    causal, writing = ("gpt2", "llama", "mistral", "qwen2"), ("t5", "mt5", "bart")
+    name = raw["model_type"]
+    kind = "AutoModelForCausalLM" if name in causal else "AutoModelForSeq2SeqLM" if name in writing else "AutoModel"
     with torch.device("meta"):
         return getattr(transformers, kind).from_config(config)
 
@@ -73,6 +75,49 @@ def test_shapes_that_are_not_run_here_are_counted_part_by_part(raw, peer):
     top = {"bart": "decoder.layers.", "roberta": "encoder.layer.", "deberta-v2": "encoder.layer."}[raw["model_type"]]
     last = raw.get("decoder_layers", raw.get("num_hidden_layers")) - 1
     assert count("top_k", layers=1) == sum(n for name, n in sizes.items() if f"{top}{last}." in name)
+
+
+DECODER = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 8, "intermediate_size": 36,
+           "max_position_embeddings": 30}
+QWEN2, MT5 = DECODER | {"model_type": "qwen2", "num_key_value_heads": 2}, {"model_type": "mt5", "vocab_size": 50, "d_model": 24,
+                                                                           "d_ff": 36, "num_layers": 3, "num_heads": 4, "d_kv": 5}
+RELATED = [ROBERTA | {"model_type": "xlm-roberta"}, ROBERTA | {"model_type": "camembert", "type_vocab_size": 2},
+           DECODER | {"model_type": "mistral", "sliding_window": 8, "num_attention_heads": 16}, QWEN2,
+           DECODER | {"model_type": "qwen2", "hidden_size": 128, "num_attention_heads": 64}, QWEN2 | {"tie_word_embeddings": True}, MT5,
+           MT5 | {"num_decoder_layers": 2, "feed_forward_proj": "relu", "tie_word_embeddings": True},
+           DECODER | {"model_type": "mistral", "num_key_value_heads": 4, "head_dim": 6, "rope_theta": 1e6}]
+
+
+@pytest.mark.parametrize("raw", RELATED, ids=lambda raw: raw["model_type"])
+def test_what_counts_as_a_family_counts_as_transformers_says(raw, peer):
+    """What the config leaves out is what transformers means by that."""
+    shape, model = shape_of(raw), peers_model(peer, raw)
+    sizes = {name: p.numel() for name, p in model.named_parameters() if not re.search("(^|[.])pooler[.]|^lm_head", name)}
+    assert shape.pretrained == number_of(model) and shape.body == sum(sizes.values())
+    assert plan.count(METHODS["layernorm"](), shape) == sum(n for name, n in sizes.items() if re.search("norm", name, re.IGNORECASE))
+    assert plan.count(METHODS["bitfit"](), shape) == sum(n for name, n in sizes.items() if name.endswith(".bias"))
+    queries, values = (sum(n for name, n in sizes.items() if re.search(f"({long}|{long[0]}_proj|[.]{long[0]})[.]weight", name))
+                       for long in ("query", "value"))
+    maps = plan.linear_shapes(shape.config)
+    assert [sum(a * b for path, (a, b) in maps.items() if path.endswith(f".{end}")) for end in "qv"] == [queries, values]
+    assert not shape.runs_here and shape.model_type == raw["model_type"]
+
+
+def test_fields_that_change_no_count_are_not_asked_for():
+    llama = DECODER | {"model_type": "llama"}
+    for raw, more in ((llama, {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}, "hidden_act": "relu2"}),
+                      (ROBERTA, {"position_embedding_type": "absolute", "hidden_act": "quick_gelu", "is_decoder": True}),
+                      (PUBLISHED["gpt2"], {"activation_function": "gelu_10", "scale_attn_by_inverse_layer_idx": True})):
+        assert shape_of(raw | more).total == shape_of(raw).total
+
+
+def test_a_related_decoder_classifies_by_its_last_token(tmp_path, peer):
+    torch, transformers = peer("torch"), peer("transformers")
+    files.write_json(tmp_path / "config.json", QWEN2)
+    shape = load_shape(tmp_path, "classify", 5)
+    with torch.device("meta"):
+        model = transformers.AutoModelForSequenceClassification.from_config(transformers.AutoConfig.for_model(**QWEN2, num_labels=5))
+    assert shape.config.pooling == "last" and shape.total == number_of(model)
 
 
 @pytest.mark.parametrize("raw, kind", [(ROBERTA, "Roberta"), (DEBERTA, "DebertaV2"), (BART, "Bart")], ids=["roberta", "deberta", "bart"])
@@ -189,10 +234,12 @@ def attached(name, shape):
     return model, method, attach(model, method)
 
 
-@pytest.mark.parametrize("name", METHODS)
-@given(shape=shapes())
+@pytest.mark.parametrize("name", OFFERED)
+@given(data=st.data())
 @settings(max_examples=12)
-def test_counts_of_random_shapes_are_those_of_made_models(name, shape):
+def test_counts_of_random_shapes_are_those_of_made_models(name, data):
+    leaves = lambda shape: shape.task == "classify" and shape.config.num_hidden_layers > 1
+    shape = data.draw(shapes().filter(leaves) if name == "early_exit" else shapes())
     if name == "head" and shape.head == 0:
         shape = dataclasses.replace(shape, config=shape.config.with_(tie_word_embeddings=False))
     bare = make_model(shape.config, shape.task)
@@ -208,6 +255,24 @@ def test_counts_of_random_shapes_are_those_of_made_models(name, shape):
     arrays = {id(p.data): p.data for p in parameters.values()} | {id(a): a for a in model.values.base.values()}
     fixed = 4 * row.without_head if name == "pissa" else 8 * row.without_head if name.endswith("mask") else 0
     assert row.weights_bytes == sum(a.nbytes for a in arrays.values()) + fixed
+
+
+def test_early_exit_is_all_of_the_model_and_a_head_behind_each_block_but_the_last():
+    for name, classes, head in (("gpt2", 3, 768 * 3), ("bert-base", 3, 768 * 769 + 769 * 3), ("roberta-base", 5, 768 * 769 + 769 * 5)):
+        shape = load_shape(name, "classify", classes)
+        row = plan.plan(plan.make_method("early_exit", {}, shape), shape)
+        assert shape.head + shape.pooler == head and row.trainable == row.total == shape.total + 11 * head
+        full = plan.plan(METHODS["full"](), shape)
+        assert row.without_head == row.trainable - shape.head and not row.merges and row.inference_flops > full.inference_flops
+        assert row.weights_bytes == 4 * row.total and row.task_bytes == 4 * row.total
+
+
+@pytest.mark.parametrize("name, task", [("gpt2", "lm"), ("t5-v1_1-small", "seq2seq"), ("bart-large", "classify")])
+def test_early_exit_needs_classes_and_one_stack(name, task):
+    shape = load_shape(name, task)
+    with pytest.raises(ValueError, match=f"^early_exit: expected an encoder or a decoder with 2 blocks or more that classifies, got "
+                                         f"{shape.family} with {shape.config.num_hidden_layers}, for {task}; see --task$"):
+        plan.plan(plan.make_method("early_exit", {}, shape), shape, plan.Setting(length=8))
 
 
 @given(st.integers(1, 100_000))
@@ -261,7 +326,9 @@ def test_a_folder_a_file_and_a_name(tmp_path, shared):
 
 
 @pytest.mark.parametrize("raw, message", [
-    ({}, "no plan for model_type None; known: bert, roberta, deberta-v2, gpt2, llama, t5, bart"),
+    ({}, "no plan for model_type None; known: bert, roberta, deberta-v2, gpt2, llama, t5, bart, xlm-roberta, camembert, mistral, mt5, qwen2"),
+    (ROBERTA | {"model_type": "xlm-roberta", "position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key', "
+                                                                                          "which is not supported"),
     ({"model_type": ["bert"]}, "no plan for model_type ['bert']"),
     ({"model_type": "bert"}, "expected a whole number of at least 1 for vocab_size, got None"),
     (ROBERTA | {"hidden_size": "wide"}, "expected a whole number of at least 1 for hidden_size, got 'wide'"),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from minipeft import cli
 from minipeft.compare import plan, plan_four
+from minipeft.compare.exits import OFFERED
 from minipeft.compare.plan_command import bytes_text, share_text, time_text
 from minipeft.compare.plan_models import PUBLISHED, load_shape
 from minipeft.data import files
@@ -58,10 +59,43 @@ def test_one_method_on_a_published_model(command, tmp_path):
 def test_all_methods_in_one_table_and_why_some_are_not(command):
     code, out, err = command("plan --model t5-v1_1-small")
     assert (code, err) == (0, "")
-    for name in METHODS:
-        assert len(re.findall(rf"^{name} +[0-9]", out, re.MULTILINE)) == (0 if name == "bitfit" else 2), name
+    for name in OFFERED:
+        assert len(re.findall(rf"^{name} +[0-9]", out, re.MULTILINE)) == (0 if name in ("bitfit", "early_exit") else 2), name
+    assert "not planned: early_exit: expected an encoder or a decoder with 2 blocks or more that classifies" in " ".join(out.split())
     assert "not planned: bitfit: this t5 model has no bias to train; --add-zero-biases adds" in out
     assert "bitfit" in command("plan --model t5-v1_1-small --add-zero-biases")[1].split("memory and time")[1]
+
+
+def test_early_exit_alone(command):
+    code, out, err = command("plan --model bert-base --method early_exit --classes 3")
+    exits = 11 * (768 * 769 + 769 * 3)
+    assert (code, err) == (0, "") and re.search(rf"^early_exit +{109_482_240 + exits:,} +", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("model, length, left_out", [("encoder", 108, set()), ("decoder", 108, {"head", "early_exit"}),
+                                                     ("seq2seq", 128, {"head", "early_exit", "bitfit"})])
+@pytest.mark.parametrize("four", [False, True])
+def test_the_packages_own_models_are_planned_with_the_defaults(model, length, left_out, four, command, tmp_path):
+    """They have 128 positions, of which a prompt takes 20."""
+    code, out, err = command(f"plan --model toy:{model} --json {tmp_path}/plan.json{' --four' * four}")
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert (code, err, written["setting"]["length"]) == (0, "", length)
+    said = "note: 108 tokens, and not 128: as many as its 128 positions leave beside a method's virtual ones"
+    assert (said in " ".join(out.split())) == (length < 128) and f"a step: 16 x {length} " in out
+    if four:
+        assert [row["method"] for row in written["four"]] == ["houlsby", "lora", "prefix", "prompt"]
+    else:
+        assert {row["method"] for row in written["methods"]} == set(OFFERED) - left_out and set(written["not_planned"]) == left_out
+
+
+def test_only_methods_in_question_shorten_the_default_length(command):
+    assert "16 x 128 tokens" in command("plan --model toy:encoder --method lora")[1]
+    assert "16 x 88 tokens" in command("plan --model toy:encoder --method prompt --num-virtual-tokens 40")[1]
+    assert "16 x 108 tokens" in command("plan --model toy:encoder --four --num-virtual-tokens 20")[1]
+    assert "16 x 128 tokens" in command("plan --model toy:encoder --num-virtual-tokens 128")[1]  # which no word would be left for
+    assert command("plan --model toy:encoder --four --length 120") == (
+        2, "", "minipeft: --length: 120 tokens and 20 virtual ones come before them, and toy:encoder has 128 positions; take at most "
+               "108\n")
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120])
@@ -135,7 +169,7 @@ FAULTS = [
     ("--method top_k --layers 13", "top_k: layers must be a whole number from 1 to 12, the number of this model's blocks; got 13"),
     ("--method prompt --num-virtual-tokens 512", "prompt: 512 virtual tokens leave none of this model's 512 positions to the words; take "
                                                  "at most 511, or shift_positions=False"),
-    ("--method prompt --num-virtual-tokens 500", "--length: 128 tokens and 500 virtual ones come before them, and bert-base has 512 "
+    ("--method prompt --num-virtual-tokens 500 --length 99", "--length: 99 tokens and 500 virtual ones come before them, and bert-base has 512 "
                                                  "positions; take at most 12"),
     ("--length 600", "--length: 600 tokens, and bert-base has 512 positions; take at most 512"),
     ("--model roberta-base --length 513 --method lora", "--length: 513 tokens, and roberta-base has 512 positions; take at most 512"),

@@ -12,6 +12,7 @@ import pytest
 from minipeft import kernels
 from minipeft.autograd import Tensor
 from minipeft.compare import plan
+from minipeft.compare.exits import OFFERED, models_of
 from minipeft.compare.plan_cost import Walk
 from minipeft.compare.plan_models import Shape, load_shape
 from minipeft.interop import make_model
@@ -32,6 +33,10 @@ FAMILIES = {
 SETTINGS = {"compacter": {"bottleneck": 16}, "top_k": {"layers": 1}}
 CASES = [("bert", "classify", "pooler", 0.1), ("bert", "classify", "mean", 0.0), ("bert", "classify", "cls", 0.0), ("gpt2", "lm", None, 0.1),
          ("gpt2", "classify", "last", 0.0), ("llama", "lm", None, 0.0), ("t5", "seq2seq", None, 0.1), ("t5", "seq2seq", None, 0.0)]
+
+
+COSTS = [(name, case) for name in OFFERED for case in CASES if name != "early_exit" or case[1] == "classify"]
+NAMED = {"argnames": "name, case", "argvalues": COSTS, "ids": ["-".join(map(str, (name, *case))) for name, case in COSTS]}
 
 
 def shape_for(family, task, pooling, dropout, **more):
@@ -60,6 +65,7 @@ def step(shape, method, four_bits=False):
     if method.name == "fisher_mask":
         method.importance = {path: np.random.default_rng(1).random(p.shape) for path, p in model.named_parameters()}
     attachment = attach(model, method)
+    model, _ = models_of(attachment)
     model.train(np.random.default_rng(0))
     ids, mask = np.random.default_rng(1).integers(3, 200, (BATCH, LENGTH)), np.ones((BATCH, LENGTH), bool)
     labels = {"classify": np.arange(BATCH) % 3, "lm": ids, "seq2seq": ids[:, :TARGET]}[shape.task]
@@ -89,8 +95,7 @@ def measured(forward):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize(**NAMED)
 def test_activations_and_peak_are_the_real_ones(name, case):
     shape = shape_with_head(name, *case)
     method = method_for(name, shape)
@@ -186,8 +191,7 @@ def counted(shape, method):
         return ahead, Counting.operations - ahead
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+@pytest.mark.parametrize(**NAMED)
 def test_operations_are_the_real_ones(name, case):
     shape = shape_with_head(name, *case)
     method = method_for(name, shape)

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minipeft.compare import plots, report_facts, report_page, svg
+from minipeft import cli
+from minipeft.compare import plots, report_facts, report_page, report_plan, svg
 from minipeft.compare.report import report_html, write_report
 from minipeft.compare.report_facts import pareto
 
@@ -225,6 +226,190 @@ def test_curves_are_means_over_the_seeds(examples):
     assert (line["epochs"], line["steps"], line["loss"]) == ([1, 2], [1.0, 2.0], [2.0, 2.0])
     assert line["mean"] == pytest.approx([0.6, 0.8])
     assert line["std"] == pytest.approx([math.sqrt(0.02)] * 2)
+
+
+# ---- what the figures and their tables say is the data ----------------------------------------------------------
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """{name: Figure} of what is drawn from here on."""
+    out, before = {}, plots.to_svg
+    monkeypatch.setattr(plots, "to_svg", lambda figure, name, *words: out.setdefault(name, figure) and before(figure, name, *words))
+    return out
+
+
+def table_headed(page, *heads):
+    """The rows below the first table of a page whose headings begin so."""
+    return next(table for table in page.tables if tuple(table[0][:len(heads)]) == heads)[1:]
+
+
+def shares(cells):
+    """The shares that cells say in per cent, to two digits."""
+    return pytest.approx([float(cell.split()[0]) / 100 for cell in cells], rel=0.051)
+
+
+def check_tiles(figure, rows, columns, matrix):
+    """Each tile stands in its row and column, says its share, and is the fuller the larger the share."""
+    (axes,) = figure.axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == rows and axes.yaxis_inverted()
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == columns
+    said = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
+    fullness = {(round(tile.get_x() + 0.48), round(tile.get_y() + 0.46)): tile.get_alpha() for tile in axes.patches}
+    for (i, j), value in np.ndenumerate(np.array(matrix)):
+        assert float(said[j, i].split()[0]) == pytest.approx(100 * value, abs=0.5 if value >= 0.0995 else 0.051)
+    order = sorted(fullness, key=lambda place: matrix[place[1]][place[0]])
+    assert len(fullness) == np.size(matrix) and [fullness[p] for p in order] == sorted(fullness.values())
+    assert len(set(fullness.values())) > np.size(matrix) / 2
+
+
+def test_early_exit_shows_its_points_and_who_leaves_where(examples, drawn):
+    page = Page(report_html(*examples.everything(FEW, swept=False)))
+    early = examples.early_exit()
+    timed = table_headed(page, "rule, looseness", "accuracy")
+    assert [row[0] for row in timed] == [f"{p['rule']}, {p['looseness']:g}" for p in early["timed"]]
+    for row, p in zip(timed, early["timed"]):
+        assert row[1:3] == [f"{p['accuracy']:.4f}", f"{p['mean_layer']:.2f}"] and [p["ideal"], p["ratio"]] == shares(row[3:])
+    leaving = {f"{rule}, {p['looseness']:g}": p["leaving"] for rule, line in early["curves"].items() for p in line}
+    rows = table_headed(page, "rule, looseness", "1", "2", "3", "4", "5", "6")
+    assert [row[0] for row in rows] == [row[0] for row in timed] and all(leaving[row[0]] == shares(row[1:]) for row in rows)
+    check_tiles(drawn["leaving"], [row[0] for row in rows], list("123456"), [leaving[row[0]] for row in rows])
+    axes = drawn["exits"].axes[0]
+    lines = [line.get_xydata().tolist() for line in axes.lines if len(line.get_xdata()) > 2]
+    for rule, curve in early["curves"].items():
+        assert sorted([p["ideal"], p["accuracy"]] for p in curve) in lines
+        assert sorted([p["ratio"], p["accuracy"]] for p in early["timed"] if p["rule"] == rule) in lines
+
+
+def test_variants_of_early_exit_have_figures_of_their_own(examples, drawn):
+    results, runs = examples.everything(FEW, swept=False)
+    other = copy.deepcopy(examples.early_exit())
+    other["accuracy"] = [value - 0.1 for value in other["accuracy"]]
+    runs["lora-seed0"]["analysis"]["exits"] = other
+    page = Page(report_html(results, runs))
+    assert {"exits", "leaving", "exits1", "leaving1"} <= set(drawn) and page.headings == ALL[:4] + ALL[5:]
+    assert [svg["title"] for svg in page.svgs if "early exit" in svg["title"]] == [
+        f"Accuracy against cost with early exit, {name}" for name in ("full", "lora")]
+    assert "full: By the rule" in page.words and "(full model: 0.8520)" in page.words and "lora: By the rule" in page.words
+    assert "(full model: 0.7520)" in page.words
+    assert [page.words.count(f"Run: {name}, first seed.") for name in ("full", "lora")] == [2, 2]
+
+
+def test_attention_to_the_prefix_is_told_by_layer_and_head(examples, drawn):
+    results, runs = examples.everything(FEW, swept=False)
+    page = Page(report_html(results, runs))
+    paid = list(runs["prefix-seed0"]["analysis"]["prefix_attention"].values())
+    rows = table_headed(page, "layer", "head 1", "head 2")
+    assert [row[0] for row in rows] == list("123456") and all(line == shares(row[1:]) for line, row in zip(paid, rows))
+    check_tiles(drawn["prefix"], list("123456"), [str(head) for head in range(1, 13)], paid)
+    layer, head = np.unravel_index(np.argmax(paid), (6, 12))
+    assert f"most in layer {layer + 1}, head {head + 1} (" in page.words
+
+
+def test_the_sides_of_an_encoder_decoder_are_kept_apart(examples, drawn):
+    results, runs = examples.everything(FEW, swept=False)
+    places = [f"{side}.blocks.{i}.{part}" for side, part in (("encoder", "attn"), ("decoder", "attn"), ("decoder", "cross"))
+              for i in range(2)]
+    rng = np.random.default_rng(3)
+    runs["prefix-seed0"]["analysis"]["prefix_attention"] = {f"{place}.core": rng.random(4).tolist() for place in places}
+    for name in ("full", "lora"):
+        runs[f"{name}-seed0"]["analysis"]["singular_values"] = {f"{place}.q": rng.random(5).tolist() for place in places}
+    page = Page(report_html(results, runs))
+    assert [row[0] for row in table_headed(page, "layer", "head 1")] == [
+        f"{layer} ({part}.core)" for part in ("encoder.attn", "decoder.attn", "decoder.cross") for layer in (1, 2)]
+    assert [axes.get_title(loc="left") for axes in drawn["spectra"].axes if axes.get_visible()] == [
+        "encoder.attn.q", "decoder.attn.q", "decoder.cross.q"]
+    for axes in drawn["spectra"].axes[:3]:  # of each method two layers, thin, and their mean
+        assert sorted(line.get_linewidth() for line in axes.lines if line.get_color() in svg.SERIES) == [0.7] * 4 + [2.4] * 2
+
+
+def test_singular_values_are_those_of_the_analysis(examples, drawn):
+    results, runs = examples.everything(FEW, swept=False)
+    page = Page(report_html(results, runs))
+    rows = {row[0]: row[1:] for row in table_headed(page, "method, map", "largest")}
+    assert len(rows) == 2 * 12
+    for name, rank in (("full", "384"), ("lora", "8")):
+        for path, values in runs[f"{name}-seed0"]["analysis"]["singular_values"].items():
+            largest, ranks, norm = rows[f"{name}, {path}"]
+            assert (largest, ranks) == (f"{values[0]:.4f}", rank) and float(norm) == pytest.approx(np.linalg.norm(values), abs=1e-4)
+    for axes, seam in zip(drawn["spectra"].axes, ("attn.q", "attn.v")):
+        assert (axes.get_title(loc="left"), axes.get_xscale(), axes.get_yscale()) == (seam, "log", "log")
+        thick = [line.get_xydata() for line in axes.lines if line.get_linewidth() > 2]
+        for line, name in zip(thick, ("full", "lora")):
+            layers = [v for path, v in runs[f"{name}-seed0"]["analysis"]["singular_values"].items() if path.endswith(seam)]
+            means = np.exp(np.log(layers).mean(axis=0))
+            assert line[:, 1] == pytest.approx(means[line[:, 0].astype(int) - 1]) and line[-1, 0] == (384 if name == "full" else 8)
+
+
+def test_sweeps_show_each_size_with_its_score(examples, drawn):
+    results, runs = examples.everything(FEW)
+    page = Page(report_html(results, runs))
+    (table,) = [table for table in page.tables if table[0] == ["method", "trained parameters", "accuracy", "standard deviation"]]
+    rows = {row[0]: row[1:] for row in table[1:]}
+    word = {"rank": "rank", "num_virtual_tokens": "virtual tokens", "bottleneck": "width of the bottleneck"}
+    assert len(rows) == 4 + 3 + 4
+    for axes, (key, sizes) in zip(drawn["sweeps"].axes, results["sweeps"].items()):
+        method, option = key.split(".")
+        own = [row for row in results["rows"] if row["method"] == method and row["settings"]]
+        for row in own:
+            assert rows[f"{method}, {word[option]} {row['settings'][option]}"] == [
+                f"{row['trainable']:,}", f"{row['score']:.4f}", f"{row['score_std']:.4f}"]
+        assert axes.get_title(loc="left") == method and axes.get_xlabel() == word[option]
+        assert axes.lines[0].get_xydata().tolist() == [[size, row["score"]] for size, row in zip(sizes, own)]
+        assert [tick.get_text() for tick in axes.get_xticklabels()] == [str(size) for size in sizes]
+
+
+def test_score_against_parameters_has_a_log_axis_and_the_front(examples, drawn):
+    results = examples.basic(examples.NAMES)
+    page = Page(report_html(results, {}))
+    (axes,) = drawn["tradeoff"].axes
+    rows = results["rows"][1:]
+    on = pareto([(row["trainable"], row["score"]) for row in rows])
+    front = sorted((row["trainable"], row["score"]) for row, is_on in zip(rows, on) if is_on)
+    assert axes.get_xscale() == "log" and 1 < len(front) < len(rows)
+    (stairs,) = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    assert stairs.get_xydata()[:-1].tolist() == [list(point) for point in front] and stairs.get_xydata()[-1, 1] == front[-1][1]
+    marks = [line for line in axes.lines if line.get_marker() in plots.MARKERS]
+    filled = {tuple(line.get_xydata()[0]) for line in marks if line.get_markerfacecolor() != svg.PAPER}
+    assert {tuple(line.get_xydata()[0]) for line in marks} == {(row["trainable"], row["score"]) for row in rows}
+    assert filled == set(front)
+    told = [row[0] for row in table_headed(page, "method", "trained parameters", "accuracy", "standard deviation", "Pareto front")
+            if row[-1] == "yes"]
+    assert told == [row["label"] for row, is_on in zip(rows, on) if is_on]
+
+
+def test_every_method_has_its_formula_below_the_table(examples):
+    results = examples.basic((*examples.NAMES,))
+    for row in results["rows"][1:]:
+        row["formula"] = f"formula of {row['method']}"
+    results["rows"][2]["formula"] = ""  # head, which trains nothing besides
+    told = {row[0]: row[1:] for row in table_headed(Page(report_html(results, {})), "method", "parameters without the head, by formula")}
+    assert list(told) == [row["label"] for row in results["rows"][1:]]
+    for row in results["rows"][1:]:
+        assert told[row["label"]][0].endswith(row["formula"]) and told[row["label"]][1] == f"{row['trainable_without_head']:,}"
+    assert told["head"][0] == "0: the head alone" and told["full"][0] == "N, every parameter = formula of full"
+    assert told["lora"][0] == "formula of lora"
+    for row in results["rows"]:
+        row["formula"] = ""
+    assert "lora" not in report_html({**results, "rows": results["rows"][:3]}, {}).split("The formulas")[1].split("</details>")[0]
+
+
+def test_measurements_beside_the_four_are_of_the_sizes_planned(examples):
+    """Of a sweep the row whose rank is the planned one, else none; other settings must be the planned ones too."""
+    results, runs = examples.everything(FEW, swept=False)
+    rng = np.random.default_rng(5)
+    others = [row for row in results["rows"] if row["method"] != "lora"]
+
+    def cells(*variants):
+        rows = [examples.row("lora", rng, label=f"lora {i}", settings=each, score=0.5 + 0.01 * i) for i, each in enumerate(variants)]
+        (view,) = report_facts.views({**results, "rows": others + rows}, runs)
+        return {row[0]: row[9:] for row in table_headed(Page(report_plan.four(view).html()), "method", "order")}
+
+    ranks = [{"rank": rank} for rank in (1, 2, 4, 8, 16)]
+    assert cells(*ranks)["LoRA"][0].startswith("0.5300 ±")
+    assert cells(*ranks[:3])["LoRA"] == ["–", "–", "–"] and cells(*ranks[:3])["prefix"][0] != "–"
+    assert cells({"rank": 8, "targets": "q"}, {"rank": 8, "targets": "attn.q,attn.v"})["LoRA"][0].startswith("0.5100 ±")
+    assert cells({"lr": 0.5}, {"lr": 0.001})["LoRA"][0].startswith("0.5100 ±")
 
 
 # ---- drawings --------------------------------------------------------------------------------------------------
@@ -463,3 +648,57 @@ def test_plans_are_made_from_what_the_runs_were_asked_for(examples, tmp_path):
     assert paper[0][5] == "step,\nplanned" and all(0.2 < short / long < 0.3 for long, short in planned)
     (model / "config.json").unlink()
     assert "paper" not in Page(report_html(results, runs)).headings
+
+
+# ---- a comparison that was really run -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(world, tmp_path_factory):
+    """The folder of a comparison on the small world: one seed, LoRA with one rank after another."""
+    out = tmp_path_factory.mktemp("compared") / "runs"
+    line = f"compare --model {world}/bert --data {world}/data --methods full,prefix,early_exit --seeds 1 --epochs 1 --jobs 2 --out {out}"
+    assert cli.main([*line.split(), "--num-virtual-tokens", "3", "--sweep", "lora.rank=2,8"]) == 0
+    return out
+
+
+def test_the_report_of_a_comparison_shows_what_its_runs_found(compared):
+    page = Page((compared / "report.html").read_text(encoding="utf-8"))
+    assert page.headings == ["table", "tradeoff", "learning", "costs", "sweeps", "exits", "spectra", "prefix", "paper", "four"]
+    results = json.loads((compared / "results.json").read_text())
+    analysis = {row["label"]: json.loads((compared / row["runs"][0] / "analysis.json").read_text()) for row in results["rows"]}
+
+    early = analysis["early_exit"]["exits"]
+    timed = table_headed(page, "rule, looseness", "accuracy")
+    assert [row[:2] for row in timed] == [[f"{p['rule']}, {p['looseness']:g}", f"{p['accuracy']:.4f}"] for p in early["timed"]]
+    found = {(rule, p["looseness"]): p["leaving"] for rule, line in early["curves"].items() for p in line}
+    leaving = {row[0]: row[1:] for row in table_headed(page, "rule, looseness", "1", "2")}
+    assert len(leaving) == len(timed)
+    assert all(found[p["rule"], p["looseness"]] == shares(leaving[f"{p['rule']}, {p['looseness']:g}"]) for p in early["timed"])
+
+    paid = analysis["prefix"]["prefix_attention"]
+    rows = table_headed(page, "layer", "head 1", "head 2")
+    assert list(paid) == ["blocks.0.attn.core", "blocks.1.attn.core"] and [row[0] for row in rows] == ["1", "2"]
+    assert all(line == shares(row[1:]) for line, row in zip(paid.values(), rows))
+
+    values = {label: analysis[label]["singular_values"] for label in ("full", "lora rank=2", "lora rank=8")}
+    spectra = {row[0]: row[1:] for row in table_headed(page, "method, map", "largest")}
+    assert set(spectra) == {f"{label}, {path}" for label, maps in values.items() for path in maps}
+    assert len(spectra) == 3 * 4 and {row[1] for name, row in spectra.items() if name.startswith("lora rank=2")} == {"2"}
+    assert all(spectra[f"{label}, {path}"][0] == report_facts.number(v[0]) for label, maps in values.items() for path, v in maps.items())
+
+
+def test_the_plan_of_a_comparison_counts_what_was_trained(compared):
+    """Early exit too; and LoRA's measurements beside the four are those of the rank planned."""
+    page = Page((compared / "report.html").read_text(encoding="utf-8"))
+    rows = {row["label"]: row for row in json.loads((compared / "results.json").read_text())["rows"]}
+    paper = {row[0]: row[1:] for row in table_headed(page, "method", "parameters,\nplanned")}
+    assert set(paper) == {"full", "prefix", "early_exit", "lora rank=2", "lora rank=8"}
+    assert all(cells[:2] == [f"{rows[label]['trainable']:,}"] * 2 for label, cells in paper.items())
+    four = {row[0]: row for row in table_headed(page, "method", "order")}
+    assert four["LoRA"][3] == "r = 8" and four["LoRA"][9] == f"{rows['lora rank=8']['score']:.4f}"
+    assert four["prefix"][3] == "n = 3" and four["prefix"][9] == f"{rows['prefix']['score']:.4f}"
+    assert four["adapter"][9:] == ["–", "–", "–"]
+    told = {row[0]: row[1] for row in table_headed(page, "method", "parameters without the head, by formula")}
+    assert told["early_exit"].startswith("N, every parameter, and L - 1 exits = (L - 1) x head = 1 x 34 + ")
+    assert told["lora rank=2"] == "4 x [R (D_in + D_out) = 2 (16 + 16)]"
