@@ -4,22 +4,31 @@ The answer to a method stands in a file as a function with ``self``; graders see
 in the place of its own.
 """
 
+import ast
 import contextlib
+import functools
 import importlib
 import importlib.util
 import inspect
 import sys
 import tempfile
+import types
 from pathlib import Path
 
-from .claims import LISTED
+import numpy as np
+
+from ..autograd import Tensor
+from .claims import LISTED, SEEN, Broken, array_of
 from .course import MUTANTS
+from .shortcuts import Shortcut
+from .stubs import found
 
 
-def load(path, name="learner"):
-    """The module of a Python file, read anew."""
+def load(path, name="learner", given=()):
+    """The module of a Python file, read anew. ``given``: {name: object} of what its code finds in the place of built-in functions."""
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # Numba's cache asks for a function's module by name
+    vars(module).update(given)
     sys.dont_write_bytecode = True
     spec.loader.exec_module(module)
     return module
@@ -69,6 +78,61 @@ def built(exercise, answer):
     return type(holder.__name__, (holder,), {**members, "__module__": holder.__module__})
 
 
+def keeping(exercise, answer):
+    """An answer that claims to leave the arrays that it is given as they are, but for arguments that the solution writes into.
+
+    Graders compute what they expect from the same arrays: one that is set to 0 would make 0 the right result.
+    """
+    if exercise.kernel or isinstance(answer, type):
+        return answer
+    into = written_into(exercise)
+
+    @functools.wraps(answer)
+    def kept(*args, **kwargs):
+        named = [*zip(inspect.signature(answer).parameters, args), *kwargs.items()]
+        given = _arrays([(name, value) for name, value in named if name not in into])
+        before = [array_of(value).copy() for _, value in given]
+        out = answer(*args, **kwargs)
+        for (name, value), array in zip(given, before):
+            now = array_of(value)
+            if now.shape != array.shape or now.tobytes() != array.tobytes():
+                SEEN.append(now.copy())
+                raise Broken(f"{name} was changed; the answer must leave it as it is", name, now, array)
+        return out
+
+    return kept
+
+
+def written_into(exercise):
+    """{names} of the arguments that the solution writes into."""
+    node, out = found(exercise)[1], set()
+    for target in ast.walk(node):
+        stored = isinstance(target, (ast.Attribute, ast.Subscript)) and isinstance(target.ctx, ast.Store)
+        root = target.target if isinstance(target, ast.AugAssign) else target
+        while isinstance(root, (ast.Attribute, ast.Subscript)):
+            root = root.value
+        if (stored or isinstance(target, ast.AugAssign)) and isinstance(root, ast.Name):
+            out.add(root.id)
+    return out
+
+
+def _arrays(named):
+    """[(name, Tensor or array)] of what is one, or is held by a list, a dictionary or ``self``.
+
+    Not of other objects, which have methods to change them, nor what is trained in a list, as parameters are by an optimizer.
+    """
+    out = []
+    for name, value in named:
+        if isinstance(value, (Tensor, np.ndarray)):
+            out.append((name, value))
+        elif isinstance(value, (list, tuple)):
+            out += [(name, each) for each in value if isinstance(each, np.ndarray) or isinstance(each, Tensor) and not each.requires_grad]
+        elif isinstance(value, dict) or name == "self" and hasattr(value, "__dict__"):
+            inner = value if isinstance(value, dict) else vars(value)
+            out += [(f"{name}.{key}", each) for key, each in inner.items() if isinstance(each, (Tensor, np.ndarray))]
+    return out
+
+
 @contextlib.contextmanager
 def grafted(exercise, answer):
     """Inside this block the package itself uses the answer: wherever the package's own was known by its name."""
@@ -88,6 +152,28 @@ def grafted(exercise, answer):
     finally:
         for place, name in places:
             setattr(place, name, own)
+
+
+@contextlib.contextmanager
+def hidden(exercise, path):
+    """Inside this block the package's own answer raises `Shortcut` where a line of the file at ``path`` calls it, by whatever name.
+
+    Not of a compiled kernel, which only the kernels themselves can reach.
+    """
+    own = home(exercise)[1]
+    plain = own.fget if isinstance(own, property) else getattr(own, "__func__", own)
+    if not isinstance(plain, types.FunctionType):
+        yield
+        return
+
+    @functools.wraps(plain)
+    def watched(*args, **kwargs):
+        if sys._getframe(1).f_code.co_filename == str(path):
+            raise Shortcut(f"calls the package's own {exercise.qualname}, which is the answer itself; write it out")
+        return plain(*args, **kwargs)
+
+    with grafted(exercise, watched):
+        yield
 
 
 def answer(id, folder="."):

@@ -1,20 +1,24 @@
 """Checks a learner's file: in a process of its own, with a limit of time and memory, whose word is only taken with its token."""
 
+import contextlib
 import json
 import os
+import queue
 import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .child import fault
 
-SECONDS, MEGABYTES = 10, 2000   # of one test, and beyond what Python and the package take
-START = 20                      # seconds that Python and the package may take besides
-COMPILING = 90                  # seconds for a kernel's first compilation
+SECONDS, MEGABYTES = 10, 2000   # for reading the file and for each test; memory beyond what Python and the package take
+GRACE = 2                       # seconds after which a test that its own clock did not end is ended from outside: compiled code is not
+START = 60                      # seconds that Python, the package and the grader may take in one go
+COMPILING = 90                  # seconds for all that Numba compiles, during which the clock of a test stands still
 
 
 @dataclass
@@ -57,7 +61,7 @@ STAGES = (("without the compiler", {"NUMBA_DISABLE_JIT": "1", "MINIPEFT_NUM_THRE
 def check(exercise, path, variant=0, progress=None, seconds=SECONDS, megabytes=MEGABYTES, trace=False):
     """The `Outcome` of a learner's file; of a kernel that of the first stage that failed.
 
-    ``progress``: called with a line before a stage that takes long. ``trace``: of an answer that fails, look for the first step
+    ``progress``: called with a line before what takes long. ``trace``: of an answer that fails, look for the first step
     that departs from the solution.
     """
     path, started = Path(path), time.monotonic()
@@ -65,35 +69,40 @@ def check(exercise, path, variant=0, progress=None, seconds=SECONDS, megabytes=M
         return Outcome(exercise.id, fault("missing", f"there is no {path}; minipeft learn reset {exercise.id} makes it anew", str(path)))
     if not path.read_text(encoding="utf-8", errors="replace").strip():
         return Outcome(exercise.id, fault("empty", f"the file is empty; minipeft learn reset {exercise.id} makes it anew", str(path)))
-    outcome = None
+    outcome, said = None, []
+
+    def compiling():
+        if progress and not said:
+            said.append(progress("compiling with Numba, which is outside the limit of time"))
+
     for stage, environment in STAGES if exercise.kernel else (("", {}),):
-        compiling = stage.startswith("compiled")
-        if compiling and progress and stage.endswith("1 thread"):
-            progress("compiling with Numba, which is outside the limit of time")
-        outcome = _run(exercise, path, variant, COMPILING if compiling else seconds, megabytes, environment, trace)
+        job = {"variant": variant, "seconds": seconds, "megabytes": megabytes, "compiled": stage.startswith("compiled"), "trace": trace}
+        outcome = _run(exercise, path, job, environment, compiling)
         outcome.stage, outcome.seconds = stage, time.monotonic() - started
         if not outcome.passed:
             break
     return outcome
 
 
-def _run(exercise, path, variant, seconds, megabytes, environment, trace):
+def _run(exercise, path, job, environment, compiling):
     """One process."""
     token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="minipeft-check-") as folder:
         result = Path(folder) / "result.json"
-        job = {"id": exercise.id, "path": str(path.resolve()), "lessons": str(exercise.lesson.folder.parent), "variant": variant,
-               "seconds": seconds, "megabytes": megabytes, "trace": trace, "result": str(result), "token": token}
-        process = subprocess.Popen([sys.executable, "-m", "minipeft.learn.child"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        whole = {**job, "id": exercise.id, "path": str(path.resolve()), "lessons": str(exercise.lesson.folder.parent),
+                 "result": str(result), "token": token}
+        process = subprocess.Popen([sys.executable, "-m", "minipeft.learn.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=subprocess.DEVNULL, cwd=folder, start_new_session=True, env=_environment(environment, folder))
         try:
-            process.communicate(json.dumps(job).encode(), timeout=START + 2 * seconds)
-        except subprocess.TimeoutExpired:
-            _kill(process)
-            return Outcome(exercise.id, fault("time", f"it ran longer than {seconds} s; is there a loop without an end?", str(path)))
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(json.dumps(whole).encode())
+            late = _late(process, job["seconds"], compiling)
         except BaseException:
             _kill(process)
             raise
+        if late:
+            _kill(process)
+            return Outcome(exercise.id, fault("time", late, str(path)))
         try:
             told = json.loads(result.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -102,6 +111,41 @@ def _run(exercise, path, variant, seconds, megabytes, environment, trace):
             how = f"signal {-process.returncode}" if process.returncode < 0 else f"code {process.returncode}"
             return Outcome(exercise.id, fault("ended", f"the file ended the process before the grader was done ({how})", str(path)))
         return Outcome(exercise.id, told["fault"], told["tests"], told["diagnosis"], told.get("trace"))
+
+
+def _late(process, seconds, compiling):
+    """Wait until a process ends; returns None, or in words what it took too long for. ``compiling``: called when Numba compiles."""
+    limits = {"grading": (START, f"minipeft itself took longer than {START} s; is the machine busy? check again"),
+              "loading": (seconds, f"reading the file took longer than {seconds:g} s; is there a loop without an end at its top level?"),
+              "testing": (seconds + GRACE, f"it ran longer than {seconds:g} s; is there a loop without an end?"),
+              "tracing": (START, f"following it step by step took longer than {START} s; minipeft learn check does without"),
+              "compiling": (COMPILING, f"Numba compiled for longer than {COMPILING} s; what you wrote may be too long for it")}
+    words, (left, said), kept = queue.Queue(), limits["grading"], None  # kept: what is left of what compiling interrupts
+    threading.Thread(target=_listen, args=(process, words), daemon=True).start()
+    while True:
+        since = time.monotonic()
+        try:
+            word = words.get(timeout=max(left, 0))
+        except queue.Empty:
+            return said
+        if word == "":
+            return None
+        rest = left - (time.monotonic() - since), said
+        if word == "compiling":
+            compiling()
+            kept = rest
+        elif word == "compiled":
+            limits["compiling"] = rest
+        left, said = kept if word == "compiled" else limits[word]
+
+
+def _listen(process, words):
+    """Hand on what a process says; at its end an empty word."""
+    with process.stdout:
+        for line in process.stdout:
+            words.put(line.decode().strip())
+    process.wait()
+    words.put("")
 
 
 def _environment(more, folder):

@@ -4,7 +4,8 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from .checker import check
+from .checker import MEGABYTES, check
+from .child import memory
 from .course import Course
 from .stubs import solution_of
 from .workspace import Workspace
@@ -34,7 +35,15 @@ def examine(folder):
         return [*findings, found("lessons", "none", str(error))]
     findings.append(found("lessons", f"{len(course.lessons)} with {len(course.exercises)} exercises in {course.folder}"))
     findings.extend(_of_folder(folder, course))
+    findings.append(_memory())
     return findings if missing else [*findings, _one_check(course)]
+
+
+def _memory():
+    """Whether the system can limit what a check takes."""
+    if memory() is None:
+        return found("memory limit", "none on this system; an answer that takes ever more memory is ended by the limit of time alone")
+    return found("memory limit", f"{MEGABYTES} MB for each check")
 
 
 def _of_folder(folder, course):

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from .answers import built, grafted
+from .answers import built, grafted, keeping
 from .claims import SEEN, Broken, array_of, describe
 from .course import GRADE
+from .shortcuts import Shortcut
 
 YOURS = "yours"
 SHOWN = 40  # entries of an array that are told
@@ -42,7 +43,7 @@ class Told:
     name: str
     claim: str
     passed: bool = True
-    kind: str = ""        # "claim", "error", "unwritten", "time", "memory"
+    kind: str = ""        # "claim", "error", "unwritten", "shortcut", "time", "memory"
     message: str = ""
     where: str = ""       # file:line in the answer's own file
     line: str = ""        # that line
@@ -91,9 +92,9 @@ class Stopped(Exception):
 class Plugin:
     """Gives tests their fixtures, keeps to one exercise, and writes down what they tell."""
 
-    def __init__(self, exercise, candidates, variant=0, only=None, around=contextlib.nullcontext):
+    def __init__(self, exercise, candidates, variant=0, only=None, around=contextlib.nullcontext, seconds=None):
         self.exercise, self.candidates, self.variant = exercise, {c.name: c for c in candidates}, variant
-        self.only, self.around = only, around
+        self.only, self.around, self.seconds = only, around, seconds
         self.told = {name: [] for name in self.candidates}
         self.planned = dict.fromkeys(self.candidates, 0)  # tests that must tell something, or the answer has not passed
 
@@ -108,7 +109,7 @@ class Plugin:
     @pytest.fixture
     def impl(self, candidate):
         """The answer: the function, or the class with the method in its place."""
-        return built(self.exercise, self.candidates[candidate].answer)
+        return built(self.exercise, keeping(self.exercise, self.candidates[candidate].answer))
 
     @pytest.fixture
     def graft(self, candidate):
@@ -167,6 +168,8 @@ class Plugin:
         told = Told(item.originalname, claim, report.passed, seen=list(SEEN))
         if not report.passed:
             self._explain(told, call.excinfo.value, self.candidates[name])
+        if told.kind == "time" and name == YOURS:
+            item.session.shouldstop = "it would take as long in every test"
         self.told[name].append(told)
 
     def _explain(self, told, error, candidate):
@@ -174,6 +177,8 @@ class Plugin:
         told.kind, told.message = "error", f"{type(error).__name__}: {error}".strip(": ")
         if isinstance(error, Stopped):
             told.message = str(error)
+        elif isinstance(error, Shortcut):
+            told.kind, told.message = "shortcut", str(error)
         elif isinstance(error, Broken):
             told.kind, told.message = "claim", str(error)
             told.what, told.yours, told.expected, told.largest = error.what, error.yours, error.expected, error.largest
@@ -182,7 +187,7 @@ class Plugin:
         elif isinstance(error, MemoryError):
             told.kind, told.message = "memory", "it took more memory than there is for it"
         elif "Timeout" in str(error):
-            told.kind, told.message = "time", "it ran longer than the time there is for it"
+            told.kind, told.message = "time", f"it ran longer than {self.seconds:g} s; is there a loop without an end?"
         elif isinstance(error, AssertionError):
             told.kind, told.message = "claim", str(error).split("\n")[0] or "the claim does not hold"
         told.where, told.line = place_of(error, candidate)
@@ -210,7 +215,7 @@ def grade(exercise, candidates, variant=0, seconds=None, only=None, around=conte
     Returns:
         {candidate's name: [`Told` of each test]}. A candidate without a test has an empty list.
     """
-    plugin = Plugin(exercise, candidates, variant, only, around)
+    plugin = Plugin(exercise, candidates, variant, only, around, seconds)
     options = [str(exercise.lesson.path(GRADE)), "-q", "--tb=no", "--noconftest", "-c", os.devnull, "--rootdir", str(exercise.lesson.folder),
                "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--import-mode=importlib", "-W", "ignore"]
     if seconds is not None:

@@ -31,7 +31,7 @@ def outcome_screen(outcome, exercise, workspace=None, path=None):
     parts.append(Text(""))
     if outcome.fault is not None:
         fault = outcome.fault
-        parts += [Text(f"✗ {fault['message']}", BAD), *_place(fault)]
+        parts += [Text(f"✗ {fault['message']}", BAD), *([Text(f"  {outcome.stage}", SOFT)] if outcome.stage else []), *_place(fault)]
     elif outcome.passed:
         count = len(outcome.tests)
         parts.append(Text(f"✓ {count} claim{'s hold' if count > 1 else ' holds'}", GOOD))
@@ -91,8 +91,8 @@ def trace_screen(outcome, exercise):
     if trace is None:
         return Group(*parts, Text("No step was seen that departs from the solution: it stops with an error before, or writes the result "
                                   "without a step in between."))
-    said = {"value": "The first step whose value the solution never has", "gradient": "The first step that gets another gradient than in "
-            "the solution", "missing": "All your steps are right; what comes next in the solution has this value"}[trace["kind"]]
+    said = {"value": "The first step whose value the solution never has", "gradient": "The first step that gets, or hands on, another "
+            "gradient than in the solution", "missing": "All your steps are right; what comes next in the solution has this value"}[trace["kind"]]
     parts += [Text(f"{said} ({trace['operation']}):"), *_place(trace), Text("")]
     table = Table(box=None, padding=(0, 3, 0, 2), header_style=SOFT)
     sides = [("yours", trace["yours"])] * (trace["kind"] != "missing") + [("the nearest in the solution", trace["nearest"])]

@@ -111,7 +111,8 @@ class Watch:
     def _came(self, outcome):
         """Show what came of a check."""
         if self.tracing:
-            self._show(screens.trace_screen(outcome, self.exercise))
+            screen = screens.outcome_screen if outcome.fault else screens.trace_screen
+            self._show(screen(outcome, self.exercise))
             return
         self.workspace.note(self.exercise, outcome)
         self._show(screens.outcome_screen(outcome, self.exercise, self.workspace, self.workspace.path(self.exercise)))

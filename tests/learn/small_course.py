@@ -1,4 +1,4 @@
-"""A course of one lesson in a folder, for tests of what is done with any course; parts can be replaced by broken ones."""
+"""Courses of one lesson in a folder, for tests of what is done with any course; parts can be replaced by broken ones."""
 
 from minipeft.learn.course import Course
 
@@ -134,9 +134,54 @@ PARTS = {"course.toml": COURSE, "01_small/lesson.py": LESSON, "01_small/grade.py
          "01_small/hints.toml": HINTS}
 
 
-def make_course(folder, changes=()):
+# A course with one kernel.
+KERNEL = {
+    "course.toml": COURSE + 'kernels = ["01.1"]\n',
+    "01_small/lesson.py": '''#@exercise 01.1 lesson:double
+#@ Fill out[start:stop] with twice x.
+from minipeft.kernels.backend import jit
+
+
+### BEGIN SOLUTION
+@jit
+def double(start, stop, x, out):
+    """2 x"""
+    for i in range(start, stop):
+        out[i] = 2 * x[i]
+### END SOLUTION
+''',
+    "01_small/grade.py": '''"""Tests of the kernel."""
+
+import numpy as np
+
+from minipeft.kernels.backend import PARALLEL_THRESHOLD, run_rows
+from minipeft.learn.claims import exercise, same
+
+
+@exercise("01.1")
+def test_twice(impl, rng):
+    """Every entry is twice that of x."""
+    x, out = rng.standard_normal(6), np.zeros(6)
+    run_rows(impl, 6, PARALLEL_THRESHOLD, x, out)
+    same(out, 2 * x, "2 x", 1e-12)
+''',
+    "01_small/mutants.py": '''"""Wrong answers to the kernel."""
+
+from minipeft.learn.claims import mutant
+
+
+@mutant("01.1", "once", "That is x.")
+def double(start, stop, x, out):
+    for i in range(start, stop):
+        out[i] = x[i]
+''',
+    "01_small/hints.toml": '["01.1"]\nquestion = "q"\nequation = "e"\npseudocode = "p"\n',
+}
+
+
+def make_course(folder, changes=(), parts=PARTS):
     """The small `Course` in a folder, with ``changes``: {file: (text to replace, by what)} or {file: new text}."""
-    for name, text in PARTS.items():
+    for name, text in parts.items():
         change = dict(changes).get(name)
         if isinstance(change, str):
             text = change
