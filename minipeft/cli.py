@@ -400,7 +400,7 @@ def _teach_parser(commands):
     teach.add_argument("folder", metavar="DIR", help="release, export: where to; grade, report: what was handed in")
     teach.add_argument("--student", metavar="NAME", help="release: one student")
     teach.add_argument("--students", metavar="FILE", help="release: a file with a name in each line")
-    teach.add_argument("--tier", choices=("core", "all"), default="all", help="release: with the exercises for who has the time, or without")
+    teach.add_argument("--tier", choices=("core", "all"), default="all", help="release, grade: with the exercises for who has the time, or without")
     teach.add_argument("--lessons", metavar="NUMBERS", help="grade, export: only these, separated by commas")
     teach.add_argument("--gradescope", metavar="FILE", help="grade: write Gradescope's results to FILE")
     teach.add_argument("--csv", metavar="FILE", help="grade: write a row for each student to FILE")
@@ -475,6 +475,7 @@ def finetune(args):
         print(f"note: {out} holds this run, finished before; its result again:", file=sys.stderr)
     share = 100 * result["trainable"] / result["total"]
     print(f"method      {result['method']}")
+    print(f"data        {result['data']}")
     print(f"trainable   {result['trainable']:,} of {result['total']:,} parameters ({share:.3g} %), "
           f"{result['trainable_without_head']:,} without the head")
     for name in (result["metric"], *other_metrics(result)) if result["scores"] else ():

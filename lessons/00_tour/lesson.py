@@ -34,7 +34,8 @@ print(f"{total:,} numbers in {sum(1 for _ in model.parameters())} arrays")
 # %% [markdown]
 # ## A method is attached, not built in
 #
-# `attach` freezes the model and puts a method at named places. The model's own code knows of no method.
+# `attach` freezes the model and puts a method at named places. The model's own code knows of no method. The one here is LoRA,
+# which puts two thin matrices beside some of the model's own (lesson 8).
 
 # %%
 attachment = attach(model, LoRA(rank=4, alpha=8), rng=rng)
@@ -75,7 +76,8 @@ print(f"{100 * share([attachment.trainable_without_head], [with_lora]):.2f} % of
 # ## What the numbers show
 #
 # A real fine-tuning, small enough to watch: short reviews of a toy world in four classes, LoRA against the head alone.
-# `execute` trains, measures on texts that were not trained on, and saves.
+# `execute` trains, measures the *accuracy* (the share of texts whose class is told right) on texts that were not trained on, and
+# saves.
 
 # %%
 from minipeft.compare.run import Run, execute
@@ -103,8 +105,9 @@ show(figure, "losses", "Training loss against steps: " + ", ".join(
     f"{method} ends at {np.mean(result['losses'][-5:]):.2f}" for method, result in results.items()))
 
 # %% [markdown]
-# On a real model, MiniLM with 22.7 million numbers, and on real film reviews the README has such a table for ten methods and
-# the model as it was.
+# On a real model, MiniLM with 22.7 million numbers, and on SST-2, sentences of film reviews in two classes, the README has such a
+# table for ten methods. The model as it was has an accuracy of 0.505, with the head alone trained 0.648, with LoRA on 0.33 % of the
+# numbers 0.843, and with all numbers trained 0.844.
 #
 # ## Where it breaks
 #
@@ -114,7 +117,7 @@ show(figure, "losses", "Training loss against steps: " + ", ".join(
 # ## Read the package
 #
 # `README.md` has a path through the code, from the gradient up. Start with `minipeft/autograd/tensor.py` when you come to
-# lesson 1.
+# lesson 1. What this lesson called is `minipeft/methods/attach.py`: which of its lines freeze the model?
 #
 # ## Sources
 #

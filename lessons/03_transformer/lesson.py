@@ -6,7 +6,7 @@
 # far away it stands, and must be fast enough to do it for all words at once. The Transformer does that with one operation,
 # attention. Every method of this course acts at some place inside it, so you build it first.
 #
-# You need lesson 1 (Tensors and their gradients). 90 minutes.
+# You need lesson 1 (Tensors and their gradients) and from lesson 2 the stable softmax. 90 minutes.
 
 # %% [markdown]
 # ## The idea in a picture
@@ -334,7 +334,7 @@ predict(f"{words} tokens are written behind {P}. Through how many tokens does ea
 #
 # A task that needs both: read eight digits and give them in reverse order. One block is trained from nothing, three times: whole;
 # with its position vectors held at zero; and with a core that lets nothing through. `replace` puts another module in the place of
-# a child, which is how every method of this course enters a model. AdamW takes steps down the gradient (lesson 5 has more on it).
+# a child, which is how every method of this course enters a model. AdamW takes the steps (lesson 2 has its formula, lesson 5 derives it).
 
 # %%
 from minipeft.models import Encoder, MaskedLMHead, TransformerConfig
@@ -432,9 +432,10 @@ show(figure, "attention", f"Attention weights from the gap to each token, a row 
 #
 # On real models the same parts stand in larger numbers: BERT-base has 12 blocks with D = 768 and 12 heads, 110 million parameters
 # (Devlin et al., section 3); all-MiniLM-L6-v2, which the README fine-tunes, has 6 blocks with D = 384, 22.7 million. Do several
-# heads help? In the translation model of the first paper a single head of full width scored 0.9 BLEU points below the best number
-# of heads, and too many heads were worse again (Vaswani et al., section 6.2 and table 3, rows A). Row E of the same table finds
-# learned positions as good as the fixed waves of that paper.
+# heads help? In the translation model of the first paper a single head of full width scored 0.9 points of BLEU (how many runs of
+# words a translation shares with a person's, from 0 to 100) below the best number of heads, and too many heads were worse again
+# (Vaswani et al., section 6.2 and table 3, rows A). Row E of the same table finds learned positions as good as the fixed waves of
+# that paper.
 #
 # ## The seams
 #

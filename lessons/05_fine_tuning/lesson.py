@@ -169,11 +169,12 @@ for name, method, lr in (("head", Head(), 5e-2), ("top 1", TopK(layers=1), 2e-3)
 # three.
 #
 # The learning rates differ on purpose. The head has no past to spoil and takes a large one; the more of the body is trained, the
-# smaller it must be. For full fine-tuning of BERT the usual ones are 2e-5 to 5e-5 (Devlin et al., appendix A.3). This tiny
-# model's numbers take 1e-3.
+# smaller it must be. For *full fine-tuning*, which trains everything, the usual ones are 2e-5 to 5e-5 with BERT (Devlin et al.,
+# appendix A.3). This tiny model's numbers take 1e-3.
 #
 # On a real model: MiniLM on 2,000 sentences of SST-2, two epochs (the tables in README.md and benchmarks/README.md). Trained are
-# the head alone, the last 2 of 6 blocks, or everything.
+# the head alone, the last 2 of 6 blocks, or everything. A *seed* is the number from which the random numbers start, and ± the
+# standard deviation of the scores over seeds. BERT's *pooler* is a map of the first token's state, which the head then reads.
 #
 # | | numbers trained | BERT's pooler, three seeds | mean of the tokens, one seed |
 # |---|--:|--:|--:|
@@ -181,9 +182,9 @@ for name, method, lr in (("head", Head(), 5e-2), ("top 1", TopK(layers=1), 2e-3)
 # | top 2 | 3,549,698 | 0.823 ± 0.005 | 0.839 |
 # | full | 22,713,986 | 0.844 ± 0.008 | 0.845 |
 #
-# How good a head alone is depends on the states that it reads: this model was made for the mean of its tokens, and its *pooler*
-# (a map of the first token's state) was never trained along. Lee, Tang and Lin (2019) found for BERT-base and RoBERTa that a
-# quarter of the layers, the last ones, reach 90 % of the quality of all.
+# How good a head alone is depends on the states that it reads: this model was made for the mean of its tokens, and its pooler was
+# never trained along. Lee, Tang and Lin (2019) found for BERT-base and RoBERTa that a quarter of the layers, the last ones, reach
+# 90 % of the quality of all.
 
 # %% [markdown]
 # ## Forgetting
@@ -388,10 +389,9 @@ for _ in range(3):
 #
 # - A rate that is too high. Fine-tuning with the learning rate of pre-training or of a head wipes the body out, as the figure
 #   shows. When a run ends at the accuracy of guessing, suspect the rate first.
-# - Few texts and few steps. Runs that differ in the *seed* alone, from which the random numbers start, then differ by many
-#   points, and some fail altogether. Part of this was a fault: BERT's own optimizer left the correction by 1 - βᵗ out (Zhang et
-#   al., 2021). A longer training with a small rate and a warm-up helps too (Mosbach et al., 2021). Never judge a method by one
-#   seed.
+# - Few texts and few steps. Runs that differ in the seed alone then differ by many points, and some fail altogether. Part of this
+#   was a fault: BERT's own optimizer left the correction by 1 - βᵗ out (Zhang et al., 2021). A longer training with a small rate
+#   and a warm-up helps too (Mosbach et al., 2021). Never judge a method by one seed.
 # - A random head above a good body. Its first gradients are noise, and they reach the body at full step length. Training the head
 #   first and everything after is the two-step form of unfreezing. On images it keeps a model better on pictures of another kind
 #   (Kumar et al., 2022).

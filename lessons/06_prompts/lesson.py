@@ -68,6 +68,9 @@ from minipeft.training import Classification
 
 KNOWN, NULL = "{text} it was {mask} .", "{text} {mask}"
 example = Example("the cake was dull .")
+predict("\"negative\" has the label words bad and dull, \"positive\" has good alone. At a gap the logits are 4 for bad, 2 for dull and "
+        "4 for good. Which class has the higher score, and which would have it if a class's logits were added up?",
+        "positive: 4 against a mean of 3. Added up it would be negative, 6 against 4, for no better reason than its two words.")
 
 # %% [markdown]
 # ## Exercises: template and verbalizer
@@ -316,7 +319,10 @@ print("random words save:", worth["random words"], "| the known prompt saves:", 
 # On real models and data: Le Scao and Rush (2021, section 1) find a prompt worth about 3,500 labels on MNLI, up to 750 on BoolQ
 # and 280 on RTE, three tasks on pairs of texts. Gao et al. (2021, table 3) tune RoBERTa-large on 16 film reviews a class (SST-2):
 # the head reaches 81.4 % (standard deviation over the draws 3.8), the prompt 92.7 % (0.9), and the prompt without any training
-# 83.6 %.
+# 83.6 %. A model that fills gaps poorly has less to give. bert-tiny (two blocks, 4.4 million numbers, trained further for another
+# purpose), asked "{text} it was {mask} ." with *good* and *bad* about SST-2's 872 sentences of dev, is right on 61.5 % without
+# training, and on 53.2 % calibrated. Tuned on 16 of each class it has 61.2 % (3.5) by the prompt and 59.3 % (4.7) by a head: over
+# five draws no difference. (`minipeft prompt` and `minipeft compare` with `--shots 16`.)
 
 # %% [markdown]
 # ## Where it breaks

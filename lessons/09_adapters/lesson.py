@@ -10,7 +10,7 @@
 # collection of tasks on English sentences (their abstract). Then why do so many take LoRA? The second half of this lesson sets
 # the two side by side: what can be merged, how long one answer takes, how touchy the learning rate is.
 #
-# You need lesson 5 (what fine-tuning everything reaches), lesson 8 (LoRA) and from lesson 3 what a block is. 55 minutes.
+# You need lesson 3 (what a block is), lesson 5 (what fine-tuning everything reaches) and lesson 8 (LoRA). 55 minutes.
 
 # %% [markdown]
 # ## The idea in a picture
@@ -351,7 +351,7 @@ place.cleanup()
 #
 # ### 4. The score
 #
-# MiniLM on SST-2 (2,000 sentences, two epochs, three seeds; README.md): full fine-tuning 0.844 ± 0.008, LoRA of rank 8 with
+# On a real model, MiniLM on SST-2 (2,000 sentences, two epochs, three seeds; README.md): full fine-tuning 0.844 ± 0.008, LoRA of rank 8 with
 # 74,498 numbers 0.843 ± 0.004, Houlsby's adapters of R = 16 with 153,026 numbers 0.827 ± 0.005. The library AdapterHub, given the
 # same adapters, sentences and rate, reached 0.833 ± 0.007 (benchmarks/README.md). One data set decides nothing; but nothing here
 # says that the nonlinearity, for which merging is given up, buys accuracy.

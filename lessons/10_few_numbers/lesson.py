@@ -9,7 +9,8 @@
 # This lesson trains no matrix at all: only biases, or factors, or the vectors of a few words. You see what each can say, and what
 # not.
 #
-# You need lesson 5 (what fine-tuning everything reaches, AdamW) and the parts of a block (lesson 3). 50 minutes.
+# You need lesson 3 (the parts of a block), lesson 5 (what fine-tuning everything reaches, AdamW), lesson 6 (words in the place of
+# classes) and, to compare with, lesson 8 (LoRA). 50 minutes.
 
 # %% [markdown]
 # ## The idea in a picture

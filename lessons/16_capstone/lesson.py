@@ -16,7 +16,8 @@
 # are `text` and `label` (`text2` between them, where the texts come in pairs). With MiniLM and SST-2 the whole lesson takes about
 # seven minutes, on the toy world less than one.
 #
-# You need lesson 5 (what a step of fine-tuning is) and lesson 8 (LoRA). 90 minutes.
+# You need lesson 5 (what a step of fine-tuning is), lesson 8 (LoRA), and for the choice among methods lessons 10 (few numbers) and
+# 13 (the others, and what they cost). 90 minutes.
 
 # %% [markdown]
 # ## The idea in a picture
@@ -260,7 +261,7 @@ predict(f"The plan: {chosen} trains {planned.trainable:,} numbers, and a step ta
         f"{time_text(step)}, {step / planned.step_seconds:.1f} times as long. The narrower the model, the larger that factor.")
 
 # %% [markdown]
-# ## How good is it?
+# ## What the numbers show: how good is it?
 #
 # A *score* is a number computed from predicted and actual classes. To predict, go through the texts in batches, turn the logits z
 # into probabilities (softmax, in a form that no large logit breaks), and put each row where its text stands.
@@ -477,7 +478,7 @@ print("unmerged: the same bits again:", np.array_equal(same_again, logits[0]))
 # %%
 import importlib.util
 
-if fast() or not all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft")):
+if not all(importlib.util.find_spec(name) for name in ("torch", "transformers", "peft")):
     print("not asked here: HF PEFT. It needs torch, transformers and peft, and nothing else in this lesson does.")
 else:
     import peft

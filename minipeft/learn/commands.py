@@ -58,6 +58,11 @@ def _exercise(args, workspace):
     return workspace.current() or workspace.exercises[-1]
 
 
+def note(line):
+    """Say on the way what takes long."""
+    print(f"note: {line}", file=sys.stderr)
+
+
 def _watch(args, workspace):
     from .watch import Watch
 
@@ -69,7 +74,7 @@ def _check(args, workspace):
     chosen = workspace.exercises if args.all else [_exercise(args, workspace)]
     outcomes, console = [], Console()
     for exercise in chosen:
-        outcome = check(exercise, workspace.path(exercise), workspace.variant, lambda line: print(f"note: {line}", file=sys.stderr))
+        outcome = check(exercise, workspace.path(exercise), workspace.variant, note)
         workspace.note(exercise, outcome)
         outcomes.append(outcome)
         if not args.as_json:
@@ -117,7 +122,7 @@ def _reset(args, workspace):
 
 def _trace(args, workspace):
     exercise = _exercise(args, workspace)
-    outcome = check(exercise, workspace.path(exercise), workspace.variant, trace=True)
+    outcome = check(exercise, workspace.path(exercise), workspace.variant, note, trace=True)
     shown = screens.outcome_screen(outcome, exercise) if outcome.fault else screens.trace_screen(outcome, exercise)
     Console().print(shown, highlight=False)
     return 0 if outcome.passed else 1

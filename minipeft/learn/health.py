@@ -4,7 +4,10 @@ Tests run them over the course, and over a small broken course on which each of 
 """
 
 import ast
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,15 +15,18 @@ from pathlib import Path
 
 from .answers import load, mutants_of
 from .checker import check
-from .course import GRADE, LESSON
+from .course import GRADE, LESSON, Course
 from .grader import Candidate, diagnosed, grade
 from .notebook import notebook_of
+from .order import TOUR, order_faults  # noqa: F401  one of the checks
 from .reading import FAST
-from .shortcuts import imported, shortcuts
+from .shortcuts import shortcuts
 from .stubs import missing_names, mutant_file, solution_of, stub_of
 
 LEAST_MUTANTS, LEAST_HINTS = 3, 3
-FAST_SECONDS = 20  # of a lesson in its short form
+LEAST_EXERCISES, LEAST_OF_A_LESSON, MOST_OF_A_LESSON = 65, 3, 6
+# Seconds of one core, for the whole course: its lessons in their short form, and its wrong answers.
+FAST_SECONDS, MUTANT_SECONDS = 300, 360
 
 
 # ---- the answers -----------------------------------------------------------------------------------------------
@@ -114,11 +120,12 @@ def solution_file_faults(exercise):
 
 
 def text_faults(lesson):
-    """Exercises in order and no more than six, hints for each, what it needs before it, a source, and the same notebook twice."""
+    """Exercises in order and no more than six, hints for each, what it needs before it."""
     out, exercises, hints = [], lesson.exercises(), lesson.hints()
-    numbers = [int(exercise.id[3:]) for exercise in exercises]
-    if numbers != list(range(1, len(numbers) + 1)) or not 1 <= len(numbers) <= 6:
-        out.append(f"{lesson.folder.name}: exercises {', '.join(e.id for e in exercises) or 'none'}; expected 1 to 6 in order")
+    numbers, least = [int(exercise.id[3:]) for exercise in exercises], 1 if lesson.number == TOUR else LEAST_OF_A_LESSON
+    if numbers != list(range(1, len(numbers) + 1)) or not least <= len(numbers) <= MOST_OF_A_LESSON:
+        out.append(f"{lesson.folder.name}: exercises {', '.join(e.id for e in exercises) or 'none'}; expected {least} to "
+                   f"{MOST_OF_A_LESSON} in order")
     for exercise in exercises:
         if not exercise.task:
             out.append(f"{exercise.id}: no line #@ says what to write")
@@ -127,51 +134,162 @@ def text_faults(lesson):
             out.append(f"{exercise.id}: {len(told)} hints; expected a question, an equation and pseudocode")
     for id in sorted({*hints, *lesson.points, *lesson.stretch, *lesson.kernels} - {e.id for e in exercises}):
         out.append(f"{lesson.folder.name}: {id} is named, and is no exercise")
-    out += [f"{lesson.folder.name}: needs {other}, which does not come before it" for other in lesson.needs if other >= lesson.number]
-    text = lesson.path(LESSON).read_text(encoding="utf-8")
-    if "## Sources" not in text:
-        out.append(f"{lesson.folder.name}: no section Sources")
-    if notebook_of(lesson) != notebook_of(lesson) or any(stub_of(e) != stub_of(e) for e in exercises):
-        out.append(f"{lesson.folder.name}: generating twice gives two texts")
+    late = [other for other in lesson.needs if other >= lesson.number]
+    return out + [f"{lesson.folder.name}: needs {other}, which does not come before it" for other in late]
+
+
+def size_faults(course, least=LEAST_EXERCISES):
+    """The course has as many exercises as it is said to have, or more."""
+    count = len(course.exercises)
+    return [f"{course.folder}: {count} exercises; expected {least} or more"] if count < least else []
+
+
+# What every lesson has, in this order: (how a line of it begins, what it is).
+PARTS = (("# **Why.**", "a real problem to begin with"), ("# ## The idea in a picture", "the idea in a picture"),
+         ("predict(", "a question to answer before the first exercise"), ("#@exercise", "an exercise"),
+         ("# ## What the numbers show", "numbers of the toy world"), ("# ## Where it breaks", "where it breaks"),
+         ("# ## Read the package", "the package's own file to read"), ("# ## Sources", "sources"))
+ANYWHERE = ((r"\$\$", "an equation"), (r"\breal models?\b", "what a real model shows"),
+            (r"`(minipeft/)?[\w/]+\.py`", "a file of the package, by name"))
+
+
+def anatomy_faults(lesson):
+    """A lesson's parts are all there and stand in their order, and it says in words what it needs and how long it takes."""
+    text, out = lesson.path(LESSON).read_text(encoding="utf-8"), []
+    lines, place = text.splitlines(), -1
+    for begins, what in PARTS:
+        found = [number for number, line in enumerate(lines) if line.startswith(begins)]
+        if not found:
+            out.append(f"{lesson.folder.name}: {what} is missing; expected a line {begins}")
+        elif found[0] < place:
+            out.append(f"{lesson.folder.name}: {what} comes too late or the part after it too early (line {place + 1})")
+        place = max(place, found[0] if found else place)
+    prose = _prose(text)
+    out += [f"{lesson.folder.name}: {what} is missing" for pattern, what in ANYWHERE if not re.search(pattern, prose)]
+    if lesson.number != TOUR:
+        said = re.search(r"You need (.*?)(\d+) minutes\.", prose)
+        needs = tuple(sorted({f"{int(n):02d}" for n in re.findall(r"\d+", said.group(1))})) if said else None
+        expected = tuple(number for number in lesson.needs if number != TOUR)
+        if needs != expected or int(said.group(2)) != lesson.minutes:
+            out.append(f"{lesson.folder.name}: the text says {said.group() if said else 'nothing of what one needs'!r}; course.toml says "
+                       f"{', '.join(expected) or 'no lesson'} and {lesson.minutes} minutes")
+    return out + figure_faults(lesson)
+
+
+def _prose(text):
+    """What a lesson says beside its code and its exercises, in one line."""
+    return " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#") and not line.startswith("#@"))
+
+
+def figure_faults(lesson):
+    """A lesson has a figure, and each is shown with a text for those who do not see it."""
+    calls = [node for node in ast.walk(ast.parse(lesson.path(LESSON).read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    made = [node.lineno for node in calls if ast.unparse(node.func) in ("plt.subplots", "plt.figure")]
+    shown = [node for node in calls if ast.unparse(node.func) == "show"]
+    out = [] if made else [f"{lesson.folder.name}: no figure"]
+    if len(made) != len(shown):
+        out.append(f"{lesson.folder.name}: {len(made)} figures are made and {len(shown)} are shown with `show`")
+    return out + [f"{lesson.folder.name}: the figure shown in line {node.lineno} has no text" for node in shown
+                  if len(node.args) != 3 or isinstance(node.args[2], ast.Constant) and not str(node.args[2].value).strip()]
+
+
+def generated(course):
+    """{name: text} of all that is made from the lessons: stubs, solutions and notebooks."""
+    out = {f"{lesson.folder.name}.ipynb": notebook_of(lesson) for lesson in course.lessons}
+    for exercise in course.exercises:
+        out |= {f"{exercise.id} stub": stub_of(exercise), f"{exercise.id} solution": solution_of(exercise)}
     return out
 
 
-def order_faults(course):
-    """No lesson uses a module that a later one introduces (course.toml's ``introduces``): not in its text, stubs or solutions."""
-    later, out = {}, []
+def generating_faults(course):
+    """What is made from the lessons is the same in every process, in whatever order Python keeps its sets there."""
+    code = "from minipeft.learn import health; print(json.dumps(health.generated(health.Course(sys.argv[1]))))"
+    first, second = (json.loads(_process(code, course.folder, PYTHONHASHSEED=seed).stdout) for seed in "12")
+    return [f"{name}: it is another text in each process" for name in first if first[name] != second[name]]
+
+
+# ---- words -----------------------------------------------------------------------------------------------------
+
+TERM = re.compile(r"(?<![*\w])\*([^\W\d_(][^*]*?)\*(?![*\w])")  # *term*, and not **stressed**
+
+
+def glossary_faults(course, stressed=()):
+    """The glossary has every term that a lesson sets in italics, but for ``stressed`` words, and names no later lesson.
+
+    Titles, below a lesson's "Sources", are no terms.
+    """
+    texts, first, rows, out = {}, {}, glossary(course), []
     for lesson in course.lessons:
-        later.update(dict.fromkeys(lesson.introduces, lesson))
-    for lesson in course.lessons:
-        texts = {lesson.folder.name: lesson.path(LESSON).read_text(encoding="utf-8")}
-        texts |= {exercise.id: solution_of(exercise) for exercise in lesson.exercises()}
-        for name, text in texts.items():
-            for module, what in sorted(imported(ast.parse(text))):
-                for whole in (module, f"{module}.{what}"):
-                    if whole in later and later[whole].number > lesson.number:
-                        out.append(f"{name}: uses {whole}, which lesson {later[whole].number} introduces")
+        text = lesson.path(LESSON).read_text(encoding="utf-8").partition("# ## Sources")[0]
+        texts[lesson.number] = _bare(" ".join(line.removeprefix("# ") for line in text.splitlines()))
+        for term in TERM.findall(re.sub(r"\$\$?[^$]*\$\$?|`[^`]*`", "", _prose(text))):
+            first.setdefault(_bare(term), (lesson.number, term))
+    places = {name: number for names, number in rows for name in names}
+    for name, (number, term) in first.items():
+        if name not in places and name not in map(_bare, stressed):
+            out.append(f"glossary.md: has no {term!r}, which lesson {number} sets in italics")
+    for names, number in rows:
+        earliest = min((first[name][0] for name in names if name in first), default=number)
+        if number > earliest:
+            out.append(f"glossary.md: {names[0]!r} is said to be of lesson {number}; lesson {earliest} has it in italics")
+        elif not any(re.search(rf"\b{re.escape(name)}", texts.get(number, "")) for name in names):
+            out.append(f"glossary.md: {names[0]!r} is said to be of lesson {number}, whose text does not have it")
     return out
 
 
-def running_faults(lesson, fast=True, seconds=FAST_SECONDS):
-    """The lesson's file runs from top to bottom, in its short form within ``seconds`` of one core."""
-    environment = {**os.environ, "MPLBACKEND": "Agg", "OPENBLAS_NUM_THREADS": "1", "MINIPEFT_NUM_THREADS": "1", **({FAST: "1"} if fast else {})}
-    package = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    before = _spent()
+def glossary(course):
+    """[([names of a term], number of its lesson)] of glossary.md, the names as `_bare` gives them."""
+    out = []
+    for line in (course.folder / "glossary.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4 and cells[3].isdigit():
+            if not all(cells) or not re.search(r"[\u4e00-\u9fff]|^[A-Za-z0-9, ³、]+$", cells[1]):
+                raise ValueError(f"glossary.md: expected an English and a Chinese name, a meaning and a lesson, got {line!r}")
+            names = [_bare(name) for name in re.split(r"\s*[(),]\s*", cells[0]) if name]
+            out.append((names, f"{int(cells[3]):02d}"))
+    return out
+
+
+def _bare(words):
+    """Words in small letters, nouns without the s of the plural, and no full stop behind."""
+    return re.sub(r"(?<=\w\w)s\b", "", words.lower()).rstrip(" .")
+
+
+# ---- running ---------------------------------------------------------------------------------------------------
+
+
+def running_faults(lesson, seconds, fast=True):
+    """The lesson's file runs from top to bottom; it is stopped when it has taken ``seconds`` of a core."""
+    code = "import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
     with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run([sys.executable, "-W", "error::SyntaxWarning", str(lesson.path(LESSON).resolve())], cwd=folder, env=environment,
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return [f"{lesson.folder.name}: it stops with {done.stderr.strip().splitlines()[-1]}"]
-    took = _spent() - before
-    return [f"{lesson.folder.name}: it took {took:.0f} s; expected {seconds} at most"] if took > seconds else []
+        done = _process(code, lesson.path(LESSON).resolve(), seconds=seconds, cwd=folder, MPLBACKEND="Agg", **({FAST: "1"} if fast else {}))
+    return _ended(lesson.folder.name, done, seconds)
 
 
-def _spent():
-    """Seconds that a core has spent on processes which this one started and which have ended; unlike the clock's they do not
-    depend on what else the machine does. 0 where the system does not tell."""
-    spent = os.times()
-    return spent.children_user + spent.children_system
+def answers_faults(lesson, seconds):
+    """`answer_faults` of all exercises of a lesson, in one process, which is stopped when it has taken ``seconds`` of a core."""
+    code = "from minipeft.learn import health; lesson = health.Course(sys.argv[1]).lesson(sys.argv[2]); " \
+           "print('\\n' + json.dumps([fault for each in lesson.exercises() for fault in health.answer_faults(each)]))"
+    done = _process(code, lesson.folder.parent, lesson.number, seconds=seconds)
+    return _ended(lesson.folder.name, done, seconds) or json.loads(done.stdout.splitlines()[-1])
+
+
+def _process(code, *arguments, seconds=None, cwd=None, **environment):
+    """Run Python code in a process of its own on one core; it is ended when it has taken ``seconds`` of it. Unlike the clock's, they
+    do not depend on what else the machine does."""
+    package = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+                   "OPENBLAS_NUM_THREADS": "1", "MINIPEFT_NUM_THREADS": "1", **environment}
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds + 1})); " if seconds else ""
+    return subprocess.run([sys.executable, "-W", "error::SyntaxWarning", "-c", f"import json, sys; {limit}{code}", *map(str, arguments)],
+                          cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+
+
+def _ended(name, done, seconds):
+    """[why a process did not end well]."""
+    if done.returncode == -signal.SIGXCPU:
+        return [f"{name}: it was stopped after {seconds} s of a core"]
+    return [f"{name}: it stops with {(done.stderr.strip().splitlines() or ['no word'])[-1]}"] if done.returncode else []
 
 
 def grader_faults(lesson):

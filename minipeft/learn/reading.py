@@ -6,6 +6,7 @@ with smaller sizes.
 
 import base64
 import io
+import json
 import os
 import sys
 import time
@@ -28,34 +29,45 @@ def real_model():
 def predict(question, answer):
     """Ask for a guess, write it down, and only then tell the answer; where nobody can be asked, tell both.
 
-    In a learner's folder what was guessed is kept in .minipeft/predictions.json.
+    In a learner's folder the question, the guess and the answer are kept in .minipeft/predictions.json, and a guess of an earlier
+    time is shown behind the answer.
     """
     print(f"? {question}")
+    earlier = []
     if _in_notebook() or (sys.stdin is not None and sys.stdin.isatty() and not fast()):
         try:
-            _keep(question, input("  your guess: "))
+            earlier = _keep(question, input("  your guess: "), answer)
         except (NotImplementedError, EOFError):  # a notebook that a program runs as a whole has nobody to ask
             pass
     print(f"  {answer}")
+    if earlier:
+        print(f"  (your guess before: {earlier[-1]})")
 
 
-def _keep(question, guess):
-    """Write a guess down, in a learner's folder."""
+def _keep(question, guess, answer):
+    """Write a guess down with its answer, in a learner's folder; returns the guesses that were made there before."""
     from ..data import files
 
     for place in (Path.cwd(), *Path.cwd().parents):
         if (place / ".minipeft").is_dir():
             path = place / ".minipeft" / PREDICTIONS
-            known = files.read_json(path, "predictions") if path.is_file() else []
-            files.write_json(path, [*known, {"question": question, "guess": guess, "at": time.strftime("%Y-%m-%dT%H:%M:%S")}])
-            return
+            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+            files.write_json(path, [*known, {"question": question, "guess": guess, "answer": answer,
+                                             "at": time.strftime("%Y-%m-%dT%H:%M:%S")}])
+            return [each["guess"] for each in known if each["question"] == question]
+    return []
 
 
 def show(figure, name, text):
     """Show a matplotlib figure: in a notebook as a picture with an alternative ``text``; elsewhere the text is printed, and the
     figure is written as ``name``.svg into the folder of the environment variable MINIPEFT_FIGURES, where there is one.
+
+    Raises ValueError where the text is empty.
     """
     import matplotlib.pyplot as plt
+
+    if not text.strip():
+        raise ValueError(f"show: the figure {name} has no text; say in words what it shows, for those who do not see it")
 
     if os.environ.get(FIGURES):
         folder = Path(os.environ[FIGURES])

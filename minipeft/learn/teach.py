@@ -22,8 +22,8 @@ from rich.table import Table
 
 from ..data import files
 from .checker import check
-from .commands import check_installed
-from .course import Course
+from .commands import check_installed, note
+from .course import TIERS, Course
 from .workspace import FOLDER, STATE, Workspace
 
 
@@ -56,10 +56,15 @@ def folder_of(student):
     return re.sub(r"[^\w.-]+", "_", student).strip("._") or "student"
 
 
+def tiers_of(args):
+    """What --tier asks for."""
+    return TIERS[:1] if args.tier == "core" else TIERS
+
+
 def release(args):
     """A folder for each student."""
     course, names = Course(), students_of(args)
-    tiers = ("core",) if args.tier == "core" else ("core", "stretch")
+    tiers = tiers_of(args)
     taken = [name for name in names if (Path(args.folder) / folder_of(name)).exists()]
     if taken:
         raise ValueError(f"release: {args.folder} has a folder for {', '.join(taken)} already; choose another, or leave them out")
@@ -82,24 +87,28 @@ def workspaces_in(folder, course):
 
 
 def grade(args):
-    """Check every exercise of one folder or of many; 0 whatever was reached."""
-    course = Course()
+    """Check every exercise of one folder or of many; 0 whatever was reached.
+
+    Which tiers count is the instructor's word (--tier) and not the folder's; where the folder says otherwise the result says so.
+    """
+    course, tiers = Course(), tiers_of(args)
     chosen = [lesson.number for lesson in map(course.lesson, args.lessons.split(","))] if args.lessons else None
+    exercises = [exercise for exercise in course.exercises if exercise.tier in tiers and (chosen is None or exercise.lesson.number in chosen)]
     workspaces = workspaces_in(args.folder, course)
     if args.gradescope and len(workspaces) > 1:
         raise ValueError(f"grade: --gradescope is for one student's folder; {args.folder} has {len(workspaces)}")
-    rows = []
+    rows, remarks = [], []
     for workspace in workspaces:
         name = workspace.state.get("student") or workspace.folder.name
         variant = variant_of(name) if workspace.state.get("student") else workspace.variant
+        remarks += [f"{workspace.folder.name}: {remark}" for remark in remarks_on(workspace, tiers, [name for name, _ in rows])]
         outcomes = []
-        for exercise in workspace.exercises:
-            if chosen is None or exercise.lesson.number in chosen:
-                print(f"{name}: {exercise.id}", file=sys.stderr)
-                outcomes.append((exercise, check(exercise, workspace.path(exercise), variant)))
+        for exercise in exercises:
+            print(f"{name}: {exercise.id}", file=sys.stderr)
+            outcomes.append((exercise, check(exercise, workspace.path(exercise), variant, note)))
         rows.append((name, outcomes))
     if args.gradescope:
-        files.write_json(args.gradescope, gradescope(rows[0][1]))
+        files.write_json(args.gradescope, gradescope(rows[0][1], remarks))
     if args.csv:
         with files.atomic(args.csv) as temporary:
             temporary.write_text(as_csv(rows), encoding="utf-8")
@@ -107,8 +116,21 @@ def grade(args):
     for name, outcomes in rows:
         failed = [exercise.id for exercise, outcome in outcomes if not outcome.passed]
         table.add_row(name, f"{points_of(outcomes):g}", str(sum(e.points for e, _ in outcomes)), ", ".join(failed) or "–")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for remark in remarks:
+        console.print(remark, highlight=False, soft_wrap=True)
     return 0
+
+
+def remarks_on(workspace, tiers, names):
+    """[what a folder says of itself that the instructor did not]: other tiers, or a name that another folder bears (``names``)."""
+    said, student, out = workspace.state.get("tiers", list(TIERS)), workspace.state.get("student"), []
+    if set(said) != set(tiers):
+        out.append(f"the folder has the tiers {', '.join(said)}; graded were {', '.join(tiers)}")
+    if student and student in names:
+        out.append(f"another folder is {student}'s as well")
+    return out
 
 
 def points_of(outcomes):
@@ -127,9 +149,9 @@ def said_of(outcome):
     return "\n".join([*filter(None, lines), *([outcome.diagnosis["text"]] if outcome.diagnosis else [])])
 
 
-def gradescope(outcomes):
+def gradescope(outcomes, remarks=()):
     """Gradescope's results.json."""
-    return {"tests": [{"name": f"{exercise.id} {exercise.qualname}", "number": exercise.id, "max_score": exercise.points,
+    return {"output": "\n".join(remarks), "tests": [{"name": f"{exercise.id} {exercise.qualname}", "number": exercise.id, "max_score": exercise.points,
                        "score": exercise.points if outcome.passed else 0, "status": "passed" if outcome.passed else "failed",
                        "output": said_of(outcome), "tags": [exercise.tier], "visibility": "visible"} for exercise, outcome in outcomes],
             "execution_time": round(sum(outcome.seconds for _, outcome in outcomes), 1), "visibility": "visible",

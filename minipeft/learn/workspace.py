@@ -1,5 +1,6 @@
 """A learner's folder: a file for each exercise, and what has been done so far.
 
+    DIR/glossary.md                  the terms, in English and Chinese
     DIR/08_lora/lesson.py            the lesson's text, to read and to run
     DIR/08_lora/08_2_forward.py      an exercise, first as a stub
     DIR/.minipeft/state.json         {"version", "variant", "student", "exercises": {id: {"attempts", "hints", "passed", ...}}}
@@ -19,6 +20,7 @@ from .notebook import lesson_with_stubs
 from .stubs import solution_of, stub_of
 
 FOLDER, STATE, STUBS, BEFORE = ".minipeft", "state.json", "stubs", "before"
+GLOSSARY = "glossary.md"
 VERSION = 1
 FRESH = {"attempts": 0, "hints": 0, "passed": None, "solution": False, "mutants": {}}
 HINTS = 3
@@ -52,8 +54,7 @@ class Workspace:
             out.write_stub(exercise)
             if exercise.id in exercise.lesson.solved:
                 out._write(out.path(exercise), solution_of(exercise))
-        for lesson in course.lessons:
-            out._copy_text(lesson)
+        out._copy_texts()
         return out
 
     @classmethod
@@ -173,8 +174,7 @@ class Workspace:
                 self._write(path, text)
             self._write(self.folder / FOLDER / STUBS / exercise.filename, stub)
             out.append((exercise, done))
-        for lesson in self.course.lessons:
-            self._copy_text(lesson)
+        self._copy_texts()
         return out
 
     def _by_id(self):
@@ -184,9 +184,12 @@ class Workspace:
             found.setdefault(f"{path.name[:2]}.{path.name[3]}", path)
         return found
 
-    def _copy_text(self, lesson):
-        """Put the lesson's text, without solutions, beside the exercises."""
-        self._write(self.folder / lesson.folder.name / LESSON, lesson_with_stubs(lesson))
+    def _copy_texts(self):
+        """Put the lessons' texts, without solutions, beside the exercises, and the glossary beside the lessons."""
+        for lesson in self.course.lessons:
+            self._write(self.folder / lesson.folder.name / LESSON, lesson_with_stubs(lesson))
+        if (self.course.folder / GLOSSARY).is_file():
+            self._write(self.folder / GLOSSARY, (self.course.folder / GLOSSARY).read_text(encoding="utf-8"))
 
     def _keep(self, path, text):
         """Keep what a file holds, where that is something else than ``text`` and than the stub it was made from."""

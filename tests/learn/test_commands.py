@@ -1,9 +1,10 @@
 """``minipeft learn`` and ``minipeft teach`` from the command line, wrong uses first."""
 
 import json
+import shutil
 
 import pytest
-from small_course import make_course
+from small_course import COURSE, KERNEL, make_course
 
 from minipeft.cli import main
 from minipeft.learn.course import FOLDER, Course, find_lessons
@@ -133,6 +134,62 @@ def test_release_grade_and_report(here, capsys):
     assert main(["teach", "report", "class", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told == {"students": 2, "exercises": {"01.2": {"solved": 0, "tries": 2.0, "hints": 0.0, "gave_up": 0, "mutants": [["whole", 2]]}}}
+
+
+@pytest.fixture
+def with_stretch(here):
+    """The same place, with 01.3 for those who have the time."""
+    make_course(here / "lessons", {"course.toml": COURSE + 'stretch = ["01.3"]\npoints = {"01.3" = 5}\n'})
+    return here
+
+
+def test_release_of_the_core_has_no_stretch_exercise(with_stretch, capsys):
+    assert main(["teach", "release", "class", "--student", "Ada", "--tier", "core"]) == 0
+    assert capsys.readouterr().out == "1 folder with 2 exercises each in class\n"
+    names = sorted(path.name for path in (with_stretch / "class" / "Ada" / "01_small").iterdir())
+    assert names == ["01_1_multiply.py", "01_2_halve.py", "lesson.py"]
+    assert main(["learn", "check", "--all", "--dir", "class/Ada"]) == 1
+    assert "01.2" in (said := capsys.readouterr().out) and "01.3" not in said
+    assert main(["teach", "release", "class", "--student", "Grace"]) == 0  # all by default
+    assert (with_stretch / "class" / "Grace" / "01_small" / "01_3_change.py").is_file()
+
+
+def test_which_tiers_count_is_not_the_students_word(with_stretch, capsys):
+    main(["teach", "release", "class", "--student", "Ada"])
+    solve(with_stretch / "class" / "Ada", "01.1", "01.2")
+    state = with_stretch / "class" / "Ada" / ".minipeft" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"tiers": ["core"]}))  # 01.3 dropped
+    capsys.readouterr()
+    remark = "Ada: the folder has the tiers core; graded were core, stretch"
+    assert main(["teach", "grade", "class", "--csv", "points.csv"]) == 0 and remark in capsys.readouterr().out
+    assert (with_stretch / "points.csv").read_text() == "student,points,01.1,01.2,01.3\nAda,2,1,1,0\n"
+    assert main(["teach", "grade", "class/Ada", "--gradescope", "r.json"]) == 0
+    told = json.loads((with_stretch / "r.json").read_text())
+    assert told["output"] == remark and [(test["number"], test["score"], test["max_score"]) for test in told["tests"]] == [
+        ("01.1", 1, 1), ("01.2", 1, 1), ("01.3", 0, 5)]
+    capsys.readouterr()
+    assert main(["teach", "grade", "class", "--tier", "core", "--csv", "points.csv"]) == 0  # the instructor released the core alone
+    assert "the folder has the tiers" not in capsys.readouterr().out
+    assert (with_stretch / "points.csv").read_text() == "student,points,01.1,01.2\nAda,2,1,1\n"
+
+
+def test_two_folders_of_one_student_are_remarked_on(here, capsys):
+    main(["teach", "release", "class", "--student", "Ada"])
+    shutil.copytree(here / "class" / "Ada", here / "class" / "Bob")  # handed in by another
+    assert main(["teach", "grade", "class", "--lessons", "1"]) == 0
+    assert "Bob: another folder is Ada's as well" in capsys.readouterr().out
+
+
+def test_compiling_is_announced_in_grading_and_tracing(here, capsys):
+    make_course(here / "lessons", parts=KERNEL)
+    main(["learn", "init", "mine"])
+    solve(here / "mine", "01.1")
+    for command in (["learn", "trace", "01.1", "--dir", "mine"], ["teach", "grade", "mine", "--lessons", "1"]):
+        with (here / "mine" / "01_small" / "01_1_double.py").open("a") as file:
+            file.write("# a change, so that it is compiled anew\n")
+        capsys.readouterr()
+        assert main(command) == 0
+        assert "note: compiling with Numba, which is outside the limit of time\n" in capsys.readouterr().err, command
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -27,6 +27,16 @@ def test_a_stub_has_signature_imports_and_its_id(course):
     assert second.startswith("from minipeft.autograd.ops import ") and {"use", "_pair", "unbroadcast"} == set(second.split("import ")[1].split(", "))
 
 
+def test_the_glossary_lies_beside_the_lessons_and_is_kept_up(course, tmp_path):
+    (course.folder / "glossary.md").write_text("| loss | 损失 |\n", encoding="utf-8")
+    workspace = Workspace.make(tmp_path / "mine", course)
+    mine = tmp_path / "mine" / "glossary.md"
+    assert mine.read_text(encoding="utf-8") == "| loss | 损失 |\n"
+    (course.folder / "glossary.md").write_text("| loss | 损失（函数） |\n", encoding="utf-8")
+    workspace.update()
+    assert mine.read_text(encoding="utf-8") == "| loss | 损失（函数） |\n"
+
+
 def test_it_is_found_from_inside_and_goes_on(workspace, course):
     exercise = course.exercise("01.1")
     workspace.note(exercise, Outcome("01.1", None, PASSED))
