@@ -9,7 +9,7 @@ import pytest
 from minipeft import kernels
 from minipeft.kernels.backend import PARALLEL_THRESHOLD, run_rows
 from minipeft.kernels.norm import ROWS_IN_BLOCK
-from minipeft.learn.claims import exercise, holds, same
+from minipeft.learn.claims import exercise, holds, same, sizes
 
 # ---- 02.1: the definition of GELU's backward pass --------------------------------------------------------------
 
@@ -22,7 +22,7 @@ def gelu(x):
 @exercise("02.1")
 def test_the_slope_by_finite_differences(impl, rng):
     """The result is g times the slope of x Phi(x), as small steps to both sides find it."""
-    x, g, h = rng.standard_normal((3, 4)), rng.standard_normal((3, 4)), 1e-5
+    (x, g), h = rng.standard_normal((2, *sizes(rng, 2))), 1e-5
     slopes = np.array([[(gelu(n + h) - gelu(n - h)) / (2 * h) for n in row] for row in x])
     same(impl(x, g), g * slopes, "dx", 1e-8)
 
@@ -73,7 +73,7 @@ def check_weights(impl, scores, key_mask=None, bias=None, scale=1.0, causal=Fals
 @exercise("02.2")
 def test_softmax_over_the_keys(impl, rng):
     """Without a mask w_ij is exp(z_ij) over the sum of its row, z being scale times the scores."""
-    check_weights(impl, rng.standard_normal((2, 3, 4, 5)), scale=0.7)
+    check_weights(impl, rng.standard_normal(sizes(rng, 4)), scale=0.7)
 
 
 @exercise("02.2")
@@ -107,9 +107,10 @@ def test_causal(impl, rng, queries, keys):
 @exercise("02.2")
 def test_bias(impl, rng):
     """The bias is added after the scale; one with a batch axis of size 1 is for all."""
-    for batch in (1, 2):
-        bias = rng.standard_normal((batch, 3, 2, 4))
-        check_weights(impl, rng.standard_normal((2, 3, 2, 4)), None, bias, 0.4, what="the weights with a bias")
+    shape = sizes(rng, 4)
+    for batch in (1, shape[0]):
+        bias = rng.standard_normal((batch, *shape[1:]))
+        check_weights(impl, rng.standard_normal(shape), None, bias, 0.4, what="the weights with a bias")
 
 
 @exercise("02.2")
@@ -123,8 +124,9 @@ def test_nothing_to_see(impl, rng):
 @exercise("02.2")
 def test_all_together(impl, rng):
     """Scale, bias, mask and the causal rule at once; from float32 comes float32."""
-    scores, mask = rng.standard_normal((2, 2, 3, 5)), rng.random((2, 5)) < 0.7
-    bias = rng.standard_normal((1, 2, 3, 5))
+    batch, heads, queries, keys = sizes(rng, 4)
+    scores, mask = rng.standard_normal((batch, heads, queries, keys)), rng.random((batch, keys)) < 0.7
+    bias = rng.standard_normal((1, heads, queries, keys))
     check_weights(impl, scores, mask, bias, 0.3, True)
     single = impl(scores.astype(np.float32), mask, bias.astype(np.float32), 0.3, True)
     same(single, weights_of(scores, mask, bias, 0.3, True).astype(np.float32), "the weights in float32", 1e-5)
@@ -157,8 +159,9 @@ def by_hand(arrays, step, **changed):
     return [np.array(each) for each in zip(*out)]
 
 
-def four(rng, size=9):
-    """p, g, m and v: v is not negative."""
+def four(rng, size=None):
+    """p, g, m and v, of a size that is drawn where none is given: v is not negative."""
+    size = int(rng.integers(6, 13)) if size is None else size
     return [rng.standard_normal(size) for _ in range(3)] + [rng.random(size)]
 
 
@@ -176,7 +179,7 @@ def test_two_steps(impl, rng):
     """The moments are kept: the second step goes on with those of the first."""
     first = four(rng)
     p, m, v = stepped(impl, first, 1)
-    g = rng.standard_normal(9)
+    g = rng.standard_normal(p.shape)
     p, m, v = stepped(impl, (p, g, m, v), 2)
     a, b, c = by_hand(first, 1)
     same(p, by_hand((a, g, b, c), 2)[0], "p after two steps", 1e-10)
@@ -185,14 +188,15 @@ def test_two_steps(impl, rng):
 @exercise("02.3")
 def test_decay_alone(impl, rng):
     """With a gradient and moments of 0 the parameter shrinks by lr times decay, and nothing else."""
-    p, zero = rng.standard_normal(5), np.zeros(5)
+    (size,) = sizes(rng, 1)
+    p, zero = rng.standard_normal(size), np.zeros(size)
     same(stepped(impl, (p, zero, zero, zero), 3)[0], p * (1 - 0.1 * 0.3), "p", 1e-12)
 
 
 @exercise("02.3")
 def test_only_its_own_elements(impl, rng):
     """A call for start..stop-1 leaves all other elements as they are: they belong to another thread."""
-    p, g, m, v = four(rng)
+    p, g, m, v = four(rng, 9)
     before, s = p.copy(), [0.5, 0.9, 0.8, 0.95, 1.5, 0.02, 0.5]
     impl(2, 5, p, g, m, v, *s)
     outside = np.array([0, 1, 5, 6, 7, 8])
@@ -222,9 +226,10 @@ def norm_by_hand(x, gain, bias, eps, centred):
 
 
 @exercise("02.4")
-@pytest.mark.parametrize("rows, width", [(7, 5), (2, 6), (1, 3), (4, 1)])
-def test_layer_norm(impl, rng, rows, width):
+@pytest.mark.parametrize("shape", [None, (1, 3), (4, 1)])
+def test_layer_norm(impl, rng, shape):
     """Each row is moved to mean 0, divided by the root of its variance + eps, scaled by the gain and moved by the bias."""
+    rows, width = shape or sizes(rng, 2)
     x, gain, bias = 3 * rng.standard_normal((rows, width)) + 2, rng.standard_normal(width), rng.standard_normal(width)
     same(normed(impl, x, gain, bias, 0.1, True), norm_by_hand(x, gain, bias, 0.1, True), "y", 1e-10)
 
@@ -232,7 +237,8 @@ def test_layer_norm(impl, rng, rows, width):
 @exercise("02.4")
 def test_rms_norm(impl, rng):
     """Not centred and without a bias it is RMS norm."""
-    x, gain = rng.standard_normal((5, 4)) + 1, rng.standard_normal(4)
+    rows, width = sizes(rng, 2)
+    x, gain = rng.standard_normal((rows, width)) + 1, rng.standard_normal(width)
     same(normed(impl, x, gain, None, 0.1, False), norm_by_hand(x, gain, None, 0.1, False), "y", 1e-10)
 
 
@@ -285,7 +291,8 @@ def by_blocks(x, gradient, eps, centred):
 @pytest.mark.parametrize("rows", [ROWS_IN_BLOCK, ROWS, 5])
 def test_blocks(impl, rng, rows):
     """partial[b] is the sum of g times the normalised row over the rows of block b; the last block may be short."""
-    x, gradient = 2 * rng.standard_normal((rows, 3)) + 1, rng.standard_normal((rows, 3))
+    (width,) = sizes(rng, 1)
+    x, gradient = 2 * rng.standard_normal((rows, width)) + 1, rng.standard_normal((rows, width))
     same(summed(impl, x, gradient, 0.1, True), by_blocks(x, gradient, 0.1, True), "the partial sums", 1e-10)
 
 

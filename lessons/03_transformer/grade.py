@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minipeft.autograd import Tensor
-from minipeft.learn.claims import exercise, holds, same
+from minipeft.learn.claims import exercise, holds, same, sizes
 from minipeft.models import Decoder, KVCache, LMHead, TransformerConfig
 from minipeft.models.generation import LayerCache, SourceCache
 from minipeft.nn import Join, LayerNorm, Linear, Rotary
@@ -65,9 +65,10 @@ def attention(kind, rng, heads=2, key_heads=None, width=3, size=7, pre=False, ro
 
 
 @exercise("03.1")
-@pytest.mark.parametrize("batch, length, heads, width", [(2, 3, 4, 5), (1, 5, 2, 3), (3, 1, 1, 4)])
-def test_each_head_has_its_columns(impl, rng, batch, length, heads, width):
+@pytest.mark.parametrize("shape", [None, (1, 5, 2, 3), (3, 1, 1, 4)])
+def test_each_head_has_its_columns(impl, rng, shape):
     """Entry (b, h, t, k) is x[b, t, h K + k]."""
+    batch, length, heads, width = shape or sizes(rng, 4)
     layer, x = attention(impl, rng, heads, width=width), rng.standard_normal((batch, length, heads * width))
     expected = np.zeros((batch, heads, length, width))
     for b, h, t, k in np.ndindex(*expected.shape):
@@ -78,22 +79,24 @@ def test_each_head_has_its_columns(impl, rng, batch, length, heads, width):
 @exercise("03.1")
 def test_the_number_of_heads_is_given(impl, rng):
     """The number of heads is the argument, since there may be fewer key heads than query heads."""
-    layer, x = attention(impl, rng, heads=4, key_heads=2, width=3), rng.standard_normal((2, 3, 6))
-    expected = np.zeros((2, 2, 3, 3))
+    batch, length, width = sizes(rng, 3)
+    layer, x = attention(impl, rng, heads=4, key_heads=2, width=width), rng.standard_normal((batch, length, 2 * width))
+    expected = np.zeros((batch, 2, length, width))
     for b, h, t, k in np.ndindex(*expected.shape):
-        expected[b, h, t, k] = x[b, t, h * 3 + k]
+        expected[b, h, t, k] = x[b, t, h * width + k]
     same(layer.split(Tensor(x), 2), Tensor(expected), "the key heads", 0)
 
 
 @exercise("03.1")
 def test_gradients_find_their_way_back(impl, rng):
     """The gradient of x is the gradient of the heads, put side by side."""
-    layer, x = attention(impl, rng, 3, width=2), Tensor(rng.standard_normal((2, 4, 6)), requires_grad=True)
-    g = rng.standard_normal((2, 3, 4, 2))
-    layer.split(x, 3).backward(g)
-    expected = np.zeros((2, 4, 6))
+    batch, heads, length, width = sizes(rng, 4)
+    layer, x = attention(impl, rng, heads, width=width), Tensor(rng.standard_normal((batch, length, heads * width)), requires_grad=True)
+    g = rng.standard_normal((batch, heads, length, width))
+    layer.split(x, heads).backward(g)
+    expected = np.zeros((batch, length, heads * width))
     for b, h, t, k in np.ndindex(*g.shape):
-        expected[b, t, h * 2 + k] = g[b, h, t, k]
+        expected[b, t, h * width + k] = g[b, h, t, k]
     same(x.grad, expected, "dx", 0)
 
 
@@ -103,7 +106,8 @@ def test_gradients_find_their_way_back(impl, rng):
 @exercise("03.2")
 def test_softmax_of_scaled_products(impl, rng):
     """The weights are softmax(scale q k^T) over the keys, made of elementary operations."""
-    q, k = arrays(rng)
+    queries, keys, heads, width, batch = sizes(rng, 5)
+    q, k = arrays(rng, queries, keys, heads, heads, width, batch)
     out = impl(Tensor(q, requires_grad=True), Tensor(k), scale=0.7)
     same(out, Tensor(weights_of(q, k, scale=0.7)), "the weights", 1e-10)
     holds(out.node is None or out.node.operation != "attention_weights",
@@ -113,9 +117,10 @@ def test_softmax_of_scaled_products(impl, rng):
 @exercise("03.2")
 def test_bias_is_added_behind_the_scale(impl, rng):
     """bias, one for all rows of the batch or one for each, is added to the scaled scores."""
-    q, k = arrays(rng)
-    for rows in (1, 2):
-        bias = rng.standard_normal((rows, 2, 3, 5))
+    queries, keys, heads, width, batch = sizes(rng, 5)
+    q, k = arrays(rng, queries, keys, heads, heads, width, batch)
+    for rows in (1, batch):
+        bias = rng.standard_normal((rows, heads, queries, keys))
         same(impl(Tensor(q), Tensor(k), bias=Tensor(bias), scale=0.3), Tensor(weights_of(q, k, bias=bias, scale=0.3)),
              f"the weights with a bias of {rows} row{'s' * (rows > 1)}", 1e-10)
 
@@ -144,9 +149,10 @@ def test_a_query_that_sees_nothing(impl, rng):
 @pytest.mark.parametrize("extra", [0, 3])
 def test_causal(impl, rng, extra):
     """Under the causal mask query i sees the keys j <= i + S - T, and exactly 0 of the others."""
-    q, k = arrays(rng, queries=4, keys=4 + extra)
+    queries, width = sizes(rng, 2, low=3)
+    q, k = arrays(rng, queries, queries + extra, width=width)
     out = impl(Tensor(q), Tensor(k), scale=0.5, causal=True)
-    same(out, Tensor(weights_of(q, k, scale=0.5, causal=True)), f"the weights of 4 queries over {4 + extra} keys", 1e-10)
+    same(out, Tensor(weights_of(q, k, scale=0.5, causal=True)), f"the weights of {queries} queries over {queries + extra} keys", 1e-10)
     same(impl(Tensor(q), Tensor(k), scale=0.5), Tensor(weights_of(q, k, scale=0.5)), "the weights where causal is false", 1e-10)
 
 
@@ -183,9 +189,11 @@ def test_gradients_of_attention(impl, rng):
 
 
 @exercise("03.3")
-@pytest.mark.parametrize("heads, length, width", [(2, 4, 6), (1, 1, 2)])
-def test_every_pair_turns(impl, rng, heads, length, width):
+@pytest.mark.parametrize("shape", [None, (1, 1, 1)])
+def test_every_pair_turns(impl, rng, shape):
     """The pair (c, c + K/2) turns by the angle p * inverse[c]."""
+    heads, length, half = shape or sizes(rng, 3)
+    width = 2 * half
     rotary, x = impl(width, 50.0), rng.standard_normal((2, heads, length, width))
     positions = rng.integers(0, 40, (2, length))
     expected = np.zeros(x.shape)
@@ -264,7 +272,8 @@ def sublayer(layer, x, source=None, mask=None, bias=None, positions=None):
 @pytest.mark.parametrize("pre", [False, True])
 def test_attention_with_its_residual(impl, rng, pre):
     """The output is join(x, out(attention of norm(x))): pre-norm x + h, post-norm norm(x + h), with the heads side by side."""
-    layer, x = attention(impl, rng, heads=2, width=3, pre=pre), rng.standard_normal((2, 4, 7))
+    heads, width, size, length = sizes(rng, 4, high=7)
+    layer, x = attention(impl, rng, heads, width=width, size=size, pre=pre), rng.standard_normal((2, length, size))
     same(layer(Tensor(x)), Tensor(sublayer(layer, x)), "y", 1e-9)
 
 
@@ -289,8 +298,9 @@ def test_rotary_and_shared_key_heads(impl, rng):
 @exercise("03.4")
 def test_token_by_token_with_a_cache(impl, rng):
     """With a cache, token by token gives what the whole text gives under the causal mask."""
-    layer = attention(impl, rng, heads=2, width=4, causal=True, pre=True, rotary=Rotary(4, 20.0))
-    x = rng.standard_normal((2, 4, 7))
+    heads, half, size = sizes(rng, 3)
+    layer = attention(impl, rng, heads, width=2 * half, size=size, causal=True, pre=True, rotary=Rotary(2 * half, 20.0))
+    x = rng.standard_normal((2, 4, size))
     expected, cache = sublayer(layer, x, positions=np.array([[0, 1, 2, 3]] * 2)), LayerCache()
     for start, stop in ((0, 2), (2, 3), (3, 4)):
         y = layer(Tensor(x[:, start:stop]), position_ids=np.arange(start, stop)[None], cache=cache)
@@ -364,7 +374,8 @@ def emptied(impl):
 @pytest.mark.parametrize("pieces", [(3,), (2, 1, 4), (1, 40, 2, 60)])
 def test_all_that_was_stored_comes_back(impl, rng, pieces):
     """Each call returns everything stored so far, in order, however much that is."""
-    cache, k, v = emptied(impl)(), *rng.standard_normal((2, 2, 3, sum(pieces), 4))
+    batch, heads, width = sizes(rng, 3)
+    cache, k, v = emptied(impl)(), *rng.standard_normal((2, batch, heads, sum(pieces), width))
     done = 0
     for size in pieces:
         given = (Tensor(x[:, :, done:done + size]) for x in (k, v))

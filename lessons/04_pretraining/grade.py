@@ -8,7 +8,7 @@ import pytest
 
 from minipeft.autograd import Tensor
 from minipeft.kernels import IGNORE
-from minipeft.learn.claims import exercise, holds, same
+from minipeft.learn.claims import exercise, holds, same, sizes
 from minipeft.models import Decoder, LMHead, TransformerConfig
 
 
@@ -19,8 +19,8 @@ def small_config(kind="gpt2", vocabulary=13, width=8):
 
 
 def small_decoder(rng):
-    """A decoder in float64 with a language-model head."""
-    model = Decoder(small_config(), rng)
+    """A decoder in float64 with a language-model head; how wide it is and how many words it knows are drawn."""
+    model = Decoder(small_config(vocabulary=int(rng.integers(10, 17)), width=2 * int(rng.integers(3, 6))), rng)
     model.head = LMHead(model.config, model.embed.tokens.weight, rng)
     return model.astype(np.float64)
 
@@ -35,9 +35,10 @@ def nats(logits, token):
 
 
 @exercise("04.1")
-@pytest.mark.parametrize("rows, length", [(3, 6), (1, 2), (2, 1)])
-def test_the_label_behind(impl, rng, rows, length):
+@pytest.mark.parametrize("shape", [None, (1, 2), (2, 1)])
+def test_the_label_behind(impl, rng, shape):
     """Place t has the label of place t + 1, and the last place has IGNORE."""
+    rows, length = shape or sizes(rng, 2, low=3)
     labels = rng.integers(0, 50, (rows, length))
     expected = np.array([[labels[b, t + 1] if t + 1 < length else IGNORE for t in range(length)] for b in range(rows)])
     same(impl(labels.copy()), expected, "what each place is to predict", 0)
@@ -57,11 +58,12 @@ def test_what_is_not_counted_stays_so(impl, rng):
 @exercise("04.1")
 def test_the_loss_of_a_decoder(graft, rng):
     """A decoder's loss is the mean of -log p(token t + 1) over the places t that have one."""
-    model, ids = small_decoder(rng), rng.integers(0, 13, (2, 5))
+    model, (rows, length) = small_decoder(rng), sizes(rng, 2, low=3)
+    ids = rng.integers(0, model.config.vocab_size, (rows, length))
     labels = ids.copy()
-    labels[1, 3:] = IGNORE
+    labels[1, 2:] = IGNORE
     logits = model(ids).logits.data
-    each = [nats(logits[b, t], labels[b, t + 1]) for b in range(2) for t in range(4) if labels[b, t + 1] != IGNORE]
+    each = [nats(logits[b, t], labels[b, t + 1]) for b in range(rows) for t in range(length - 1) if labels[b, t + 1] != IGNORE]
     with graft():
         loss = model(ids, labels=labels).loss
     same(loss, Tensor(np.asarray(sum(each) / len(each))), "the loss", 1e-9)
@@ -106,9 +108,10 @@ class Telling:
 @pytest.mark.parametrize("stride", [None, 2])
 def test_the_mean_over_tokens(impl, rng, stride):
     """The loss is the mean over all predicted tokens of the split, and the perplexity is e to it."""
-    model, ids = small_decoder(rng), rng.integers(0, 13, 27).tolist()
-    expected = mean_nats(model, ids, 6, stride or 6)
-    scores = work_of(impl, ids, stride=stride).evaluate(model, "dev")
+    model, length = small_decoder(rng), int(rng.integers(5, 8))
+    ids = rng.integers(0, model.config.vocab_size, length * int(rng.integers(3, 6)) + int(rng.integers(2, length))).tolist()
+    expected = mean_nats(model, ids, length, stride or length)
+    scores = work_of(impl, ids, length, stride=stride).evaluate(model, "dev")
     holds(isinstance(scores, dict) and set(scores) == {"score", "perplexity", "loss"},
           f"the result is {scores!r}; expected a dictionary with score, perplexity and loss")
     same(float(scores["loss"]), expected, "the loss", 1e-9)
@@ -155,7 +158,8 @@ MASK, WORDS, SPECIALS = 4, 1000, (0, 2, 3, 4)
 
 
 def masked(impl, rng, probability=0.15, rows=100, length=60):
-    """(ids, mask, corrupted, labels): texts of words 10 to 999 between special tokens, padded on the right."""
+    """(ids, mask, corrupted, labels): texts of words 10 to 999 between special tokens, padded on the right; some more of each size."""
+    rows, length = rows + int(rng.integers(10)), length + int(rng.integers(10))
     ids = rng.integers(10, WORDS, (rows, length))
     ids[:, 0], ids[:, 7] = 2, 3
     mask = np.arange(length) < rng.integers(30, length + 1, rows)[:, None]
@@ -259,12 +263,13 @@ def test_the_generator_decides(impl, rng):
 
 
 def masked_head(impl, rng):
-    """A head in float64, with numbers everywhere."""
-    config = small_config("bert", vocabulary=9, width=6)
-    head = impl(config, Tensor(rng.standard_normal((9, 6)), requires_grad=True), rng).astype(np.float64)
+    """(a head in float64 with numbers everywhere, V, D)."""
+    vocabulary, width = int(rng.integers(7, 12)), 2 * int(rng.integers(2, 6))
+    config = small_config("bert", vocabulary=vocabulary, width=width)
+    head = impl(config, Tensor(rng.standard_normal((vocabulary, width)), requires_grad=True), rng).astype(np.float64)
     for parameter in head.parameters():
         parameter.data = parameter.data + 0.5 * rng.standard_normal(parameter.shape)
-    return head
+    return head, vocabulary, width
 
 
 def told(head, state):
@@ -275,10 +280,10 @@ def told(head, state):
     return x @ head.output.tied.data.T + head.output.bias.data
 
 
-def labels_of(rng, rows, length, share=0.4):
+def labels_of(rng, rows, length, vocabulary, share=0.4):
     """Labels (B, T), a share of them to be restored, at least two in the first row."""
-    labels = np.where(rng.random((rows, length)) < share, rng.integers(0, 9, (rows, length)), IGNORE)
-    labels[0, :2] = rng.integers(0, 9, 2)
+    labels = np.where(rng.random((rows, length)) < share, rng.integers(0, vocabulary, (rows, length)), IGNORE)
+    labels[0, :2] = rng.integers(0, vocabulary, 2)
     labels[-1, -1] = IGNORE
     return labels
 
@@ -286,8 +291,9 @@ def labels_of(rng, rows, length, share=0.4):
 @exercise("04.4")
 def test_mean_over_the_gaps(impl, rng):
     """The loss is the mean of -log p(label) over the places that have a label."""
-    head, states, labels = masked_head(impl, rng), rng.standard_normal((3, 5, 6)), labels_of(rng, 3, 5)
-    each = [nats(told(head, states[b, t]), labels[b, t]) for b, t in np.ndindex(3, 5) if labels[b, t] != IGNORE]
+    (head, vocabulary, width), (rows, length) = masked_head(impl, rng), sizes(rng, 2, low=3)
+    states, labels = rng.standard_normal((rows, length, width)), labels_of(rng, rows, length, vocabulary)
+    each = [nats(told(head, states[b, t]), labels[b, t]) for b, t in np.ndindex(rows, length) if labels[b, t] != IGNORE]
     same(head.loss(Tensor(states), None, labels, 0), Tensor(np.asarray(sum(each) / len(each))), "the loss", 1e-6)
 
 
@@ -295,7 +301,8 @@ def test_mean_over_the_gaps(impl, rng):
 @pytest.mark.parametrize("virtual", [1, 3])
 def test_virtual_tokens_are_skipped(impl, rng, virtual):
     """Label t belongs to the state behind the virtual tokens, number virtual + t."""
-    head, states, labels = masked_head(impl, rng), rng.standard_normal((2, virtual + 4, 6)), labels_of(rng, 2, 4)
+    head, vocabulary, width = masked_head(impl, rng)
+    states, labels = rng.standard_normal((2, virtual + 4, width)), labels_of(rng, 2, 4, vocabulary)
     each = [nats(told(head, states[b, virtual + t]), labels[b, t]) for b, t in np.ndindex(2, 4) if labels[b, t] != IGNORE]
     same(head.loss(Tensor(states), None, labels, virtual), Tensor(np.asarray(sum(each) / len(each))), "the loss", 1e-6)
 
@@ -303,18 +310,20 @@ def test_virtual_tokens_are_skipped(impl, rng, virtual):
 @exercise("04.4")
 def test_only_gaps_are_projected(impl, rng):
     """Only the states of the chosen places go through the map to the vocabulary."""
-    head, states, labels, rows = masked_head(impl, rng), rng.standard_normal((3, 6, 6)), labels_of(rng, 3, 6), []
+    head, vocabulary, width = masked_head(impl, rng)
+    states, labels, rows = rng.standard_normal((3, 6, width)), labels_of(rng, 3, 6, vocabulary), []
     project = head.project
-    head.project = lambda x: rows.append(x.size // 6) or project(x)
+    head.project = lambda x: rows.append(x.size // width) or project(x)
     head.loss(Tensor(states), None, labels, 0)
     wanted = int((labels != IGNORE).sum())
-    holds(sum(rows) == wanted, f"{sum(rows)} states were projected; expected {wanted} of {states.size // 6}")
+    holds(sum(rows) == wanted, f"{sum(rows)} states were projected; expected {wanted} of {states.size // width}")
 
 
 @exercise("04.4")
 def test_gradients_of_the_gaps(impl, rng):
     """The states of the chosen places have gradients, those of finite differences, and all others have 0."""
-    head, states, labels = masked_head(impl, rng), rng.standard_normal((2, 4, 6)), labels_of(rng, 2, 4)
+    head, vocabulary, width = masked_head(impl, rng)
+    states, labels = rng.standard_normal((2, 4, width)), labels_of(rng, 2, 4, vocabulary)
     given = Tensor(states, requires_grad=True)
     head.loss(given, None, labels, 0).backward(np.asarray(1.7))
     count, step, expected = (labels != IGNORE).sum(), 1e-6, np.zeros(states.shape)
@@ -353,7 +362,7 @@ def drawn(impl, rng, length, density=0.3, mean_length=2.0, sentinels=SENTINELS):
 @exercise("04.5")
 def test_the_spans_put_back_give_the_text(impl, rng):
     """Put in the place of its sentinel, each span of the target makes the text whole again."""
-    for length in (2, 5, 11, 30):
+    for length in (2, *rng.integers(5, 40, 3).tolist()):
         ids, source, target = drawn(impl, rng, length)
         filling, again = {sentinel: tokens for sentinel, tokens in spans_in(target)}, []
         for token in source:

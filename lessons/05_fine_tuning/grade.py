@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minipeft.autograd import Tensor
-from minipeft.learn.claims import exercise, holds, same
+from minipeft.learn.claims import exercise, holds, same, sizes
 from minipeft.methods import Full, Head, TopK, attach
 from minipeft.models import ClassificationHead, Decoder, Encoder, TransformerConfig
 from minipeft.nn import Linear, Parameter
@@ -27,8 +27,9 @@ def by_hand(p, g, m, v, step, lr, beta1, beta2, eps, decay, scale):
     return out
 
 
-def drawn(rng, shape=(4, 3)):
-    """Parameter, gradient and moments of a run that is on its way."""
+def drawn(rng, shape=None):
+    """Parameter, gradient and moments of a run that is on its way; their shape too is drawn where none is given."""
+    shape = shape or sizes(rng, 2)
     return (rng.standard_normal(shape), rng.standard_normal(shape), 0.3 * rng.standard_normal(shape), 0.1 + rng.random(shape))
 
 
@@ -63,7 +64,7 @@ def test_the_moments_are_kept_as_running_means(impl, rng):
 
 
 @exercise("05.1")
-@pytest.mark.parametrize("shape", [(4, 3), (1,)])
+@pytest.mark.parametrize("shape", [None, (1,)])
 def test_decay_is_apart_from_the_gradient(impl, rng, shape):
     """Decay takes lr decay p away, beside the gradient's step and not through the moments."""
     p, g, m, v = drawn(rng, shape)
@@ -76,9 +77,9 @@ def test_decay_is_apart_from_the_gradient(impl, rng, shape):
 @exercise("05.1")
 def test_without_a_gradient_only_decay_is_left(impl, rng):
     """Where the gradient and the moments are zero, the parameter shrinks by the factor 1 - lr decay."""
-    p = rng.standard_normal((2, 3))
+    p = rng.standard_normal(sizes(rng, 2))
     expected = p * (1 - 0.1 * 0.5)
-    impl(p, np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 3)), 1, 0.1, 0.9, 0.999, 1e-8, 0.5, 1.0)
+    impl(p, np.zeros(p.shape), np.zeros(p.shape), np.zeros(p.shape), 1, 0.1, 0.9, 0.999, 1e-8, 0.5, 1.0)
     same(p, expected, "the parameter", 1e-12)
 
 
@@ -97,8 +98,8 @@ def test_clipping_scales_the_gradient_first(impl, rng):
 def test_three_steps_in_float32(impl, rng):
     """Step after step, arrays of float32 stay float32 and follow the formula."""
     p, _, _, _ = drawn(rng)
-    gradients = rng.standard_normal((3, 4, 3)).astype(np.float32)
-    mine = [p.astype(np.float32), np.zeros((4, 3), np.float32), np.zeros((4, 3), np.float32)]
+    gradients = rng.standard_normal((3, *p.shape)).astype(np.float32)
+    mine = [p.astype(np.float32), np.zeros(p.shape, np.float32), np.zeros(p.shape, np.float32)]
     slow = [array.astype(np.float64) for array in mine]
     for step, g in enumerate(gradients, 1):
         impl(mine[0], g, mine[1], mine[2], step, 0.05, 0.9, 0.99, 1e-8, 0.1, 1.0)
@@ -114,41 +115,51 @@ def curve(impl, schedule, total, warmup=0):
     return np.array([float(impl(schedule, t, total, warmup)) for t in range(total)])
 
 
+def steps(rng):
+    """(total, warmup) of a run that is drawn."""
+    return int(rng.integers(9, 30)), int(rng.integers(2, 7))
+
+
 @exercise("05.2")
-@pytest.mark.parametrize("warmup", [1, 4, 10])
-def test_warm_up_rises_to_one(impl, warmup):
+@pytest.mark.parametrize("warmup", [None, 1, 10])
+def test_warm_up_rises_to_one(impl, rng, warmup):
     """In the warm-up the factor is 1/w, 2/w, ..., 1: the first step is not lost, and the last has the whole rate."""
+    total, warmup = steps(rng) if warmup is None else (12, warmup)
     for schedule in ("linear", "cosine", "constant"):
-        same(curve(impl, schedule, 12, warmup)[:warmup], np.arange(1, warmup + 1) / warmup, f"the first {warmup} factors of {schedule}", 1e-12)
+        same(curve(impl, schedule, total, warmup)[:warmup], np.arange(1, warmup + 1) / warmup, f"the first {warmup} factors of {schedule}", 1e-12)
 
 
 @exercise("05.2")
-@pytest.mark.parametrize("total, warmup", [(8, 0), (10, 3), (7, 6), (1, 0)])
-def test_linear_falls_to_zero_behind_the_last_step(impl, total, warmup):
+@pytest.mark.parametrize("run", [None, (8, 0), (7, 6), (1, 0)])
+def test_linear_falls_to_zero_behind_the_last_step(impl, rng, run):
     """After the warm-up, linear falls by equal amounts from 1 to 0, which it would reach one step behind the last."""
+    total, warmup = run or steps(rng)
     expected = [1 - (t - warmup) / (total - warmup) for t in range(warmup, total)]
     same(curve(impl, "linear", total, warmup)[warmup:], np.array(expected), "the factors behind the warm-up", 1e-12)
 
 
 @exercise("05.2")
-@pytest.mark.parametrize("total, warmup", [(8, 0), (10, 4)])
-def test_cosine_is_half_a_wave(impl, total, warmup):
+@pytest.mark.parametrize("run", [None, (8, 0)])
+def test_cosine_is_half_a_wave(impl, rng, run):
     """After the warm-up, cosine is half a wave: 1 at its start, 1/2 in the middle."""
+    total, warmup = run or steps(rng)
     expected = [0.5 + 0.5 * math.cos(math.pi * (t - warmup) / (total - warmup)) for t in range(warmup, total)]
     same(curve(impl, "cosine", total, warmup)[warmup:], np.array(expected), "the factors behind the warm-up", 1e-12)
 
 
 @exercise("05.2")
-def test_constant_stays(impl):
+def test_constant_stays(impl, rng):
     """After the warm-up, constant is 1."""
-    same(curve(impl, "constant", 9, 2)[2:], np.ones(7), "the factors behind the warm-up", 1e-12)
+    total, warmup = steps(rng)
+    same(curve(impl, "constant", total, warmup)[warmup:], np.ones(total - warmup), "the factors behind the warm-up", 1e-12)
 
 
 @exercise("05.2")
-@pytest.mark.parametrize("total", [40, 100])
-def test_the_slanted_triangle(impl, total):
+@pytest.mark.parametrize("tenth", [None, 10])
+def test_the_slanted_triangle(impl, rng, tenth):
     """Slanted rises from 1/32 to 1 in the first tenth of the steps and falls slowly back to 1/32."""
-    cut = total // 10
+    cut = tenth or int(rng.integers(3, 9))
+    total = 10 * cut
     share = [t / cut if t < cut else (total - t) / (total - cut) for t in range(total)]
     same(curve(impl, "slanted", total), np.array([1 / 32 + (31 / 32) * p for p in share]), "the factors", 1e-9)
 
@@ -192,8 +203,9 @@ def test_an_unknown_schedule_is_refused(impl):
 
 def moved(kind, rng, alpha, beta):
     """(an L2-SP whose parameters have moved, their starts, where they are)."""
-    start = {"blocks.0.attn.q.weight": rng.standard_normal((2, 5)), "embed.norm.bias": rng.standard_normal(3),
-             "head.classifier.weight": rng.standard_normal((5, 3)), "head.classifier.bias": rng.standard_normal(3)}
+    width, classes, d_in = sizes(rng, 3)
+    start = {"blocks.0.attn.q.weight": rng.standard_normal((d_in, width)), "embed.norm.bias": rng.standard_normal(width),
+             "head.classifier.weight": rng.standard_normal((width, classes)), "head.classifier.bias": rng.standard_normal(classes)}
     parameters = {path: Parameter(array.copy()) for path, array in start.items()}
     hook = kind(parameters, alpha, beta)
     for p in parameters.values():
@@ -236,12 +248,13 @@ def test_the_gradients_pull_back(impl, rng):
 @exercise("05.3")
 def test_at_the_start_the_body_costs_nothing(impl, rng):
     """Before the first step the body has no penalty and no pull."""
-    body = {"blocks.1.mlp.up.weight": Parameter(rng.standard_normal((3, 4)))}
+    shape = tuple(sizes(rng, 2))
+    body = {"blocks.1.mlp.up.weight": Parameter(rng.standard_normal(shape))}
     hook = impl(body, 2.0, 2.0)
     value = hook.penalty()
     same(value, Tensor(np.array(0.0)), "the penalty", 1e-12)
     value.backward()
-    same(body["blocks.1.mlp.up.weight"].grad, np.zeros((3, 4)), "the gradient", 1e-12)
+    same(body["blocks.1.mlp.up.weight"].grad, np.zeros(shape), "the gradient", 1e-12)
 
 
 @exercise("05.3")
@@ -299,8 +312,9 @@ def compare(hook, epoch, expected):
 @pytest.mark.parametrize("epoch", [0, 1, 2, 3, 4, 9])
 def test_one_group_more_in_each_epoch(impl, rng, epoch):
     """Epoch 0 trains the head, epoch 1 the head and the last block, and so on down to the embeddings; then all stay."""
-    hook = unfrozen(impl, Full(), rng)
-    compare(hook, epoch, [path for path in hook.groups if layer_of(path, 3) <= epoch])
+    (layers,) = sizes(rng, 1, high=4)
+    hook = unfrozen(impl, Full(), rng, layers)
+    compare(hook, epoch, [path for path in hook.groups if layer_of(path, layers) <= epoch])
 
 
 @exercise("05.4")
@@ -315,9 +329,10 @@ def test_several_epochs_a_group(impl, rng, epoch):
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_groups_without_a_parameter_take_no_epoch(impl, rng, epoch):
     """Only groups in which something is trained count: where there is no head, epoch 0 already trains the last block."""
-    model = Decoder(small("gpt2", 3).with_(labels=(), pooling=None), rng)
+    (layers,) = sizes(rng, 1, low=3, high=5)
+    model = Decoder(small("gpt2", layers).with_(labels=(), pooling=None), rng)
     hook = impl(attach(model, TopK(layers=2), rng=rng))
-    compare(hook, epoch, [path for path in hook.groups if layer_of(path, 3) <= epoch + 1])
+    compare(hook, epoch, [path for path in hook.groups if layer_of(path, layers) <= epoch + 1])
 
 
 @exercise("05.4")
@@ -341,8 +356,9 @@ def test_the_step_freezes_the_others(impl, rng):
 # ---- 05.5: mixout -----------------------------------------------------------------------------------------------
 
 
-def mixing(kind, rng, p=0.4, shape=(30, 20), seed=5):
-    """(a mixout layer in training whose weight has moved, its start, how far it has moved, b)."""
+def mixing(kind, rng, p=0.4, shape=None, seed=5):
+    """(a mixout layer in training whose weight has moved, its start, how far it has moved, b); without a shape a large one is drawn."""
+    shape = shape or (int(rng.integers(25, 35)), int(rng.integers(15, 24)))
     base = Linear(*shape, rng=rng, std=1.0).astype(np.float64)
     base.bias.data = rng.standard_normal(shape[1])
     layer = kind(base, p)
@@ -362,7 +378,7 @@ def test_evaluation_does_not_mix(impl, rng):
     """Outside training the layer is x W + b with W as it is now."""
     layer, start, off, b = mixing(impl, rng)
     layer.eval()
-    x = rng.standard_normal((3, 30))
+    x = rng.standard_normal((3, len(start)))
     same(layer(Tensor(x)), Tensor(x @ (start + off) + b), "h in evaluation", 1e-10)
 
 
@@ -370,7 +386,7 @@ def test_evaluation_does_not_mix(impl, rng):
 def test_probability_zero_does_not_mix(impl, rng):
     """With the probability 0 nothing is mixed in training either."""
     layer, start, off, b = mixing(impl, rng, 0.0)
-    x = rng.standard_normal((2, 4, 30))
+    x = rng.standard_normal((2, 4, len(start)))
     same(layer(Tensor(x)), Tensor(x @ (start + off) + b), "h with p = 0", 1e-10)
 
 
@@ -407,10 +423,11 @@ def test_on_average_it_is_the_weight(impl, rng):
 @exercise("05.5")
 def test_gradients(impl, rng):
     """The gradient of an entry is 0 where it is mixed and x^T g / (1 - p) elsewhere; x and b have theirs."""
-    layer, start, off, b = mixing(impl, rng, 0.4, (7, 5))
+    rows, d_in, d_out = sizes(rng, 3)
+    layer, start, off, b = mixing(impl, rng, 0.4, (d_in, d_out))
     used = weight_of(layer, b)
     layer.train(np.random.default_rng(5))  # the same draw once more
-    x, g = Tensor(rng.standard_normal((3, 7)), requires_grad=True), rng.standard_normal((3, 5))
+    x, g = Tensor(rng.standard_normal((rows, d_in)), requires_grad=True), rng.standard_normal((rows, d_out))
     layer(x).backward(g)
     kept = np.abs(used - start) > 1e-9
     same(layer.wrapped.weight.grad, np.where(kept, x.data.T @ g / 0.6, 0.0), "the gradient of the weight", 1e-9)

@@ -8,7 +8,7 @@ import pytest
 from minipeft import load_pretrained
 from minipeft.autograd import Tensor, no_grad
 from minipeft.data import Dataset, Example, Tokenizer
-from minipeft.learn.claims import SEEN, Broken, exercise, holds, same
+from minipeft.learn.claims import SEEN, Broken, exercise, holds, same, sizes
 from minipeft.prompting import Template, Verbalizer
 
 
@@ -28,6 +28,14 @@ def drawn(rng, *shape):
 # ---- 06.1: the two sides of the gap ----------------------------------------------------------------------------
 
 
+WORDS = ("the", "cake", "was", "very", "dull", "anna", "liked", "a", "long", "film", ".")
+
+
+def said(rng):
+    """A text of three to six words."""
+    return " ".join(rng.choice(WORDS, int(rng.integers(3, 7))))
+
+
 def sides(impl, pattern, *given, **more):
     """What stands before the mask and what behind it, as (str, str)."""
     out = impl(pattern).halves(*given, **more)
@@ -37,25 +45,24 @@ def sides(impl, pattern, *given, **more):
 
 @exercise("06.1")
 @pytest.mark.parametrize("pattern, before, behind", [
-    ("{text} it was {mask} .", "the cake was dull . it was ", " ."),
-    ("is it {mask} ? {text}", "is it ", " ? the cake was dull ."),
-    ("{text} {mask}", "the cake was dull . ", ""),
-    ("{mask} : {text} !", "", " : the cake was dull . !")])
-def test_one_text(impl, pattern, before, behind):
+    ("{text} it was {mask} .", "{} it was ", " ."), ("is it {mask} ? {text}", "is it ", " ? {}"), ("{text} {mask}", "{} ", ""),
+    ("{mask} : {text} !", "", " : {} !")])
+def test_one_text(impl, rng, pattern, before, behind):
     """Words and text before the mask come first, words and text behind it second, all in the order of the pattern."""
-    first, second = sides(impl, pattern, "the cake was dull .", None)
-    reads(first, before, f"what stands before the mask of {pattern!r}")
-    reads(second, behind, f"what stands behind the mask of {pattern!r}")
+    text = said(rng)
+    first, second = sides(impl, pattern, text, None)
+    reads(first, before.format(text), f"what stands before the mask of {pattern!r}")
+    reads(second, behind.format(text), f"what stands behind the mask of {pattern!r}")
 
 
 @exercise("06.1")
-def test_two_texts(impl):
+def test_two_texts(impl, rng):
     """A pair has its second text where the pattern says {text2}; without a second text nothing stands there."""
-    pattern = "{text2} ? {mask} , {text} ."
-    for second, before in (("it rains", "it rains ? "), (None, " ? "), ("", " ? ")):
-        first, behind = sides(impl, pattern, "the street is wet", second)
+    pattern, text, other = "{text2} ? {mask} , {text} .", said(rng), said(rng)
+    for second, before in ((other, f"{other} ? "), (None, " ? "), ("", " ? ")):
+        first, behind = sides(impl, pattern, text, second)
         reads(first, before, f"what stands before the mask where the second text is {second!r}")
-        reads(behind, " , the street is wet .", "what stands behind the mask")
+        reads(behind, f" , {text} .", "what stands behind the mask")
 
 
 @exercise("06.1")
@@ -88,9 +95,9 @@ def test_the_gap_can_be_filled(impl):
 
 
 def words_of(rng, vocabulary):
-    """Ids for three classes, of 2, 1 and 3 words; no word stands for two."""
-    ids = rng.permutation(vocabulary)[:6]
-    return [ids[:2], ids[2:3], ids[3:]]
+    """Ids for three classes, of one, two and three words in an order that is drawn; no word stands for two."""
+    first, second, _ = sizes(rng, 3, low=1, high=3)
+    return np.split(rng.permutation(vocabulary)[:6], [first, first + second])
 
 
 def means(z, ids):
@@ -105,7 +112,8 @@ def means(z, ids):
 @exercise("06.2")
 def test_the_mean_over_a_classs_words(impl, rng):
     """s_c is the mean of the logits of the words that stand for class c, however many these are."""
-    ids, z = words_of(rng, 11), 2 * rng.standard_normal((4, 11))
+    rows, vocabulary = int(rng.integers(2, 6)), int(rng.integers(8, 14))
+    ids, z = words_of(rng, vocabulary), 2 * rng.standard_normal((rows, vocabulary))
     same(impl(Tensor(z), ids), Tensor(means(z, ids)), "s", 1e-12)
 
 
@@ -127,11 +135,13 @@ def test_other_axes_stay(impl, rng, shape):
 @exercise("06.2")
 def test_the_gradient_reaches_label_words_alone(impl, rng):
     """dL/dz of a word is dL/ds of its class over the number of the class's words, and 0 for a word of no class."""
-    ids, z, g = words_of(rng, 8), Tensor(rng.standard_normal((4, 8)), requires_grad=True), rng.standard_normal((4, 3))
+    rows, vocabulary = int(rng.integers(2, 6)), int(rng.integers(8, 14))
+    ids, g = words_of(rng, vocabulary), rng.standard_normal((rows, 3))
+    z = Tensor(rng.standard_normal((rows, vocabulary)), requires_grad=True)
     s = impl(z, ids)
     holds(isinstance(s, Tensor) and s.requires_grad, "s is no Tensor with a gradient; a prompt could not be trained")
     s.backward(g)
-    expected = np.zeros((4, 8))
+    expected = np.zeros((rows, vocabulary))
     for c, words in enumerate(ids):
         for w in words:
             expected[:, w] = g[:, c] / len(words)
@@ -153,16 +163,18 @@ def divided(q, shares):
 @exercise("06.3")
 def test_the_formula(impl, rng):
     """q' is q / q_cf, each row divided by its sum."""
-    q, q_cf = drawn(rng, 5, 3), drawn(rng, 3)
+    rows, classes = sizes(rng, 2)
+    q, q_cf = drawn(rng, rows, classes), drawn(rng, classes)
     same(impl(q, q_cf), divided(q, q_cf), "q'", 1e-10)
 
 
 @exercise("06.3")
 def test_several_inputs_without_content(impl, rng):
     """Of several inputs without content (M, C), the mean over them is divided out."""
-    q, q_cf = drawn(rng, 5, 3), drawn(rng, 4, 3)
-    q_cf[0] = [0.9, 0.07, 0.03]
-    mean = [sum(q_cf[m, c] for m in range(4)) / 4 for c in range(3)]
+    rows, classes, inputs = sizes(rng, 3)
+    q, q_cf = drawn(rng, rows, classes), drawn(rng, inputs, classes)
+    q_cf[0] = np.where(np.arange(classes) == 0, 0.9, 0.1 / (classes - 1))
+    mean = [sum(q_cf[m, c] for m in range(inputs)) / inputs for c in range(classes)]
     same(impl(q, q_cf), divided(q, mean), "q'", 1e-10)
     same(impl(q, q_cf[:1]), divided(q, q_cf[0]), "q' where there is one such input, (1, C)", 1e-10)
 
@@ -205,22 +217,21 @@ def test_nothing_to_divide_by(impl):
 
 # ---- 06.4: likelihoods of answers ------------------------------------------------------------------------------
 
-LENGTHS, SIZE, VOCABULARY = (1, 3, 2), 4, 6  # tokens of each class's answer, prompts, words
-
-
 class Prompts:
     """A batch that has a size and nothing else."""
 
-    size = SIZE
+    def __init__(self, size):
+        self.size = size
 
 
 def ranking(impl, rng, normalised, scale=1.0):
-    """(a `RankClassification` whose answers have logits drawn by lot, {class: (logits (B, T, V), tokens)})."""
-    work, told = impl.__new__(impl), {}
-    work.words = [[int(i) for i in rng.integers(VOCABULARY, size=length)] for length in LENGTHS]
+    """(a `RankClassification` whose answers have logits drawn by lot, {class: (logits (B, T, V), tokens)}, a batch of prompts)."""
+    work, told, (size, vocabulary) = impl.__new__(impl), {}, sizes(rng, 2, high=7)
+    lengths = sizes(rng, 3, low=1, high=3)  # of each class's answer, in tokens
+    work.words = [[int(i) for i in rng.integers(vocabulary, size=length)] for length in lengths]
     work.normalised, work.start, work.labels, work.kind = normalised, None, ("a", "b", "c"), "causal"
     for c, words in enumerate(work.words):
-        told[c] = (scale * rng.standard_normal((SIZE, len(words), VOCABULARY)), words)
+        told[c] = (scale * rng.standard_normal((size, len(words), vocabulary)), words)
 
     def answers(model, batch, choices):
         rows = [row for row, c in enumerate(choices) for _ in work.words[c]]
@@ -229,14 +240,14 @@ def ranking(impl, rng, normalised, scale=1.0):
         return Tensor(logits), np.array([work.words[choices[row]][step] for row, step in zip(rows, steps)]), np.array(rows)
 
     work.answers = answers
-    return work, told
+    return work, told, Prompts(size)
 
 
 def likelihoods(told, normalised):
     """l (B, C), token by token: log p = z_t - log of the sum of exp z."""
-    out = np.zeros((SIZE, len(told)))
+    out = np.zeros((len(told[0][0]), len(told)))
     for c, (z, words) in told.items():
-        for row in range(SIZE):
+        for row in range(len(z)):
             for step, token in enumerate(words):
                 top = z[row, step].max()
                 out[row, c] += z[row, step, token] - top - np.log(sum(np.exp(v - top) for v in z[row, step]))
@@ -247,23 +258,23 @@ def likelihoods(told, normalised):
 @exercise("06.4")
 def test_sums(impl, rng):
     """Where self.normalised is false, l is the sum of log p over the answer's tokens."""
-    work, told = ranking(impl, rng, normalised=False)
-    same(work.log_likelihoods(None, Prompts()), likelihoods(told, False), "l", 1e-10)
+    work, told, prompts = ranking(impl, rng, normalised=False)
+    same(work.log_likelihoods(None, prompts), likelihoods(told, False), "l", 1e-10)
 
 
 @exercise("06.4")
 def test_means(impl, rng):
     """Where self.normalised is true, l is divided by the number of the answer's tokens, so that long answers can win."""
-    work, told = ranking(impl, rng, normalised=True)
-    same(work.log_likelihoods(None, Prompts()), likelihoods(told, True), "l", 1e-10)
+    work, told, prompts = ranking(impl, rng, normalised=True)
+    same(work.log_likelihoods(None, prompts), likelihoods(told, True), "l", 1e-10)
 
 
 @exercise("06.4")
 def test_large_logits(impl, rng):
     """Logits in the thousands give no infinity: the largest is taken away before exp."""
-    work, told = ranking(impl, rng, normalised=True, scale=1000.0)
+    work, told, prompts = ranking(impl, rng, normalised=True, scale=1000.0)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        same(work.log_likelihoods(None, Prompts()), likelihoods(told, True), "l", 1e-9)
+        same(work.log_likelihoods(None, prompts), likelihoods(told, True), "l", 1e-9)
 
 
 @functools.lru_cache

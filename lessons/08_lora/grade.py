@@ -8,6 +8,7 @@ from minipeft.learn.claims import exercise, holds, same
 from minipeft.methods import LoRA, attach
 from minipeft.models import Decoder, LMHead, TransformerConfig
 from minipeft.nn import Linear
+from minipeft.training.optim import AdamW
 
 
 def made(kind, rng, scale=1.7, dropout=0.0, rank=2, **more):
@@ -78,6 +79,18 @@ def test_gradients(impl, rng):
     same(layer.V.grad, 1.7 * g.T @ (x.data @ u), "dV", 1e-10)
     same(x.grad, g @ w.T + 1.7 * (g @ v) @ u.T, "dx", 1e-10)
     holds(layer.wrapped.weight.grad is None, "the frozen W got a gradient; its map must stay frozen")
+
+
+@exercise("08.1")
+def test_a_step_leaves_the_base_as_it_was(impl, rng):
+    """A step of AdamW on all that has a gradient moves U and V; W and b keep their bits."""
+    layer, w, b, u, v = made(impl, rng)
+    kept = [array.copy() for array in (w, b, u, v)]
+    layer(Tensor(rng.standard_normal((4, w.shape[0])))).backward(rng.standard_normal((4, w.shape[1])))
+    AdamW([layer.U, layer.V, *layer.wrapped.parameters()], lr=0.1).step()
+    same(layer.wrapped.weight.data, kept[0], "W after the step", 0)
+    same(layer.wrapped.bias.data, kept[1], "b after the step", 0)
+    holds((layer.U.data != kept[2]).all() and (layer.V.data != kept[3]).all(), "U or V has not moved")
 
 
 @exercise("08.1")

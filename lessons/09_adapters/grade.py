@@ -4,19 +4,22 @@ import numpy as np
 import pytest
 
 from minipeft.autograd import Tensor, gradcheck
-from minipeft.learn.claims import exercise, holds, same
+from minipeft.learn.claims import exercise, holds, same, sizes
 from minipeft.methods import METHODS, attach
 from minipeft.methods.adapter import Bottleneck, ParallelJoin, PfeifferJoin
 from minipeft.models import Encoder, Seq2Seq, TransformerConfig
 from minipeft.models.heads import ClassificationHead
 from minipeft.nn import Join, LayerNorm, Parameter
+from minipeft.training.optim import AdamW
 
 ACTIVATIONS = {"relu": lambda x: x if x > 0 else 0.0, "silu": lambda x: x / (1 + np.exp(-x)), "tanh": np.tanh}
 SLOPES = {"silu": lambda x: (1 + np.exp(-x) + x * np.exp(-x)) / (1 + np.exp(-x)) ** 2, "tanh": lambda x: 1 - np.tanh(x) ** 2}
 
 
-def network(kind, rng, act="silu", dropout=0.0, width=5, inner=3):
-    """A network with numbers everywhere, D 5 and R 3, in float64."""
+def network(kind, rng, act="silu", dropout=0.0, width=None):
+    """A network with numbers everywhere, in float64; R is drawn, and so is D where it is not given."""
+    (inner,) = sizes(rng, 1, high=3)
+    width = int(rng.integers(4, 8)) if width is None else width
     mlp = kind(width, inner, act, dropout, 0.0, rng).astype(np.float64)
     for parameter in mlp.parameters():
         parameter.data = rng.standard_normal(parameter.shape)
@@ -44,9 +47,9 @@ def normalised(rows, norm):
     return out
 
 
-def made_join(rng, post_norm):
-    """A join of width 5, with a norm that has numbers everywhere or with none, in float64."""
-    join = Join(LayerNorm(5) if post_norm else None).astype(np.float64)
+def made_join(rng, post_norm, width):
+    """A join with a norm that has numbers everywhere or with none, in float64."""
+    join = Join(LayerNorm(width) if post_norm else None).astype(np.float64)
     for parameter in join.parameters():
         parameter.data = rng.standard_normal(parameter.shape)
     return join
@@ -84,30 +87,35 @@ def moved(model, name, rng, **options):
 @exercise("09.1")
 def test_a_fresh_one_gives_zero(impl, rng):
     """A fresh network, whose W_up and biases are zero, gives 0 for every z."""
-    fresh = impl(5, 3, "relu", 0.0, 0.0, rng).astype(np.float64)
-    same(fresh(Tensor(rng.standard_normal((4, 5)))), Tensor(np.zeros((4, 5))), "MLP(z)", 1e-12)
+    rows, width, inner = sizes(rng, 3)
+    fresh = impl(width, inner, "relu", 0.0, 0.0, rng).astype(np.float64)
+    same(fresh(Tensor(rng.standard_normal((rows, width)))), Tensor(np.zeros((rows, width))), "MLP(z)", 1e-12)
 
 
 @exercise("09.1")
 @pytest.mark.parametrize("act", ["relu", "silu"])
 def test_the_formula(impl, rng, act):
     """MLP(z) is act(z W_down + b_down) W_up + b_up."""
-    mlp, z = network(impl, rng, act), rng.standard_normal((4, 5))
+    mlp = network(impl, rng, act)
+    z = rng.standard_normal((int(rng.integers(2, 6)), mlp.down.weight.shape[0]))
     same(mlp(Tensor(z)), Tensor(by_numbers(mlp, z, act)), "MLP(z)", 1e-10)
 
 
 @exercise("09.1")
 def test_leading_axes(impl, rng):
     """z may have several axes before the last, as (B, T, D)."""
-    mlp, z = network(impl, rng), rng.standard_normal((2, 3, 5))
-    same(mlp(Tensor(z)), Tensor(by_numbers(mlp, z.reshape(6, 5), "silu").reshape(2, 3, 5)), "MLP(z)", 1e-10)
+    mlp = network(impl, rng)
+    z = rng.standard_normal((2, 3, mlp.down.weight.shape[0]))
+    same(mlp(Tensor(z)), Tensor(by_numbers(mlp, z.reshape(6, -1), "silu").reshape(z.shape)), "MLP(z)", 1e-10)
 
 
 @exercise("09.1")
 @pytest.mark.parametrize("act", ["silu", "tanh"])
 def test_gradients(impl, rng, act):
     """The gradients of both matrices, both biases and z are those of the formula, for a random gradient from above."""
-    mlp, z, g = network(impl, rng, act), Tensor(rng.standard_normal((4, 5)), requires_grad=True), rng.standard_normal((4, 5))
+    mlp = network(impl, rng, act)
+    z, g = rng.standard_normal((2, int(rng.integers(2, 6)), mlp.down.weight.shape[0]))
+    z = Tensor(z, requires_grad=True)
     mlp(z).backward(g)
     before = z.data @ mlp.down.weight.data + mlp.down.bias.data
     delta = g @ mlp.up.weight.data.T * SLOPES[act](before)
@@ -121,7 +129,8 @@ def test_gradients(impl, rng, act):
 @exercise("09.1")
 def test_dropout_is_on_what_enters(impl, rng):
     """In training, dropout acts on z before W_down."""
-    mlp, z, seen = network(impl, rng, dropout=0.5), rng.standard_normal((4, 5)), []
+    mlp, seen = network(impl, rng, dropout=0.5), []
+    z = rng.standard_normal((4, mlp.down.weight.shape[0]))
     mlp.dropout.forward = lambda given: seen.append(given.data.copy()) or given * 0.0
     result = mlp(Tensor(z))
     same(seen[0] if seen else None, z, "what dropout was given", 0)
@@ -136,8 +145,9 @@ def test_dropout_is_on_what_enters(impl, rng):
 @pytest.mark.parametrize("post_norm", [True, False])
 def test_at_the_join(impl, rng, post_norm, scale):
     """The sub-layer gives join(x, h + s MLP(h)), with a norm in the join and without."""
-    join, mlp = made_join(rng, post_norm), network(Bottleneck, rng)
-    x, h = rng.standard_normal((2, 4, 5))
+    rows, width = sizes(rng, 2, low=3)
+    join, mlp = made_join(rng, post_norm, width), network(Bottleneck, rng, width=width)
+    x, h = rng.standard_normal((2, rows, width))
     expected = joined(join, x, h + scale * by_numbers(mlp, h, "silu"))
     same(impl(join, mlp, scale)(Tensor(x), Tensor(h)), Tensor(expected), "the sub-layer's output", 1e-10)
 
@@ -146,8 +156,9 @@ def test_at_the_join(impl, rng, post_norm, scale):
 @pytest.mark.parametrize("kind", ["pfeiffer", "parallel"])
 def test_the_other_kinds(graft, rng, kind):
     """Pfeiffer's adapters, which read join(x, h), and parallel ones, which read x, work by the same function."""
-    join, mlp = made_join(rng, True), network(Bottleneck, rng)
-    x, h = rng.standard_normal((2, 4, 5))
+    rows, width = sizes(rng, 2, low=3)
+    join, mlp = made_join(rng, True, width), network(Bottleneck, rng, width=width)
+    x, h = rng.standard_normal((2, rows, width))
     reads = joined(join, x, h) if kind == "pfeiffer" else x
     expected = joined(join, x, h + 2.5 * by_numbers(mlp, reads, "silu"))
     with graft():
@@ -158,7 +169,7 @@ def test_the_other_kinds(graft, rng, kind):
 @exercise("09.2")
 def test_a_fresh_one_changes_nothing(impl, rng):
     """With a fresh network the sub-layer gives join(x, h)."""
-    join, mlp = made_join(rng, True), Bottleneck(5, 3, "silu", 0.0, 0.0, rng).astype(np.float64)
+    join, mlp = made_join(rng, True, 5), Bottleneck(5, 3, "silu", 0.0, 0.0, rng).astype(np.float64)
     x, h = rng.standard_normal((2, 1, 2, 5))
     expected = joined(join, x[0], h[0])[None]
     same(impl(join, mlp, 4.0)(Tensor(x), Tensor(h)), Tensor(expected), "the sub-layer's output", 1e-10)
@@ -167,7 +178,7 @@ def test_a_fresh_one_changes_nothing(impl, rng):
 @exercise("09.2")
 def test_gradients_reach_both(impl, rng):
     """Gradients reach x and h, by the join and by the adapter."""
-    join, mlp = made_join(rng, True), network(Bottleneck, rng)
+    join, mlp = made_join(rng, True, 5), network(Bottleneck, rng, width=5)
     x, h = rng.standard_normal((2, 3, 5))
     layer, (a, b) = impl(join, mlp, 1.7), (Tensor(v, requires_grad=True) for v in (x, h))
     g, step = rng.standard_normal((3, 5)), 1e-6
@@ -186,23 +197,45 @@ def test_gradients_reach_both(impl, rng):
         same(tensor.grad, slopes, name, 1e-6)
 
 
+@exercise("09.2")
+def test_a_step_leaves_the_base_as_it_was(graft, rng):
+    """A step of AdamW on all that has a gradient moves the adapters and the head; every other array of the model keeps its bits."""
+    model = classifier(rng)
+    base = {path: p.data.copy() for path, p in model.named_parameters() if not path.startswith("head.")}
+    with graft():
+        attachment = moved(model, "houlsby", rng, bottleneck=2)
+        added = {path: p.data.copy() for path, p in attachment.named_parameters().items()}
+        model(rng.integers(0, 17, (2, 5))).logits.backward(rng.standard_normal((2, 2)).astype(np.float32))
+    AdamW([*model.parameters(), *attachment.named_parameters().values()], lr=0.1).step()
+    now = dict(model.named_parameters())
+    for path, array in base.items():
+        same(now[path].data, array, f"{path} after the step", 0)
+    still = [path for path, p in attachment.named_parameters().items() if np.array_equal(p.data, added[path])]
+    holds(not still, f"{', '.join(still[:2])} has not moved")
+
+
 # ---- 09.3: the count -------------------------------------------------------------------------------------------
 
 
 @exercise("09.3")
-@pytest.mark.parametrize("targets, joins", [("attn.join,mlp.join", 6), ("mlp.join", 3), ("blocks.1.*", 2)])
-@pytest.mark.parametrize("bottleneck", [1, 7])
-def test_the_size_times_the_joins(impl, targets, joins, bottleneck):
+@pytest.mark.parametrize("targets, joins", [("attn.join,mlp.join", 2), ("mlp.join", 1), ("blocks.1.*", None)])
+def test_the_size_times_the_joins(impl, rng, targets, joins):
     """The count is 2 D R + R + D for each join that has an adapter."""
-    entries = [np.zeros((12, bottleneck)), np.zeros(bottleneck), np.zeros((bottleneck, 12)), np.zeros(12)]
-    same(impl(bottleneck=bottleneck, targets=targets).count(config_of()), joins * sum(e.size for e in entries), "the count", 0)
+    layers, third, bottleneck = sizes(rng, 3)
+    width, joins = 3 * third, 2 if joins is None else joins * layers
+    entries = [np.zeros((width, bottleneck)), np.zeros(bottleneck), np.zeros((bottleneck, width)), np.zeros(width)]
+    same(impl(bottleneck=bottleneck, targets=targets).count(config_of(layers=layers, width=width)), joins * sum(e.size for e in entries),
+         "the count", 0)
 
 
 @exercise("09.3")
-def test_norms_trained_along(impl):
+def test_norms_trained_along(impl, rng):
     """With train_norms the gains and biases of all norms count, those of the embedding among them."""
-    norms = (1 + 2 * 3) * 2 * 12  # one behind the embedding, two in each of three blocks, each with D gains and D biases
-    same(impl(bottleneck=2, train_norms=True).count(config_of()), 6 * (2 * 12 * 2 + 2 + 12) + norms, "the count", 0)
+    layers, third = sizes(rng, 2)
+    width = 3 * third
+    norms = (1 + 2 * layers) * 2 * width  # one behind the embedding, two in each block, each with D gains and D biases
+    same(impl(bottleneck=2, train_norms=True).count(config_of(layers=layers, width=width)),
+         2 * layers * (2 * width * 2 + 2 + width) + norms, "the count", 0)
 
 
 @exercise("09.3")
@@ -239,7 +272,7 @@ def wanted(attachment, blocks, on=True):
 @pytest.mark.parametrize("blocks", range(4))
 def test_the_first_blocks_are_off(impl, rng, blocks):
     """The wrappers of blocks 0 to n - 1 are off, those of the others on; the head stays on."""
-    attachment = moved(classifier(rng), "houlsby", rng, bottleneck=2)
+    attachment = moved(classifier(rng, int(rng.integers(3, 6))), "houlsby", rng, bottleneck=2)
     impl(attachment, blocks)
     same(switches(attachment), wanted(attachment, blocks), "which wrappers are on, by path", 0)
 

@@ -13,6 +13,7 @@ from minipeft.methods.prefix import Network, Prefix, PrefixCore
 from minipeft.methods.shapes import core_widths
 from minipeft.models import Decoder, Encoder, LMHead, Seq2Seq, TransformerConfig
 from minipeft.nn import AttentionCore
+from minipeft.training.optim import AdamW
 
 
 def weights_of(scores):
@@ -183,6 +184,24 @@ def test_gradients(impl, rng):
             expected[place] = (above - value()) / 2e-5
             array[place] = kept
         same(parameter.grad, expected, name, 1e-6)
+
+
+@exercise("11.2")
+def test_a_step_leaves_the_base_as_it_was(graft, rng):
+    """A step of AdamW on all that has a gradient moves the prefix; every array of the model keeps its bits."""
+    model = model_of("gpt2", rng)
+    base = {path: p.data.copy() for path, p in model.named_parameters()}
+    with graft():
+        attachment = attach(model, Prefix(num_virtual_tokens=3), rng=rng)
+        added = {path: p.data.copy() for path, p in attachment.named_parameters().items()}
+        logits = model(rng.integers(0, 17, (2, 5))).logits
+        logits.backward(rng.standard_normal(logits.shape).astype(logits.dtype))
+    AdamW([*model.parameters(), *attachment.named_parameters().values()], lr=0.1).step()
+    now = dict(model.named_parameters())
+    for path, array in base.items():
+        same(now[path].data, array, f"{path} after the step", 0)
+    still = [path for path, p in attachment.named_parameters().items() if np.array_equal(p.data, added[path])]
+    holds(not still, f"{', '.join(still[:2])} has not moved")
 
 
 @exercise("11.2")

@@ -5,7 +5,7 @@ import pytest
 
 from minipeft.compare.plan import Setting
 from minipeft.compare.plan_models import Shape
-from minipeft.learn.claims import exercise, holds, same
+from minipeft.learn.claims import exercise, holds, same, sizes
 from minipeft.methods import METHODS
 from minipeft.models import TransformerConfig
 
@@ -23,9 +23,10 @@ def shape_of(kind="bert", width=12, layers=3, inner=20, positions=40, labels=("a
 
 
 @exercise("13.1")
-@pytest.mark.parametrize("d, layers, r, n", [(12, 3, 2, 5), (7, 1, 1, 1), (30, 4, 8, 3)])
-def test_the_arrays_added_up(impl, d, layers, r, n):
+@pytest.mark.parametrize("shape", [None, (7, 1, 1, 1), (30, 4, 8, 3)])
+def test_the_arrays_added_up(impl, rng, shape):
     """The counts are the entries of all arrays that each method brings along."""
+    d, layers, r, n = shape or sizes(rng, 4, high=12)
     adapter = [(d, r), (r,), (r, d), (d,)] * 2 * layers
     lora = [(d, r), (d, r)] * 2 * layers
     prefix = [(n, d)] * 2 * layers
@@ -37,12 +38,12 @@ def test_the_arrays_added_up(impl, d, layers, r, n):
 
 
 @exercise("13.1")
-def test_they_are_the_package_s(impl):
+def test_they_are_the_package_s(impl, rng):
     """The counts are those of the package's methods on a model of this size."""
-    config = shape_of(width=12, layers=3).config
-    tokens = {"num_virtual_tokens": 4}
-    names = {"houlsby": {"bottleneck": 5}, "lora": {"rank": 5}, "prefix": tokens, "prompt": tokens}
-    for (name, options), yours in zip(names.items(), impl(12, 3, 5, 4)):
+    third, layers, r, n = sizes(rng, 4)
+    config, tokens = shape_of(width=3 * third, layers=layers).config, {"num_virtual_tokens": n}
+    names = {"houlsby": {"bottleneck": r}, "lora": {"rank": r}, "prefix": tokens, "prompt": tokens}
+    for (name, options), yours in zip(names.items(), impl(3 * third, layers, r, n)):
         same(yours, METHODS[name](**options).count(config), f"the count of {name}", 0)
 
 
@@ -70,9 +71,10 @@ def same_answer(yours, right, what):
 
 @exercise("13.2")
 @pytest.mark.parametrize("bound", [0.05, 0.3, 0.6])
-@pytest.mark.parametrize("slope, constant", [(1, 0), (7, 3), (30, 11)])
-def test_the_largest_size(impl, bound, slope, constant):
+@pytest.mark.parametrize("line", [None, (1, 0)])
+def test_the_largest_size(impl, rng, bound, line):
     """The answer is the largest size whose share is below the bound."""
+    slope, constant = line or (int(rng.integers(2, 30)), int(rng.integers(1, 20)))
     same_answer(impl(bound, of(slope, constant), None), tried(bound, of(slope, constant), None), "the largest size")
 
 
@@ -128,24 +130,24 @@ def fresh_walk(impl):
 @pytest.mark.parametrize("node, trained, times", [(False, False, 0), (True, False, 1), (False, True, 1), (True, True, 2),
                                                   (None, 3, 1)])
 @pytest.mark.parametrize("own", [False, True])
-def test_one_product(impl, node, trained, times, own):
+def test_one_product(impl, rng, node, trained, times, own):
     """Forward 2 rows size operations, backward as many for dx where there is a gradient and as many for dW where W is trained."""
-    walk = fresh_walk(impl)
-    walk.product(5, 21, node, trained, own=own)
-    same(walk.forward, 2 * 5 * 21, "forward", 0)
-    same(walk.backward, times * 2 * 5 * 21, "backward", 0)
-    same(walk.extra, 2 * 5 * 21 * own, "extra", 0)
+    walk, (rows, size) = fresh_walk(impl), sizes(rng, 2, low=3, high=30)
+    walk.product(rows, size, node, trained, own=own)
+    same(walk.forward, 2 * rows * size, "forward", 0)
+    same(walk.backward, times * 2 * rows * size, "backward", 0)
+    same(walk.extra, 2 * rows * size * own, "extra", 0)
 
 
 @exercise("13.3")
-def test_they_add_up(impl):
+def test_they_add_up(impl, rng):
     """Products add up."""
-    walk = fresh_walk(impl)
-    walk.product(5, 21, True, False)
-    walk.product(3, 7, True, True, True)
-    same(walk.forward, 2 * (5 * 21 + 3 * 7), "forward", 0)
-    same(walk.backward, 2 * (5 * 21 + 2 * 3 * 7), "backward", 0)
-    same(walk.extra, 2 * 3 * 7, "extra", 0)
+    walk, (a, b, c, d) = fresh_walk(impl), sizes(rng, 4, low=3, high=30)
+    walk.product(a, b, True, False)
+    walk.product(c, d, True, True, True)
+    same(walk.forward, 2 * (a * b + c * d), "forward", 0)
+    same(walk.backward, 2 * (a * b + 2 * c * d), "backward", 0)
+    same(walk.extra, 2 * c * d, "extra", 0)
 
 
 def base_forward(width, layers, inner, classes, batch, length):
@@ -160,15 +162,18 @@ def base_forward(width, layers, inner, classes, batch, length):
 
 
 @exercise("13.3")
-def test_a_whole_model(impl):
+def test_a_whole_model(impl, rng):
     """A walk with it counts a model's products: the base's forward pass, LoRA's own part, a head's backward pass."""
-    head = impl(shape_of(), METHODS["head"](), 2, 6)
-    same(head.forward, base_forward(12, 3, 20, 3, 2, 6), "forward of the base", 0)
-    same(head.backward, 2 * 2 * 12 * 3, "backward of the head alone: dW of the classifier", 0)
-    lora = impl(shape_of(), METHODS["lora"](rank=2), 2, 6)
-    same(lora.extra, 3 * 2 * 2 * 12 * (12 * 2 + 2 * 12), "LoRA's own operations: x U and (x U) Vᵀ at q and v", 0)
-    full = impl(shape_of(), METHODS["full"](), 2, 6)
-    maps = 2 * full.forward - 2 * 2 * 6 * 12                 # all products have dx and dW; the mean's weights are not trained
+    third, layers, classes, batch, length = sizes(rng, 5)
+    width, inner, r = 3 * third, int(rng.integers(16, 24)), 2
+    shape = shape_of(width=width, layers=layers, inner=inner, labels=tuple("abcdef"[:classes]))
+    head = impl(shape, METHODS["head"](), batch, length)
+    same(head.forward, base_forward(width, layers, inner, classes, batch, length), "forward of the base", 0)
+    same(head.backward, 2 * batch * width * classes, "backward of the head alone: dW of the classifier", 0)
+    lora = impl(shape, METHODS["lora"](rank=r), batch, length)
+    same(lora.extra, layers * 2 * 2 * batch * length * (width * r + r * width), "LoRA's own operations: x U and (x U) Vᵀ at q and v", 0)
+    full = impl(shape, METHODS["full"](), batch, length)
+    maps = 2 * full.forward - 2 * batch * length * width     # all products have dx and dW; the mean's weights are not trained
     same(full.backward, maps, "backward of full fine-tuning", 0)
 
 
@@ -222,19 +227,20 @@ def test_booleans(impl):
 
 # ---- 13.5: the table -------------------------------------------------------------------------------------------
 
-OPTIONS = {"bottleneck": 3, "rank": 2, "num_virtual_tokens": 5}
-
-
-COUNTS = (3 * 2 * (2 * 12 + 1), 3 * 2 * 12), (3 * 2 * 2 * 12, 0), (3 * 2 * 12, 0), (12, 0)  # slope and constant: 3 blocks, d = 12
+def lines_of(width, layers):
+    """Slope and constant of the four counts."""
+    return (layers * 2 * (2 * width + 1), layers * 2 * width), (layers * 2 * 2 * width, 0), (layers * 2 * width, 0), (width, 0)
 
 
 @exercise("13.5")
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
-def test_counts_as_functions_of_the_size(impl, kind):
+def test_counts_as_functions_of_the_size(impl, rng, kind):
     """Each row has the size that was asked for, and a slope and a constant that give the count."""
-    rows = impl(shape_of(kind), OPTIONS, Setting(batch=2, length=6))
+    third, layers, bottleneck, r, n = sizes(rng, 5)
+    options = {"bottleneck": bottleneck, "rank": r, "num_virtual_tokens": n}
+    rows = impl(shape_of(kind, 3 * third, layers), options, Setting(batch=2, length=6))
     holds(len(rows) == 4, f"{len(rows)} rows; expected four")
-    for row, size, (slope, constant) in zip(rows, (3, 2, 5, 5), COUNTS):
+    for row, size, (slope, constant) in zip(rows, (bottleneck, r, n, n), lines_of(3 * third, layers)):
         name = row.character.title
         same(row.size, size, f"the size of {name}", 0)
         same(row.slope, slope, f"the slope of {name}", 0)
@@ -248,23 +254,23 @@ def test_up_to_where_the_bounds_hold(impl, width):
     """`largest` is the largest size with a share, of model and method together, below the bound."""
     shape = shape_of(width=width, inner=4 * width)
     limits = None, width, 39, 39
-    slopes = (3 * 2 * (2 * width + 1), 3 * 2 * width), (12 * width, 0), (6 * width, 0), (width, 0)
     rows = impl(shape, {"num_virtual_tokens": 2, "rank": 2}, Setting(batch=1, length=4))
-    for row, limit, (slope, constant) in zip(rows, limits, slopes):
+    for row, limit, (slope, constant) in zip(rows, limits, lines_of(width, 3)):
         name, share = row.character.title, of(slope, constant, shape.total)
         same_answer(row.largest, tried(row.character.bound, share, limit), f"the largest size of {name}")
         holds(row.limit == limit, f"the limit of {name} is {row.limit}; expected {limit}")
 
 
 @exercise("13.5")
-def test_how_much_slower(impl):
+def test_how_much_slower(impl, rng):
     """`slower` is by what share inference takes more operations than the base: nothing for LoRA, which merges."""
-    width, layers, inner, classes, batch, length, r, n = 12, 3, 20, 3, 2, 6, 3, 5
+    batch, length, r, n = sizes(rng, 4, high=7)
+    width, layers, inner, classes = 12, 3, 20, 3
     base = base_forward(width, layers, inner, classes, batch, length)
     longer = base_forward(width, layers, inner, classes, batch, length + n)
     adapter = 2 * layers * 2 * batch * length * 2 * width * r
     prefix = layers * 2 * 2 * batch * length * n * width
-    rows = impl(shape_of(), OPTIONS, Setting(batch=batch, length=length))
+    rows = impl(shape_of(), {"bottleneck": r, "rank": 2, "num_virtual_tokens": n}, Setting(batch=batch, length=length))
     for row, expected in zip(rows, (adapter / base, 0.0, prefix / base, longer / base - 1)):
         same(float(row.slower), expected, f"slower of {row.character.title}", 1e-12)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minipeft.autograd import Tensor, gradcheck
-from minipeft.learn.claims import exercise, holds, same
+from minipeft.learn.claims import exercise, holds, same, sizes
 from minipeft.models import Encoder, TransformerConfig
 from minipeft.nn import Module, Parameter
 from minipeft.prompting.meta import Episode, MetaSettings, places_of
@@ -28,17 +28,17 @@ def test_by_size(impl):
 @pytest.mark.parametrize("temperature", [2.0, 5.0, 0.5])
 def test_temperature(impl, rng, temperature):
     """p is in proportion to size to the power 1 / temperature."""
-    sizes = [int(n) for n in rng.integers(2, 2000, 4)]
-    same(impl(sizes, temperature), by_formula(sizes, temperature, None), f"p for sizes {sizes}, temperature {temperature}", 1e-10)
+    tasks = [int(n) for n in rng.integers(2, 2000, int(rng.integers(3, 7)))]
+    same(impl(tasks, temperature), by_formula(tasks, temperature, None), f"p for sizes {tasks}, temperature {temperature}", 1e-10)
 
 
 @exercise("14.1")
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_limit(impl, temperature):
+def test_limit(impl, rng, temperature):
     """A task of more than K examples counts as one of K, and only then is the root taken."""
-    sizes = (4, 90_000, 400)
-    expected = by_formula(sizes, temperature, 50)
-    same(impl(sizes, temperature, 50), expected, f"p for sizes {sizes}, K 50, temperature {temperature}", 1e-10)
+    tasks, limit = [4, *(int(n) for n in rng.integers(400, 90_000, 2))], int(rng.integers(40, 70))
+    expected = by_formula(tasks, temperature, limit)
+    same(impl(tasks, temperature, limit), expected, f"p for sizes {tasks}, K {limit}, temperature {temperature}", 1e-10)
 
 
 @exercise("14.1")
@@ -59,12 +59,13 @@ def test_one_task(impl):
 
 
 def tokens_of(rng):
-    """The word vectors of a small encoder, frozen, in float64."""
-    config = TransformerConfig(model_type="bert", vocab_size=11, hidden_size=6, num_hidden_layers=1, num_attention_heads=2,
-                               intermediate_size=8, max_position_embeddings=12, type_vocab_size=2)
+    """(the word vectors of a small encoder, frozen, in float64; ids of texts (B, T)); all sizes are drawn."""
+    half, rows, length = sizes(rng, 3)
+    config = TransformerConfig(model_type="bert", vocab_size=int(rng.integers(9, 14)), hidden_size=2 * half, num_hidden_layers=1,
+                               num_attention_heads=2, intermediate_size=8, max_position_embeddings=12, type_vocab_size=2)
     tokens = Encoder(config, rng).embed.tokens
     tokens.weight.data = rng.standard_normal(tokens.weight.shape)
-    return tokens.requires_grad_(False)
+    return tokens.requires_grad_(False), rng.integers(0, config.vocab_size, (rows, length))
 
 
 class Asked(Module):
@@ -82,8 +83,7 @@ class Asked(Module):
 @exercise("14.2")
 def test_a_fresh_one_changes_nothing(impl, rng):
     """Where e is zero, the vectors are the words' own."""
-    tokens = tokens_of(rng)
-    ids = rng.integers(0, 11, (2, 4))
+    tokens, ids = tokens_of(rng)
     vectors, _, _ = impl(tokens)(ids)
     same(vectors, Tensor(tokens.weight.data[ids]), "X'", 0)
 
@@ -91,23 +91,23 @@ def test_a_fresh_one_changes_nothing(impl, rng):
 @exercise("14.2")
 def test_every_word_is_moved_alike(impl, rng):
     """X' is X + e at every place of every text."""
-    tokens = tokens_of(rng)
-    layer, ids = impl(tokens), rng.integers(0, 11, (3, 4))
-    layer.e.data = rng.standard_normal(6)
-    expected = np.array([[[tokens.weight.data[i][d] + layer.e.data[d] for d in range(6)] for i in row] for row in ids])
+    tokens, ids = tokens_of(rng)
+    layer, width = impl(tokens), tokens.weight.shape[1]
+    layer.e.data = rng.standard_normal(width)
+    expected = np.array([[[tokens.weight.data[i][d] + layer.e.data[d] for d in range(width)] for i in row] for row in ids])
     same(layer(ids)[0], Tensor(expected), "X'", 1e-12)
 
 
 @exercise("14.2")
 def test_the_gradient(impl, rng):
     """de is the sum of dX' over texts and places, and the frozen word vectors have no gradient."""
-    tokens = tokens_of(rng)
-    layer, ids, g = impl(tokens), rng.integers(0, 11, (3, 4)), rng.standard_normal((3, 4, 6))
-    layer.e.data = rng.standard_normal(6)
+    tokens, ids = tokens_of(rng)
+    layer, g = impl(tokens), rng.standard_normal((*ids.shape, tokens.weight.shape[1]))
+    layer.e.data = rng.standard_normal(g.shape[-1])
     vectors, _, _ = layer(ids)
     holds(vectors.requires_grad, "no gradient reaches e from X'")
     vectors.backward(g)
-    same(layer.e.grad, sum(g[i, j] for i in range(3) for j in range(4)), "de", 1e-10)
+    same(layer.e.grad, sum(g[place] for place in np.ndindex(ids.shape)), "de", 1e-10)
     holds(tokens.weight.grad is None, "the frozen word vectors got a gradient")
 
 
@@ -130,26 +130,28 @@ def test_mask_and_virtual_tokens_go_through(impl, rng):
 
 
 class Point(Module):
-    """A model that is nothing but its parameters: a vector w (4,) and a matrix m (2, 3)."""
+    """A model that is nothing but its parameters: a vector w and a matrix m, of sizes that are drawn."""
 
     def __init__(self, rng, dtype=np.float64):
-        self.w, self.m = Parameter(rng.standard_normal(4).astype(dtype)), Parameter(rng.standard_normal((2, 3)).astype(dtype))
+        size, *shape = sizes(rng, 3)
+        self.w, self.m = Parameter(rng.standard_normal(size).astype(dtype)), Parameter(rng.standard_normal(shape).astype(dtype))
 
     def forward(self):
         return self.w, self.m
 
 
 class Bowl:
-    """loss = 1/2 (w - c)^T A (w - c) + s/2 |m - d|^2, whose Hessian is A for w and s for m."""
+    """loss = 1/2 (w - c)^T A (w - c) + s/2 |m - d|^2 of a `Point`, whose Hessian is A for w and s for m."""
 
-    def __init__(self, rng):
-        root = rng.standard_normal((4, 4))
-        self.A, self.c = root @ root.T / 4 + 0.3 * np.eye(4), rng.standard_normal(4)
-        self.s, self.d = 0.7, rng.standard_normal((2, 3))
+    def __init__(self, rng, model):
+        (size,) = model.w.shape
+        root = rng.standard_normal((size, size))
+        self.A, self.c = root @ root.T / size + 0.3 * np.eye(size), rng.standard_normal(size)
+        self.s, self.d = 0.7, rng.standard_normal(model.m.shape)
 
     def __call__(self, model):
         w, m = model()
-        a, b = (w - self.c).reshape(4, 1), m - self.d
+        a, b = (w - self.c).reshape(-1, 1), m - self.d
         return (a * (Tensor(self.A) @ a)).sum() * 0.5 + (b * b).sum() * (0.5 * self.s)
 
     def value(self, w, m):
@@ -160,19 +162,19 @@ class Bowl:
 
     def walked(self, w, m, lr, steps):
         """phi_k: c + (I - a A)^k (w - c), and the same with s for m."""
-        shrink = np.linalg.matrix_power(np.eye(4) - lr * self.A, steps)
+        shrink = np.linalg.matrix_power(np.eye(len(self.A)) - lr * self.A, steps)
         return self.c + shrink @ (w - self.c), self.d + (1 - lr * self.s) ** steps * (m - self.d)
 
     def factors(self, lr, steps):
         """d phi_k / d phi, for w a matrix and for m a number."""
-        return np.linalg.matrix_power(np.eye(4) - lr * self.A, steps), (1 - lr * self.s) ** steps
+        return np.linalg.matrix_power(np.eye(len(self.A)) - lr * self.A, steps), (1 - lr * self.s) ** steps
 
 
 def made(rng, dtype=np.float64):
     """(model, its parameters, their places, a Bowl, another Bowl)."""
     model = Point(rng, dtype)
     parameters = dict(model.named_parameters())
-    return model, parameters, places_of(model, parameters), Bowl(rng), Bowl(rng)
+    return model, parameters, places_of(model, parameters), Bowl(rng, model), Bowl(rng, model)
 
 
 @exercise("14.3")
@@ -204,7 +206,7 @@ def test_the_start_is_left_as_it_was(impl, rng, second_order):
 def test_through_the_steps(impl, rng, steps):
     """With second_order, phi_k can be differentiated by the start, and the derivative has the factors (I - a H)."""
     model, parameters, places, loss, _ = made(rng)
-    g, h = rng.standard_normal(4), rng.standard_normal((2, 3))
+    g, h = rng.standard_normal(model.w.shape), rng.standard_normal(model.m.shape)
     phi = impl(model, places, parameters, loss, 0.2, steps, True)
     ((phi["w"] * g).sum() + (phi["m"] * h).sum()).backward()
     for_w, for_m = loss.factors(0.2, steps)
@@ -219,7 +221,7 @@ def test_first_order_ends_the_record(impl, rng):
     model, parameters, places, loss, _ = made(rng)
     phi = impl(model, places, parameters, loss, 0.2, 2)
     holds(all(p.requires_grad for p in phi.values()), "phi_k needs no gradient, so that nothing can be learnt from there")
-    g = rng.standard_normal(4)
+    g = rng.standard_normal(model.w.shape)
     (phi["w"] * g).sum().backward()
     same(phi["w"].grad, g, "the gradient at phi_k's w", 1e-12)
     holds(parameters["w"].grad is None or not np.abs(parameters["w"].grad).any(), "the gradient went on to the start")
@@ -230,7 +232,7 @@ def test_first_order_ends_the_record(impl, rng):
 def test_the_type_of_numbers_stays(impl, rng, second_order):
     """Parameters in float32 stay in float32."""
     model, parameters, places, _, _ = made(rng, np.float32)
-    c = rng.standard_normal(4).astype(np.float32)
+    c = rng.standard_normal(model.w.shape).astype(np.float32)
     loss = lambda m: ((m()[0] - c) ** 2).sum() + (m()[1] ** 2).sum()
     phi = impl(model, places, parameters, loss, 0.25, 1, second_order)
     same(phi["w"], Tensor((0.5 * model.w.data + 0.5 * c).astype(np.float32)), "w after one step", 1e-5)
@@ -288,7 +290,7 @@ def test_phi_is_left_as_it_was(impl, rng, rule):
 def test_maml_is_the_slope_of_the_whole(impl, rng):
     """MAML's gradient is the slope of the query's loss after the inner steps, as small changes of phi show."""
     model, parameters, places, *_ = made(rng)
-    c, d = rng.standard_normal((2, 4))
+    c, d = rng.standard_normal((2, *model.w.shape))
     bent = lambda target: lambda m: ((m()[0] * m()[0] * m()[0] * 0.2 - target) ** 2).sum() + (m()[1] ** 2).sum() * 0.1
     gradient, _ = impl(model, places, parameters, Episode(bent(c), bent(d)), MetaSettings("maml", 0.05, 2))
 
@@ -297,28 +299,29 @@ def test_maml_is_the_slope_of_the_whole(impl, rng):
             w = w - 0.05 * 2 * (0.2 * w**3 - c) * 0.6 * w**2
         return ((0.2 * w**3 - d) ** 2).sum()
 
-    w, steps = model.w.data, 1e-5 * np.eye(4)
+    w, steps = model.w.data, 1e-5 * np.eye(model.w.size)
     same(gradient[0], np.array([(after(w + s) - after(w - s)) / 2e-5 for s in steps]), "the gradient of w", 1e-5)
 
 
 # ---- 14.5: a class is a mean -----------------------------------------------------------------------------------
 
 
-def groups(rng, classes=3, width=4):
-    """(states, labels): one to four of each class, mixed up."""
-    labels = rng.permutation(np.repeat(np.arange(classes), [1, 4, 2][:classes]))
-    return rng.standard_normal((len(labels), width)), labels
+def groups(rng):
+    """(states, labels, the number of classes): one to five of each class, mixed up."""
+    classes, width = sizes(rng, 2, low=3)
+    labels = rng.permutation(np.repeat(np.arange(classes), sizes(rng, classes, low=1, high=classes)))
+    return rng.standard_normal((len(labels), width)), labels, classes
 
 
 @exercise("14.5")
 def test_the_mean_of_each_class(impl, rng):
     """c_k is the mean of the states of class k, whatever the others are and in whatever order."""
-    states, labels = groups(rng)
+    states, labels, classes = groups(rng)
     expected = []
-    for k in range(3):
+    for k in range(classes):
         mine = [states[i] for i in range(len(states)) if labels[i] == k]
         expected.append(sum(mine) / len(mine))
-    same(impl(Tensor(states), labels, 3), Tensor(np.array(expected)), "c", 1e-12)
+    same(impl(Tensor(states), labels, classes), Tensor(np.array(expected)), "c", 1e-12)
 
 
 @exercise("14.5")
@@ -331,18 +334,18 @@ def test_one_example_each(impl, rng):
 @exercise("14.5")
 def test_gradients_of_the_mean(impl, rng):
     """A state's gradient is that of its class's prototype, divided by how many states the class has."""
-    states, labels = groups(rng)
-    x, g = Tensor(states, requires_grad=True), rng.standard_normal((3, 4))
-    centres = impl(x, labels, 3)
+    states, labels, classes = groups(rng)
+    x, g = Tensor(states, requires_grad=True), rng.standard_normal((classes, states.shape[1]))
+    centres = impl(x, labels, classes)
     holds(centres.requires_grad, "no gradient reaches the states through the prototypes, so that f could not be trained")
     centres.backward(g)
     same(x.grad, np.array([g[k] / (labels == k).sum() for k in labels]), "the states' gradient", 1e-10)
-    gradcheck(lambda s: impl(s, labels, 3), states, rng=rng)
+    gradcheck(lambda s: impl(s, labels, classes), states, rng=rng)
 
 
 @exercise("14.5")
 def test_float32(impl, rng):
     """States in float32 have prototypes in float32."""
-    states, labels = groups(rng)
-    expected = np.array([states[labels == k].mean(axis=0) for k in range(3)]).astype(np.float32)
-    same(impl(Tensor(states.astype(np.float32)), labels, 3), Tensor(expected), "c", 1e-5)
+    states, labels, classes = groups(rng)
+    expected = np.array([states[labels == k].mean(axis=0) for k in range(classes)]).astype(np.float32)
+    same(impl(Tensor(states.astype(np.float32)), labels, classes), Tensor(expected), "c", 1e-5)
