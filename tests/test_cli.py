@@ -276,6 +276,7 @@ def test_classification_end_to_end(family, method, at, command):
 
     assert out.splitlines() == [
         f"method      {method}",
+        "data        data",
         (
             f"trainable   {result['trainable']:,} of {result['total']:,} parameters "
             f"({100 * result['trainable'] / result['total']:.3g} %), {without:,} without the head"

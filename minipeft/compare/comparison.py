@@ -13,7 +13,7 @@ results.json is {"title", "model", "tasks", "methods", "seeds", "threads", "jobs
 
     title     text                          model     the model's name
     tasks     names of the data             methods   as asked for, without the base
-    seeds     how many                      threads, jobs   of each run, and runs at a time
+    seeds     how many                      threads, jobs   of each run, and runs at a time (None: as many as a Dask cluster has)
     rows      one for each task and each method (or variant of one), task by task; the first of each task is the base
     runs      {folder: {"label", "method", "task", "seed"}} of every run that finished, the folder relative to results.json
     sweeps    {"lora.rank": [1, 2, 4]}, {} without a sweep
@@ -59,6 +59,8 @@ from ..kernels.backend import available_cores
 from ..methods import attach, quantise
 from .board import Board
 from .exits import Base
+from .plan import Setting, plan_all
+from .plan_models import load_shape
 from .processes import Job, run_all
 from .rates import grid
 from .report import write_report
@@ -257,13 +259,25 @@ def check_fit(runs):
         attach(model, method)
 
 
+def main_methods(model, task):
+    """Those of `MAIN` that go with a model and a task; says which do not, and why."""
+    try:
+        _, refused = plan_all(load_shape(str(model), task), {}, Setting(length=1))
+    except (ValueError, OSError):  # no model, or not one for this task, which the first run says better
+        return list(MAIN)
+    left_out = [name for name in MAIN if name in refused]
+    for name in left_out:
+        print(f"note: without {refused[name] if refused[name].startswith(name) else f'{name}: {refused[name]}'}", file=sys.stderr)
+    return [name for name in MAIN if name not in left_out]
+
+
 def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False, jobs=None, threads=1, dask=None):
     """Run every method with every seed on every task, and make the table.
 
     Args:
         model: a folder, or ``toy:encoder`` and the like (None: see `MODELS`). data: a path, or a list of them, one for each
             task; ``toy:NAME[:DIFFICULTY]`` is a path, too (None: see `DATA`).
-        methods: names; None for `MAIN`. seeds: how many, from 0. out: folder; a run that finished there is not repeated.
+        methods: names; None for those of `MAIN` that go with the model and its task. seeds: how many, from 0. out: folder; a run that finished there is not repeated.
         settings: the other fields of `Run`, the same for all.
         sweeps: {"lora.rank": values}. tune: choose learning rates on dev.
         jobs: runs at a time; None: as many as there are cores, at most `MOST_JOBS`. threads: of each run.
@@ -287,7 +301,7 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if tune and settings.get("lr") is not None:
         raise ValueError("tune: --lr sets the learning rate that --tune would choose; leave out one of them")
-    methods, sweeps, out = list(MAIN if methods is None else methods), dict(sweeps or {}), Path(out)
+    methods, sweeps, out = main_methods(model, task) if methods is None else list(methods), dict(sweeps or {}), Path(out)
     check_methods(methods, sweeps)
     variants = variants_of(methods, sweeps)
     for variant in variants:
@@ -327,8 +341,8 @@ def tabulate(comparison, sweeps, tune):
     table = Table(rows, f"{model} on {', '.join(comparison.tasks)}", failed)
     results = {"title": table.title, "model": model, "tasks": list(comparison.tasks),
                "methods": list(dict.fromkeys(v.method for v in comparison.variants)), "seeds": comparison.seeds,
-               "threads": comparison.pool["threads"], "jobs": comparison.pool["workers"], "rows": rows, "runs": runs,
-               "sweeps": sweeps, "tuning": tuning, "failed": failed}
+               "threads": comparison.pool["threads"], "jobs": None if comparison.pool["dask"] else comparison.pool["workers"],
+               "rows": rows, "runs": runs, "sweeps": sweeps, "tuning": tuning, "failed": failed}
     write(table, results, comparison.out)
     return table
 

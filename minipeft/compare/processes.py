@@ -29,10 +29,12 @@ except KeyboardInterrupt:
     code = 130
 sys.exit(code)
 """
-# Whoever brings threads of its own: OpenBLAS, OpenMP, Intel's and Apple's libraries, and our kernels.
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "MINIPEFT_NUM_THREADS")
+# Whoever brings threads of its own: OpenBLAS, OpenMP, Intel's and Apple's libraries, Rust's tokenizers, and our kernels.
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "RAYON_NUM_THREADS",
+           "MINIPEFT_NUM_THREADS")
 GRACE = 10.0  # seconds after a Ctrl-C in which a run that heard it ends its step and writes a checkpoint
-_alive, _stop = set(), threading.Event()
+_alive, _stop = {}, threading.Event()  # {process of a run: the Dask client that asked for it, or None}
+_gone = {}  # on a worker: {a Dask client that was interrupted: the processes that were told}
 
 
 @dataclass
@@ -60,14 +62,14 @@ def environment(threads):
     return {**os.environ, "PYTHONIOENCODING": "utf-8", **dict.fromkeys(THREADS, str(threads))}
 
 
-def in_own_process(job, threads=1, listen=None, here=None):
+def in_own_process(job, threads=1, listen=None, here=None, client=None):
     """Run a `Job` in a new process; returns its `Outcome`.
 
     Args:
         threads: of the process. listen: function of (job, {"step", "total", ...}) that is told of its progress.
-        here: the folder that paths are relative to; default: the current one.
+        here: the folder that paths are relative to; default: the current one. client: the Dask client that asks, by its name.
     """
-    if _stop.is_set():
+    if _stop.is_set() or client in _gone:
         return Outcome(job, stopped=True)
     here, reason = Path(here or os.getcwd()), None
     folder = here / job.folder
@@ -77,7 +79,7 @@ def in_own_process(job, threads=1, listen=None, here=None):
     with _deaf():
         process = subprocess.Popen(arguments, cwd=here, text=True, encoding="utf-8", stdout=subprocess.PIPE,
                                    env=environment(threads))
-    _alive.add(process)
+    _alive[process] = client
     for line in process.stdout:
         said = _read(line)
         if "error" in said:
@@ -85,8 +87,8 @@ def in_own_process(job, threads=1, listen=None, here=None):
         elif listen is not None:
             listen(job, said)
     process.wait()
-    _alive.discard(process)
-    if process.returncode == 130 or _stop.is_set() and process.returncode == -signal.SIGINT:
+    _alive.pop(process, None)
+    if process.returncode == 130 or (_stop.is_set() or client in _gone) and process.returncode == -signal.SIGINT:
         return Outcome(job, stopped=True)
     if process.returncode:
         return Outcome(job, reason=reason or f"its process ended with code {process.returncode}" + (
@@ -169,7 +171,23 @@ def _on_dask(jobs, threads, address):
                          "tcp://192.168.1.5:8786, as dask scheduler prints it") from None
     with client, parallel_config(backend="dask", client=client):
         pool = Parallel(n_jobs=-1, batch_size=1, return_as="generator_unordered")
-        yield from pool(delayed(in_own_process)(job, threads, None, os.getcwd()) for job in jobs)
+        try:
+            yield from pool(delayed(in_own_process)(job, threads, None, os.getcwd(), client.id) for job in jobs)
+        except (KeyboardInterrupt, GeneratorExit):
+            with contextlib.suppress(OSError):  # the cluster is gone
+                while any(client.run(_stop_runs_of, client.id, on_error="ignore").values()):
+                    time.sleep(0.2)
+            raise
+
+
+def _stop_runs_of(client):
+    """On a worker: tell the runs of a Dask client that it was interrupted, each once, and begin none; returns how many are left."""
+    told, left = _gone.setdefault(client, set()), [process for process, whose in list(_alive.items()) if whose == client]
+    for process in left:
+        if process not in told:
+            told.add(process)
+            process.send_signal(signal.SIGINT)
+    return len(left)
 
 
 def _wait_for_runs():

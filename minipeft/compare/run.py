@@ -26,6 +26,7 @@ from ..methods.nf4 import summary, weights_in_4_bits
 from ..training import (L2SP, METRICS, TEXT_METRICS, Classification, LanguageModelling, Sequence2Sequence, Settings, end_tokens,
                         fit, mixout)
 from ..training.display import ProgressBar
+from ..training.memory import peak_mb
 from ..training.text_metrics import without_spaces
 from .analysis import analyse
 from .exits import KNOWN as METHODS_AND_BASE
@@ -144,6 +145,7 @@ class Run:
         known = settings_of(KNOWN[self.method]) | settings_of(KNOWN[self.trained_by()])
         idle += [name for name in self.options if name not in known]
         idle += [name for name in ("template", "verbalizer") if getattr(self, name) and self.strategy() is None]
+        idle += ["label_smoothing"] * bool(self.label_smoothing and self.strategy() is not None and "label_smoothing" not in idle)
         idle += ["unlabelled"] * (self.unlabelled is not None and not issubclass(KNOWN[self.method], PET))
         return idle + ["words"] * (self.words is not None and "words" not in known)
 
@@ -212,6 +214,11 @@ def notes_on_data(work, length):
         if work.bleu_tokenizer == "13a" and any(without_spaces([s.references for s in part]) for part in work.sources.values()):
             out.append("note: the references are Chinese or Japanese, which BLEU's tokenizer 13a does not cut into words; use "
                        "--bleu-tokenizer zh (or char for Japanese)")
+        elif work.bleu_tokenizer == "13a" and work.metric == "bleu":
+            words = [len(reference.split()) for part in work.sources.values() for s in part for reference in s.references]
+            if words and max(words) < 4:
+                out.append(f"note: no reference has more than {max(words)} words, and BLEU counts four in a row; use --metric exact or "
+                           "rouge_l")
     return out
 
 
@@ -220,6 +227,9 @@ def check_task(run, config):
     prompted = run.strategy() is not None and not isinstance(run.strategy(), PET)  # with the head that it was pre-trained with
     if run.strategy() is not None and run.task != "classify":
         raise ValueError(f"{run.method}: a strategy classifies texts; use --task classify")
+    if config.encoder_decoder and run.strategy() is not None and not prompted:
+        raise ValueError(f"{run.method}: its prompts teach a classifier, and {run.model} is T5, an encoder-decoder, which has no "
+                         "classification head; use prompt_based (minipeft prompt --shots K --method full), or an encoder or a decoder")
     if config.encoder_decoder and run.task != "seq2seq" and not prompted:
         raise ValueError(f"task {run.task}: {run.model} is T5, an encoder-decoder, which writes one text from another; use "
                          "--task seq2seq with it, or a model of another kind (BERT, GPT-2, LLaMA)")
@@ -383,7 +393,7 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "d
               "losses": history["losses"], "batch_length": batch_length(work)}
     size, result["format_note"] = save(run, attachment.model, attachment, out)
     result["size_mb"] = size / 1e6
-    result["peak_mb"] = peak_mb()
+    result["peak_mb"] = max(history["peak_mb"], peak_mb())  # of this process and of those before a stop
     if measured:
         result["inference"] = inference(attachment, used, work)
         files.write_json(out / ANALYSIS, analyse(run, attachment, work))
@@ -406,7 +416,8 @@ def train(run, attachment, work, settings, out, resume, display):
         model, parameters = models_of(attachment)[0], attachment.named_parameters()
         if not parameters:
             scores = work.evaluate(model.eval(), "dev")
-            return {"step": 0, "losses": [], "evaluations": [{"epoch": 0, "step": 0, **scores}], "step_ms": None, "seconds": 0.0}
+            return {"step": 0, "losses": [], "evaluations": [{"epoch": 0, "step": 0, **scores}], "step_ms": None, "seconds": 0.0,
+                    "peak_mb": 0.0}
         with mixout(attachment.model, run.mixout) if run.mixout else contextlib.nullcontext():
             return fit(model, parameters, work, settings, out / CHECKPOINT, resume, display, run.hooks(attachment),
                        run.lr_scale(attachment))
@@ -493,21 +504,3 @@ def save(run, model, attachment, out):
             reason = f"the head is in {HEAD}, because PEFT and transformers have none that pools as this one does"
     size = sum(p.stat().st_size for p in out.iterdir() if p.suffix == ".safetensors" and p.name != CHECKPOINT)
     return size, reason and reason.removeprefix("save: ")
-
-
-def peak_mb():
-    """The process's high-water mark of memory so far, in MB of 10^6 bytes (0 where the system does not tell).
-
-    Linux says it in /proc too, and there it starts afresh with the program: getrusage would also count the process
-    that started this one.
-    """
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            return next(int(line.split()[1]) * 1024 / 1e6 for line in file if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0.0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -70,6 +70,6 @@ def written(data, folder):
 
     name, difficulty = toy_name
     path = Path(folder) / f"{name}-{difficulty}"
-    if not any((path / f"test.{kind}").is_file() for kind in ("tsv", "txt")):
+    if not any((path / f"test.{kind}").is_file() for kind in ("tsv", "txt")):  # the last that is written
         toy.save(name, path, difficulty=difficulty)
     return str(path)

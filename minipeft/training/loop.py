@@ -14,6 +14,7 @@ from ..autograd import Tensor, no_grad
 from ..data.files import remove_unfinished
 from ..nn import Module, Wrapper
 from .checkpoint import load_checkpoint, save_checkpoint
+from .memory import peak_mb
 from .optim import OPTIMIZERS, decay_groups, gradient_norm
 from .schedules import SCHEDULES, factor
 
@@ -96,7 +97,8 @@ def fit(model, parameters, work, settings, checkpoint=None, resume=False, displa
         lr_scale: function from a parameter's path to what its learning rate is multiplied by; default: 1 for all.
 
     Returns:
-        History: ``{"step", "losses", "evaluations", "step_ms", "seconds"}``.
+        History: ``{"step", "losses", "evaluations", "step_ms", "seconds", "peak_mb"}``; the last is the most memory of this
+        process and of those that it goes on from, as far as their checkpoints tell.
 
     Raises:
         ValueError: the loss, a gradient or a weight is not finite; the message says at which step and which tensor came
@@ -107,7 +109,7 @@ def fit(model, parameters, work, settings, checkpoint=None, resume=False, displa
     display, run = display or Silent(), _Run(model, parameters, work, settings, checkpoint, hooks, lr_scale)
     going_on = resume and checkpoint is not None and Path(checkpoint).is_file()
     if going_on:
-        run.history = load_checkpoint(checkpoint, parameters, run.optimizer, hooks)
+        run.history |= load_checkpoint(checkpoint, parameters, run.optimizer, hooks)
     clock = _Clock(run.history["seconds"], settings.checkpoint_seconds)
     display.start(run.total, run.history["step"])
     try:
@@ -141,7 +143,7 @@ class _Run:
         self.hooks = hooks
         groups = decay_groups(parameters, settings.weight_decay, lr_scale)
         self.optimizer = OPTIMIZERS[settings.optimizer](groups, lr=settings.lr)
-        self.history = {"step": 0, "losses": [], "evaluations": [], "durations": [], "seconds": 0.0}
+        self.history = {"step": 0, "losses": [], "evaluations": [], "durations": [], "seconds": 0.0, "peak_mb": 0.0}
         self.per_epoch = -(-work.number_of_batches() // settings.accumulate)
         self.total = min(settings.epochs * self.per_epoch, settings.max_steps or math.inf)
         self.epoch, self.order = None, None  # the epoch whose batches were drawn, and these
@@ -184,7 +186,7 @@ class _Run:
     def save(self, clock):
         """Write a checkpoint, of good weights only."""
         _check_weights(self.parameters, self.history["step"], self.checkpoint)
-        self.history["seconds"] = clock.total()
+        self.history |= {"seconds": clock.total(), "peak_mb": max(self.history["peak_mb"], peak_mb())}
         if self.checkpoint is not None:
             save_checkpoint(self.checkpoint, self.parameters, self.optimizer, self.history, self.hooks)
         clock.saved()

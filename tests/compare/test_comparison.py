@@ -11,6 +11,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from hypothesis import strategies as st
 
 from minipeft import cli
 from minipeft.compare import processes, rates
-from minipeft.compare.comparison import MAIN, Comparison, Variant, compare
+from minipeft.compare.comparison import MAIN, MODELS, Comparison, Variant, compare, main_methods
 from minipeft.compare.processes import Job, in_own_process
-from minipeft.compare.run import Run, peak_mb
+from minipeft.compare.run import Run
 from minipeft.compare.table import Table, cells, notes, size_text, summarise
+from minipeft.training.memory import peak_mb
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEYS = {"method", "trainable", "trainable_without_head", "total", "metric", "score", "step_ms", "peak_mb", "seconds"}
@@ -43,7 +45,8 @@ def started(monkeypatch):
     popen, out = subprocess.Popen, []
 
     def counting(arguments, **kwargs):
-        out.append(Path(arguments[-1]).name)
+        if any("minipeft.compare.child" in str(each) for each in arguments):  # others start processes too
+            out.append(Path(arguments[-1]).name)
         return popen(arguments, **kwargs)
 
     monkeypatch.setattr(processes.subprocess, "Popen", counting)
@@ -172,9 +175,12 @@ def test_the_same_bits_whatever_runs_beside(at, monkeypatch):
     assert {result["threads"] for result in results_of("two").values()} == {1}
 
 
-def test_threads_of_a_run():
+def test_threads_of_a_run(at):
     wanted = processes.environment(3)
-    assert {wanted[name] for name in processes.THREADS} == {"3"} and "OPENBLAS_NUM_THREADS" in processes.THREADS
+    assert {wanted[name] for name in processes.THREADS} == {"3"}
+    assert {"OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"} <= set(processes.THREADS)
+    outcome = in_own_process(Job(Run("bert", "data", "head", max_steps=1), Path("runs/x"), "a label"), threads=2)
+    assert outcome.result["threads"] == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs process groups")
@@ -214,17 +220,45 @@ def test_a_stopped_comparison_goes_on(number, jobs, at, started, capfd):
     assert Path("runs/head-seed1/head.safetensors").read_bytes() == Path("whole/head.safetensors").read_bytes()
 
 
-def test_a_cluster(at, capfd):
-    """The same bits on the workers of a Dask cluster, which find what has been done as well."""
+def test_a_cluster(at, started, capfd):
+    """The same bits on the workers of a Dask cluster, each run in a process of its own; they find what has been done as well."""
     distributed = pytest.importorskip("distributed", reason="needs the test extra: distributed")
     line = ["compare", "--model", "bert", "--data", "data", "--methods", "lora", "--seeds", "2", "--epochs", "1"]
     with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
         assert cli.main([*line, "--dask", cluster.scheduler_address, "--out", "there"]) == 0
         assert capfd.readouterr().err.count(" left\n") == 4
+        assert sorted(started) == sorted(results_of("there")) and json.loads(Path("there/results.json").read_text())["jobs"] is None
         assert cli.main([*line, "--dask", cluster.scheduler_address, "--out", "there"]) == 0
-        assert capfd.readouterr().err.count("finished before\n") == 4
+        assert capfd.readouterr().err.count("finished before\n") == 4 == len(started)
     assert cli.main([*line, "--out", "here"]) == 0
     assert numbers("there") == numbers("here")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_a_stopped_comparison_on_a_cluster_goes_on(at, capfd):
+    """Ctrl-C reaches the runs on the workers, too: when the command ends none is left, and repeated at once it goes on."""
+    distributed = pytest.importorskip("distributed", reason="needs the test extra: distributed")
+    psutil = pytest.importorskip("psutil", reason="comes with distributed")
+    line = [*LINE[:-8], "--seeds", "1", "--epochs", "100", "--out", "runs"]
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None) as cluster:
+        line += ["--dask", cluster.scheduler_address]
+        paths = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen([sys.executable, "-m", "minipeft", *line], text=True, stderr=subprocess.PIPE,
+                                   stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths})
+        deadline = time.monotonic() + 120
+        while not list(Path("runs").glob("*/checkpoint.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)  # to the comparison alone
+        out, err = process.communicate(timeout=120)
+        at_work = [p.pid for p in psutil.Process().children(recursive=True) if "minipeft.compare.child" in " ".join(p.cmdline())]
+        assert process.returncode == 130 and at_work == []
+        assert err.splitlines()[-1] == "minipeft: stopped; what is done is kept in runs. To go on, repeat the command"
+        before = results_of()
+        assert len(before) < 3 and list(Path("runs").glob("*/checkpoint.safetensors"))
+        assert cli.main(line) == 0
+    results = results_of()
+    assert len(results) == 3 and all(results[name] == result for name, result in before.items())
+    assert all(len(result["losses"]) == 500 for name, result in results.items() if "base" not in name)
 
 
 # ---- several tasks, sweeps, tuning -----------------------------------------------------------------------------
@@ -437,7 +471,7 @@ def test_ctrl_c_that_reaches_only_the_run_stops_the_comparison(at, monkeypatch):
 def test_ctrl_c_waits_for_the_runs_in_hand(busy, seen, monkeypatch):
     """The same Ctrl-C has reached them and they write a checkpoint; where it has not, they are told."""
     process = Process(busy=busy)
-    monkeypatch.setattr(processes, "_alive", {process})
+    monkeypatch.setattr(processes, "_alive", {process: None})
     processes._wait_for_runs()
     assert process.seen == seen and not processes._alive
 
@@ -645,7 +679,7 @@ def test_peak_memory_is_the_runs_own(run_python):
     """What the comparison itself holds is not counted to its runs, and what a run once held is."""
     ballast = np.ones(40_000_000)  # 320 MB
     done = run_python("""
-        from minipeft.compare.run import peak_mb
+        from minipeft.training.memory import peak_mb
         import numpy as np
         before = peak_mb()
         np.ones(10_000_000)
@@ -723,3 +757,12 @@ def test_what_takes_longest_starts_first(tmp_path, monkeypatch):
     jobs = [chosen.job(next(iter(chosen.tasks)), variant, 0) for variant in variants]
     chosen.outcomes(jobs)
     assert started[:2] == ["early_exit", "full"] and started[2:] == [job.run.method for job in jobs if job.run.method not in module.SLOW]
+
+
+@pytest.mark.parametrize("task, left_out", [("lm", ["head", "early_exit"]), ("seq2seq", ["head", "bitfit", "early_exit"]), ("classify", [])])
+def test_without_methods_those_are_compared_that_go_with_the_model(task, left_out, capsys):
+    """The decoder's and T5's output maps are their word vectors, T5 has no biases, and exits are classifiers."""
+    assert main_methods(MODELS[task], task) == [name for name in MAIN if name not in left_out]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == len(left_out) and all(line.startswith(f"note: without {name}: ") for line, name in zip(said, left_out))
+    assert main_methods("nowhere", task) == list(MAIN)

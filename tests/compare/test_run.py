@@ -96,6 +96,11 @@ def test_words_about_the_data(world, tmp_path):
                        "use --bleu-tokenizer zh (or char for Japanese)")
     run = replace(run, bleu_tokenizer="zh", max_length=40, max_target_length=40)
     assert notes_on_data(make_work(run, tokenizer, config), 40) == []
+    (tmp_path / "short.tsv").write_text("text\ttext2\nwho has it ?\tanna has\nwhere is it ?\tin the hall\n", encoding="utf-8")
+    run = replace(run, data=str(tmp_path / "short.tsv"), bleu_tokenizer="13a")
+    assert notes_on_data(make_work(run, tokenizer, config), 40) == [
+        "note: no reference has more than 3 words, and BLEU counts four in a row; use --metric exact or rouge_l"]
+    assert notes_on_data(make_work(replace(run, metric="exact"), tokenizer, config), 40) == []
 
 
 def test_words_about_cut_texts():
@@ -141,7 +146,7 @@ def test_total_of_a_base_that_had_a_trained_head(world, tmp_path):
     assert (two["trainable"], other["trainable"]) == (34, 51) and other["total"] - two["total"] == 17
 
 
-def test_seconds_count_the_parts_before_a_stop(world, tmp_path, monkeypatch):
+def test_seconds_and_memory_count_the_parts_before_a_stop(world, tmp_path, monkeypatch):
     from minipeft.compare import run as module
 
     clock = [0.0]
@@ -155,10 +160,12 @@ def test_seconds_count_the_parts_before_a_stop(world, tmp_path, monkeypatch):
             "evaluations": [{"epoch": 1, "step": 1}],
             "step_ms": 1.0,
             "seconds": 105.0,
+            "peak_mb": 1e6,
         }  # and one before
 
     monkeypatch.setattr(module, "fit", fit)
-    assert execute(Run(str(world / "bert"), str(world / "data")), tmp_path / "a", quiet=True)["seconds"] == 105
+    result = execute(Run(str(world / "bert"), str(world / "data")), tmp_path / "a", quiet=True)
+    assert result["seconds"] == 105 and result["peak_mb"] == 1e6
 
 
 def test_a_run_may_be_quiet(world, tmp_path, capfd):

@@ -15,6 +15,9 @@ from minipeft.data import corpus, read_dataset, read_sources, read_texts, sectio
 from minipeft.methods import METHODS
 
 
+PYTHON_DOCS = f"python-docs-{sys.version_info.major}.{sys.version_info.minor}"
+
+
 @pytest.mark.parametrize("data, expected", [("toy:topic", ("topic", "medium")), ("toy:describe:easy", ("describe", "easy")),
                                             ("data", None), (Path("toy"), None)])
 def test_names_of_toy_tasks(data, expected):
@@ -48,6 +51,28 @@ def test_a_toy_task_is_what_its_sampler_draws(tmp_path):
     assert written("some/path", tmp_path) == "some/path"
 
 
+@pytest.mark.parametrize("name", ["topic", "describe", "text"])
+def test_a_toy_task_whose_writing_was_stopped_is_written_again(name, tmp_path, monkeypatch):
+    """Whichever file was the last one."""
+    small = toy.save
+    monkeypatch.setattr(toy, "save", lambda *a, **more: small(*a, **more, train=20, dev=5, test=5))
+    whole = {path.name: path.read_bytes() for path in Path(written(f"toy:{name}", tmp_path / "whole")).iterdir()}
+    write = toy._write
+    for after in range(len(whole)):
+        done = []
+
+        def stopped(path, lines):
+            if len(done) == after:
+                raise KeyboardInterrupt
+            done.append(write(path, lines))
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(toy, "_write", stopped)
+            written(f"toy:{name}", tmp_path / str(after))
+        again = Path(written(f"toy:{name}", tmp_path / str(after)))
+        assert {path.name: path.read_bytes() for path in again.iterdir()} == whole
+
+
 @pytest.mark.parametrize("task, message", [
     ("seq2seq", "data: toy:topic is not for --task seq2seq; expected toy: with one of answer, describe"),
     ("lm", "data: toy:topic is not for --task lm; expected toy: with one of text")])
@@ -69,8 +94,30 @@ def test_the_manual_is_a_task_and_a_text(world, tmp_path, capsys):
     line = f"finetune --model {world}/bert --data python-docs --method head --train-limit 16 --max-steps 1 --out {tmp_path}/a"
     assert cli.main(line.split()) == 0
     named = json.loads((tmp_path / "a/result.json").read_text())["data"]
-    assert named == name_of("python-docs") == f"python-docs-{sys.version_info.major}.{sys.version_info.minor}"
+    assert named == name_of("python-docs") == PYTHON_DOCS
     assert name_of("toy:encoder") == "toy:encoder" and name_of(tmp_path / "a" / "..") == tmp_path.name
+
+
+def test_a_prediction_on_the_manual_states_the_version(world, tmp_path, capsys):
+    line = f"finetune --model {world}/bert --data python-docs --method head --train-limit 16 --max-steps 1 --out {tmp_path}/a"
+    assert cli.main(line.split()) == 0
+    for model, more in (("bert", f" --adapter {tmp_path}/a"), ("gpt2", "")):
+        capsys.readouterr()
+        line = f"predict --model {world}/{model} --data python-docs --json {tmp_path}/told.json{more}"
+        assert cli.main(line.split()) == 0
+        assert f"data {PYTHON_DOCS}" in capsys.readouterr().err.splitlines()
+        assert json.loads((tmp_path / "told.json").read_text())["data"] == PYTHON_DOCS
+    assert cli.main(f"predict --model {world}/gpt2 --data {world}/raw.txt --json {tmp_path}/told.json".split()) == 0
+    assert json.loads((tmp_path / "told.json").read_text())["data"] == "raw.txt" and "data" not in capsys.readouterr().err
+
+
+def test_a_comparison_on_the_manual_states_the_version(world, tmp_path, capsys):
+    line = f"compare --model {world}/bert --data python-docs --methods head --seeds 1 --train-limit 16 --max-steps 1 --out {tmp_path}/a"
+    assert cli.main(line.split()) == 0
+    assert f"bert on {PYTHON_DOCS}" in capsys.readouterr().out
+    written = json.loads((tmp_path / "a/results.json").read_text())
+    assert written["tasks"] == [PYTHON_DOCS] == list({row["task"] for row in written["rows"]})
+    assert all(PYTHON_DOCS in (tmp_path / "a" / name).read_text() for name in ("results.csv", "results.md", "report.html"))
 
 
 def test_the_commands_take_toy_tasks(world, tmp_path, capsys):

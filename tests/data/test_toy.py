@@ -160,6 +160,19 @@ def test_few_shots_are_as_many_of_each_class(name, shots):
     assert len(data.splits["test"]) == 20
 
 
+@pytest.mark.parametrize("difficulty", ["medium", "hard"])
+@pytest.mark.parametrize("name", ["sentiment", "truth"])
+def test_few_shots_are_counted_as_they_are_labelled(name, difficulty):
+    """With labels that are changed, too, there are K of each class, and some of the K are wrong."""
+    data, noise = toy.dataset(name, difficulty, seed=5, shots=100, test=600), toy.DIFFICULTIES[difficulty].noise
+    wrong = {split: [read_label(name, e.text, e.text2) != data.labels[e.label] for e in part] for split, part in data.splits.items()}
+    for split in ("train", "dev"):
+        assert Counter(e.label for e in data.splits[split]) == {label: 100 for label in range(len(data.labels))}
+    for part in wrong.values():
+        assert abs(np.mean(part) - noise) < 4 * (noise * (1 - noise) / len(part)) ** 0.5
+    assert any(wrong["train"]) and any(wrong["test"])
+
+
 @pytest.mark.parametrize("difficulty", LEVELS)
 def test_what_is_to_be_written(difficulty):
     for split in toy.sources("describe", difficulty, train=80, dev=10, test=10).values():
@@ -178,7 +191,7 @@ ENDINGS = (r"it was \w+ \.", r"all in all , it was \w+ \.", r"this is about \w+ 
            r"\w+ left \w+ \.")
 
 
-def test_raw_text_holds_no_text_of_dev_or_test_and_is_drawn_by_its_seed():
+def test_raw_text_judges_no_review_of_dev_or_test_and_is_drawn_by_its_seed():
     drawn = toy.passages(400, seed=1)
     assert drawn == toy.passages(400, seed=1) != toy.passages(400, seed=2) and len(drawn) == 400
     seen = Counter()
@@ -223,6 +236,14 @@ def test_a_task_is_written_and_read_again(name, tmp_path):
     else:
         assert read_dataset(tmp_path) == toy.dataset(name, **settings)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["topic", "describe", toy.TEXT])
+def test_the_file_of_test_is_written_last(name, tmp_path, monkeypatch):
+    write, order = toy._write, []
+    monkeypatch.setattr(toy, "_write", lambda path, lines: order.append(path.stem) or write(path, lines))
+    toy.save(name, tmp_path, train=20, dev=5, test=5)
+    assert order[-3:] == ["train", "dev", "test"]
 
 
 @pytest.mark.parametrize("call,message", [

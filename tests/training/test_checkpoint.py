@@ -25,10 +25,10 @@ HERE = Path(__file__).resolve().parent
 
 
 def state(path):
-    """Everything in a checkpoint that a stopped run must share with one that never stopped: all but the times."""
+    """Everything in a checkpoint that a stopped run must share with one that never stopped: all but times and memory."""
     arrays = files.read_tensors(path)
     progress, steps = checkpoint._read_progress(path)
-    kept = {k: v for k, v in progress.items() if k not in ("durations", "seconds")}
+    kept = {k: v for k, v in progress.items() if k not in ("durations", "seconds", "peak_mb")}
     return {name: (a.dtype, a.shape, a.tobytes()) for name, a in arrays.items()}, json.dumps(kept), steps
 
 

@@ -260,6 +260,19 @@ def test_ctrl_c_after_any_step_and_going_on_gives_the_same_history(slope, tmp_pa
     assert bits(whole(resumed)) == bits(whole(model))
 
 
+@pytest.mark.parametrize("marks, expected", [((700.0, 300.0), 700.0), ((300.0, 700.0), 700.0)])
+def test_the_most_memory_of_all_parts_is_kept(marks, expected, slope, tmp_path, monkeypatch):
+    """A run that goes on in another process has the larger mark of the two."""
+    parts = iter(marks)
+    settings = {"epochs": 2, "optimizer": "adamw", "checkpoint": tmp_path / "c"}
+    monkeypatch.setattr("minipeft.training.loop.peak_mb", lambda mark=next(parts): mark)
+    with pytest.raises(Interrupted):
+        slope(2, display=Press(1), **settings)
+    monkeypatch.setattr("minipeft.training.loop.peak_mb", lambda mark=next(parts): mark)
+    history, _ = slope(2, resume=True, **settings)
+    assert history["peak_mb"] == expected
+
+
 def test_ctrl_c_during_the_last_evaluation_is_not_lost(small, tmp_path):
     work, model = small.make_work("classify"), small.make("classify")
     original = work.evaluate
