@@ -429,7 +429,7 @@ def test_writing_end_to_end(method, at, command):
     assert result["losses"][-1] < (0.4 if method == "full" else 0.95) * result["losses"][0]
     assert scores["bleu"] > 40 or method == "prefix"
     assert result["steps"] == 10 * -(-sum(map(len, told("train").values())) // 16)
-    assert out.splitlines()[2:5] == [f"bleu        {scores['bleu']:.4f} on test", f"rouge_l     {scores['rouge_l']:.4f} on test",
+    assert out.splitlines()[3:6] == [f"bleu        {scores['bleu']:.4f} on test", f"rouge_l     {scores['rouge_l']:.4f} on test",
                                      f"exact       {scores['exact']:.4f} on test"]
     epochs = [line for line in err.splitlines() if "epoch" in line]
     last = result["evaluations"][-1]
@@ -456,7 +456,7 @@ def test_references_are_optional_in_predicting(at, command):
     first, *others = told("dev")
     Path("some.tsv").write_text(f"text\ttext2\n{first}\tx\n" + "".join(f"{source}\t\n" for source in others))
     code, out, err = command(f"{line} --data some.tsv --json s.json")
-    assert (code, out) == (0, alone) and err.splitlines()[2] == "exact 0.0000 on 1 of the 15 sources of test"
+    assert (code, out) == (0, alone) and err.splitlines()[-1] == "exact 0.0000 on 1 of the 15 sources of test"
     Path("none.tsv").write_text("text\n" + "".join(f"{source}\n" for source in told("dev")))
     assert command(f"{line} --data none.tsv --json n.json") == (0, alone, "")
     assert "scores" not in json.loads(Path("n.json").read_text())
@@ -481,7 +481,7 @@ def test_the_settings_of_writing_reach_the_run(at, command):
         result = json.loads(Path("runs/result.json").read_text())
         assert code == 0 and (result["metric"], result["score"]) == (metric, result["scores"][metric])
         others = [name for name in ("bleu", "rouge_l", "exact") if name != metric]
-        assert [line.split()[0] for line in out.splitlines()[2:5]] == [metric, *others]
+        assert [line.split()[0] for line in out.splitlines()[3:6]] == [metric, *others]
         shutil.rmtree("runs")
     Path("told/dev.tsv").unlink()
     Path("told/test.tsv").unlink()

@@ -173,8 +173,11 @@ class Comparison:
         return Job(self.run(task, variant, seed), place / f"{variant.name}-seed{seed}",
                    label if len(self.tasks) == 1 else f"{label} on {task}")
 
-    def outcomes(self, jobs):
-        """{folder: result, or the reason why there is none} of jobs; those that finished before are read."""
+    def outcomes(self, jobs, said=()):
+        """{folder: result, or the reason why there is none} of jobs; those that finished before are read.
+
+        ``said``: lines for people, once it is known that all fits.
+        """
         before = {}
         for job in jobs:  # fail before anything long begins
             check_out(job.run, job.folder)
@@ -182,6 +185,8 @@ class Comparison:
             check_threads(before[job.folder], job.folder, self.pool["threads"])
         todo = [job for job in jobs if before[job.folder] is None]
         check_fit([job.run for job in todo])
+        for line in filter(None, said):
+            print(line, file=sys.stderr)
         for run_data in {job.run.data: job for job in reversed(todo)}.values():
             run_data.notes = ("data",)  # which is the same for all
         with Board(len(jobs)) as board:
@@ -260,15 +265,14 @@ def check_fit(runs):
 
 
 def main_methods(model, task):
-    """Those of `MAIN` that go with a model and a task; says which do not, and why."""
+    """(those of `MAIN` that go with a model and a task, a line on each of the others that says why)."""
     try:
         _, refused = plan_all(load_shape(str(model), task), {}, Setting(length=1))
     except (ValueError, OSError):  # no model, or not one for this task, which the first run says better
-        return list(MAIN)
+        return list(MAIN), []
+    reasons = [refused[name].removeprefix(f"{name}: ") for name in MAIN if name in refused]
     left_out = [name for name in MAIN if name in refused]
-    for name in left_out:
-        print(f"note: without {refused[name] if refused[name].startswith(name) else f'{name}: {refused[name]}'}", file=sys.stderr)
-    return [name for name in MAIN if name not in left_out]
+    return [name for name in MAIN if name not in refused], [f"note: without {name}: {why}" for name, why in zip(left_out, reasons)]
 
 
 def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False, jobs=None, threads=1, dask=None):
@@ -301,7 +305,8 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if tune and settings.get("lr") is not None:
         raise ValueError("tune: --lr sets the learning rate that --tune would choose; leave out one of them")
-    methods, sweeps, out = main_methods(model, task) if methods is None else list(methods), dict(sweeps or {}), Path(out)
+    methods, said = main_methods(model, task) if methods is None else (list(methods), [])
+    sweeps, out = dict(sweeps or {}), Path(out)
     check_methods(methods, sweeps)
     variants = variants_of(methods, sweeps)
     for variant in variants:
@@ -314,17 +319,15 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
             prompts = {path: toy_prompts(name[0]) for path, name in zip(data, named) if name}
     pool = {"workers": min(available_cores(), MOST_JOBS) if jobs is None else jobs, "threads": threads, "dask": dask}
     comparison = Comparison(model, data, variants, seeds, out, settings, pool, prompts)
-    return tabulate(comparison, sweeps, tune)
+    return tabulate(comparison, sweeps, tune, said)
 
 
-def tabulate(comparison, sweeps, tune):
-    """Run a `Comparison`, and write and return its `Table`."""
+def tabulate(comparison, sweeps, tune, said=()):
+    """Run a `Comparison`, and write and return its `Table`; ``said``: lines for people, before the runs."""
     tuning = comparison.tune() if tune else []
     jobs = comparison.all_jobs(tuning)
-    said = unused_note([same[0].run for (_, label), same in jobs.items() if label != Base.name])
-    if said:
-        print(said, file=sys.stderr)
-    outcomes = comparison.outcomes([job for same in jobs.values() for job in same])
+    unused = unused_note([same[0].run for (_, label), same in jobs.items() if label != Base.name])
+    outcomes = comparison.outcomes([job for same in jobs.values() for job in same], [*said, unused])
     rows, runs, failed = [], {}, []
     settings = {variant.label: variant.settings for variant in comparison.variants}
     for (task, label), same in jobs.items():

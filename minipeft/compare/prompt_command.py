@@ -2,7 +2,6 @@
 
 import contextlib
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ..prompting import Calibration, ClozeClassification, Template, Verbalizer, 
 from .comparison import MOST_JOBS, Comparison, Variant
 from .predict import load, taken
 from .run import few, load_config, longest, option, unused_note
-from .sources import read, toy_task, written
+from .sources import MANUAL, name_of, read, toy_task, written
 from .strategies import KINDS, toy_prompts, with_its_head
 
 SPLITS = 5  # draws of a few examples
@@ -62,9 +61,8 @@ def run(args, settings):
         args.template, args.verbalizer = toy_prompts(toy_task(args.data)[0])
     if args.text is not None or args.adapter:
         return asked(args, settings["options"])
-    if args.search_words:
-        return searched(args)
-    return scored(args, settings)
+    rows, lines, out = searched(args) if args.search_words else scored(args, settings)
+    return rows, [*lines, f"data {name_of(args.data)}"] if str(args.data) == MANUAL else lines, out
 
 
 # ---- the model as it is ------------------------------------------------------------------------------------------
@@ -95,6 +93,8 @@ def asked(args, options):
               ] if args.text is not None else []
     out = {"split": split, "predictions": [dict(zip(verbalizer.labels, map(float, row))) for row in p]}
     scores = work.evaluate(model, split)
+    if args.data is not None:
+        out["data"] = name_of(args.data)
     if scores:
         out["scores"] = scores
         lines.append(f"accuracy {scores['accuracy']:.4f} on the {len(p)} texts of {split}")
@@ -143,10 +143,7 @@ def scored(args, settings):
         comparison = Comparison(args.model, [data], [Variant(strategy)], draws, out, {**settings, **asked_with}, pool)
         (task,) = comparison.tasks
         jobs = [comparison.job(task, comparison.variants[0], args.seed + number) for number in range(draws)]
-        said = unused_note([job.run for job in jobs])
-        if said:
-            print(said, file=sys.stderr)
-        outcomes = comparison.outcomes(jobs)
+        outcomes = comparison.outcomes(jobs, [unused_note([job.run for job in jobs])])
     results = [outcomes[job.folder] for job in jobs]
     for job, result in zip(jobs, results):
         if isinstance(result, str):
@@ -164,5 +161,5 @@ def described(args, strategy, results):
     lines = [f"{strategy} on {results[0]['split']} with {labels}{trained}"]
     if args.out:
         lines.append(f"saved {args.out}")
-    return rows, lines, {"strategy": strategy, "metric": metric, "scores": scores, "mean": float(np.mean(scores)),
+    return rows, lines, {"strategy": strategy, "data": name_of(args.data), "metric": metric, "scores": scores, "mean": float(np.mean(scores)),
                          "split": results[0]["split"], "shots": args.shots, "trainable": results[0]["trainable"]}

@@ -8,6 +8,7 @@ COLING 2020, arXiv:2010.13641.
 """
 
 import difflib
+import re
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class Verbalizer:
         ``labels``: the classes that there are, in order; each needs a word. Default: those named, in that order.
         """
         words = {label: [] for label in labels or ()}
-        for part in text.split(","):
+        for part in re.split(r",(?=[^,=]*=)", text):  # not at the commas of a class's name
             word, equals, label = (piece.strip() for piece in part.partition("="))
             if not word or not equals or not label:
                 raise ValueError(f"verbalizer: expected WORD=CLASS,WORD=CLASS,..., got {part.strip()!r}")

@@ -324,7 +324,7 @@ def test_tuning(at, capsys):
 @pytest.mark.parametrize("dev, lower, expected", [([0.2, 0.4, 0.3], False, 0.005), ([9.0, None, 7.0], True, 0.015)])
 def test_the_best_rate_is_the_best_on_dev(dev, lower, expected, at, monkeypatch):
     told = iter(dev)
-    monkeypatch.setattr(Comparison, "outcomes", lambda self, jobs: {
+    monkeypatch.setattr(Comparison, "outcomes", lambda self, jobs, said=(): {
         job.folder: "failed" if (score := next(told)) is None else {"evaluations": [{"score": score}]} for job in jobs})
     settings = {"task": "lm"} if lower else {}
     comparison = Comparison("bert", ["data"], [Variant("lora")], 3, Path("runs"), settings, {"threads": 1})
@@ -710,7 +710,7 @@ def test_peak_memory_elsewhere(monkeypatch):
 def asked(monkeypatch, tmp_path):
     """What `compare` would run: {method: [Run]}; nothing is run."""
     jobs = []
-    monkeypatch.setattr(Comparison, "outcomes", lambda self, all_jobs: jobs.extend(all_jobs) or {
+    monkeypatch.setattr(Comparison, "outcomes", lambda self, all_jobs, said=(): jobs.extend(all_jobs) or {
         job.folder: "not run" for job in all_jobs})
 
     def asked(*args, **more):
@@ -760,9 +760,15 @@ def test_what_takes_longest_starts_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task, left_out", [("lm", ["head", "early_exit"]), ("seq2seq", ["head", "bitfit", "early_exit"]), ("classify", [])])
-def test_without_methods_those_are_compared_that_go_with_the_model(task, left_out, capsys):
+def test_without_methods_those_are_compared_that_go_with_the_model(task, left_out):
     """The decoder's and T5's output maps are their word vectors, T5 has no biases, and exits are classifiers."""
-    assert main_methods(MODELS[task], task) == [name for name in MAIN if name not in left_out]
-    said = capsys.readouterr().err.splitlines()
+    methods, said = main_methods(MODELS[task], task)
+    assert methods == [name for name in MAIN if name not in left_out]
     assert len(said) == len(left_out) and all(line.startswith(f"note: without {name}: ") for line, name in zip(said, left_out))
-    assert main_methods("nowhere", task) == list(MAIN)
+    assert main_methods("nowhere", task) == (list(MAIN), [])
+
+
+def test_a_comparison_of_what_writes_says_what_it_leaves_out(tmp_path, capsys):
+    table = compare(None, None, None, 1, tmp_path / "out", {"task": "lm", "max_steps": 1, "train_limit": 8}, jobs=2)
+    assert not table.failed and [row["label"] for row in table.rows][1:] == [name for name in MAIN if name not in ("head", "early_exit")]
+    assert capsys.readouterr().err.startswith("note: without head: the output map is tied to the word vectors")

@@ -11,8 +11,9 @@ from minipeft.compare import rates
 from minipeft.compare.rates import SMALL, SMALL_WIDTH, default_lr, grid, width_of
 from minipeft.compare.run import Run
 from minipeft.compare.sources import name_of, read, toy_task, written
-from minipeft.data import corpus, read_dataset, read_sources, read_texts, section_task, toy
+from minipeft.data import Tokenizer, corpus, read_dataset, read_sources, read_texts, section_task, toy
 from minipeft.methods import METHODS
+from minipeft.prompting import whole_words
 
 
 PYTHON_DOCS = f"python-docs-{sys.version_info.major}.{sys.version_info.minor}"
@@ -109,6 +110,16 @@ def test_a_prediction_on_the_manual_states_the_version(world, tmp_path, capsys):
         assert json.loads((tmp_path / "told.json").read_text())["data"] == PYTHON_DOCS
     assert cli.main(f"predict --model {world}/gpt2 --data {world}/raw.txt --json {tmp_path}/told.json".split()) == 0
     assert json.loads((tmp_path / "told.json").read_text())["data"] == "raw.txt" and "data" not in capsys.readouterr().err
+
+
+def test_a_prompt_on_the_manual_states_the_version(tmp_path, capsys):
+    words = list(whole_words(Tokenizer.from_folder("toy:encoder")).values())
+    verbalizer = ",".join(f"{word}={label}" for word, label in zip(words, section_task(seed=0).labels))
+    line = ["prompt", "--model", "toy:encoder", "--data", "python-docs", "--template", "{text} {mask}", "--verbalizer", verbalizer,
+            "--json", str(tmp_path / "told.json"), "--max-length", "16", "--jobs", "1"]
+    assert cli.main(line) == 0
+    assert f"data {PYTHON_DOCS}" in capsys.readouterr().err.splitlines()
+    assert json.loads((tmp_path / "told.json").read_text())["data"] == PYTHON_DOCS
 
 
 def test_a_comparison_on_the_manual_states_the_version(world, tmp_path, capsys):
