@@ -301,7 +301,7 @@ def _prompt_parser(commands):
     _prompting_arguments(prompt)
     prompt.add_argument("--method", choices=METHODS, metavar="METHOD", help=f"fine-tune by one of {', '.join(METHODS)}")
     prompt.add_argument("--adapter", metavar="DIR", help="ask with an adapter that was fine-tuned by prompting")
-    prompt.add_argument("--search-words", type=whole(1), metavar="N", help="look for the N best verbalizers on train, and stop")
+    prompt.add_argument("--search-words", type=whole(1), metavar="N", help="look for the N best verbalizers on train (with --method on dev, after fine-tuning), and stop")
     prompt.add_argument("--splits", type=whole(1), metavar="N", help="draws of --shots examples (default: 5)")
     prompt.add_argument("--seed", type=whole(0), default=0, help="the first draw")
     prompt.add_argument("--jobs", type=whole(1), metavar="N", help="runs at a time (default: as many as there are cores, at most 4)")

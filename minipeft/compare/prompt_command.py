@@ -12,7 +12,7 @@ from ..kernels.backend import available_cores
 from ..prompting import Calibration, ClozeClassification, Template, Verbalizer, search_words
 from .comparison import MOST_JOBS, Comparison, Variant
 from .predict import load, taken
-from .run import few, load_config, longest, option, unused_note
+from .run import Run, execute, few, load_config, longest, option, unused_note
 from .sources import MANUAL, name_of, read, toy_task, written
 from .strategies import KINDS, toy_prompts, with_its_head
 
@@ -61,7 +61,7 @@ def run(args, settings):
         args.template, args.verbalizer = toy_prompts(toy_task(args.data)[0])
     if args.text is not None or args.adapter:
         return asked(args, settings["options"])
-    rows, lines, out = searched(args) if args.search_words else scored(args, settings)
+    rows, lines, out = searched(args, settings) if args.search_words else scored(args, settings)
     return rows, [*lines, f"data {name_of(args.data)}"] if str(args.data) == MANUAL else lines, out
 
 
@@ -101,8 +101,8 @@ def asked(args, options):
     return rows, lines, out
 
 
-def searched(args):
-    """Verbalizers found by search, the best first."""
+def searched(args, settings):
+    """Verbalizers found by search, the best first: on train as the model is, or with ``--method`` on dev after fine-tuning with them."""
     tokenizer, config = Tokenizer.from_folder(args.model), load_config(args.model)
     dataset = read(args.data, "classify")
     if args.shots is not None:
@@ -114,10 +114,31 @@ def searched(args):
     train = Dataset({"train": dataset.splits["train"][:args.train_limit]}, dataset.labels)
     work = Gap(tokenizer, train, config, Template(args.template[0]), any_words, limit, args.batch_size)
     found = search_words(model, work, tokenizer, keep=args.search_words)
-    rows = [(",".join(f"{words[0]}={label}" for label, words in verbalizer.words.items()), f"{accuracy:.4f}")
-            for verbalizer, accuracy in found]
-    return rows, [f"accuracy on {len(work.targets['train'])} training texts, without any training"], [
-        {"verbalizer": words, "accuracy": float(accuracy)} for words, accuracy in rows]
+    words = [",".join(f"{words[0]}={label}" for label, words in verbalizer.words.items()) for verbalizer, _ in found]
+    rows = [(each, f"{accuracy:.4f}") for each, (_, accuracy) in zip(words, found)]
+    lines = [f"accuracy on {len(work.targets['train'])} training texts, without any training"]
+    out = [{"verbalizer": each, "accuracy": float(accuracy)} for each, accuracy in rows]
+    if args.method:
+        if "dev" not in dataset.splits:
+            raise ValueError(f"data: {args.data} has no dev split, on which --method would choose among the words")
+        scores = tuned(args, settings, words)
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])  # of equals the one that is better on train
+        rows = [(*rows[i], f"{scores[i]:.4f}") for i in order]
+        lines.append(f"behind it {args.metric or 'accuracy'} on dev after fine-tuning by {args.method}")
+        out = [{**out[i], "dev": scores[i]} for i in order]
+    return rows, lines, out
+
+
+def tuned(args, settings, words):
+    """The score on dev after fine-tuning with each verbalizer of ``words``."""
+    options, scores = {**settings["options"], "by": args.method}, []
+    with tempfile.TemporaryDirectory(prefix="minipeft-") as folder:
+        for number, each in enumerate(words):
+            asked_with = {"options": options, "template": args.template[:1], "verbalizer": [each], "seed": args.seed}
+            run = Run(args.model, args.data, "prompt_based", **{**settings, **asked_with})
+            result = execute(run, Path(folder) / str(number), title=each, notes=("unused",) if number == 0 else ())
+            scores.append(result["evaluations"][-1]["score"])
+    return scores
 
 
 class Gap(ClozeClassification):

@@ -7,6 +7,7 @@ import pytest
 
 from minipeft import cli, load_pretrained
 from minipeft.compare.prompt_command import strategy_of
+from minipeft.compare.run import Run, execute
 from minipeft.data import Dataset, Example, Tokenizer, read_dataset, toy
 from minipeft.prompting import SEEDS, Calibration, ClozeClassification, Template, Verbalizer, few_shot
 
@@ -103,6 +104,22 @@ def test_words_are_searched(command):
         work = ClozeClassification(tokenizer, dataset, model.config, Template(ASKED[1]), found, 128, 16)
         assert work.evaluate(model, "train")["accuracy"] == pytest.approx(float(accuracy), abs=1e-4)
     assert [each["verbalizer"] for each in json.loads(Path("r.json").read_text())] == [words for words, _ in rows]
+
+
+def test_words_that_were_found_are_ranked_on_dev_after_fine_tuning(command):
+    """LM-BFF's last step: each verbalizer has a training of its own, the same as prompt-based fine-tuning with it."""
+    line = ("--data", "data", "--template", ASKED[1], "--shots", "4", "--search-words", "3")
+    found = [row.split("\t") for row in command(*line)[1].splitlines()]
+    code, out, err = command(*line, "--method", "bitfit", "--epochs", "2", "--json", "r.json")
+    rows = [row.split("\t") for row in out.splitlines()]
+    assert code == 0 and "behind it accuracy on dev after fine-tuning by bitfit" in err
+    assert sorted(row[:2] for row in rows) == sorted(found)
+    on_dev = {}
+    for number, (words, _) in enumerate(found):
+        run = Run("toy:encoder", "data", "prompt_based", options={"by": "bitfit"}, shots=4, epochs=2, template=[ASKED[1]], verbalizer=[words])
+        on_dev[words] = execute(run, f"own{number}", quiet=True)["evaluations"][-1]["score"]
+    assert [row[2] for row in rows] == [f"{on_dev[row[0]]:.4f}" for row in rows] == sorted((row[2] for row in rows), reverse=True)
+    assert [each["verbalizer"] for each in json.loads(Path("r.json").read_text())] == [row[0] for row in rows]
 
 
 @pytest.mark.parametrize("more, expected", [
