@@ -255,7 +255,7 @@ for name, told in others.items():
 # of 20 reaches 0.726 ± 0.018 with 8,450 trained numbers, the head's 770 among them, a prefix of 20 0.804 ± 0.005 with 92,930.
 # And it is dear: a forward pass costs 1.93 times the base's, against 1.06 for the prefix. A sentence of SST-2 has about 20
 # tokens, and 20 more go through every layer. The pooler of this MiniLM was never trained along with the rest. With the mean of
-# the tokens, for which it was made, the two are level, at 0.819 and 0.815 (benchmarks/README.md, one seed): the more the model
+# the tokens, for which it was made, the two are level, at 0.818 and 0.822 (benchmarks/README.md): the more the model
 # does already what is wanted, the less a prefix is ahead.
 
 # %% [markdown]

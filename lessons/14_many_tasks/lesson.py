@@ -509,7 +509,7 @@ for name, score in sorted(results.items(), key=lambda item: item[1]):
 # %% [markdown]
 # ## On real models
 #
-# - *A task embedding alone* says little. MiniLM on 2,000 sentences of SST-2: 0.802, where the head alone has 0.796 and LoRA 0.843
+# - *A task embedding alone* says little. MiniLM on 2,000 sentences of SST-2: 0.805, where the head alone has 0.800 and LoRA 0.843
 #   (benchmarks/README.md, "Every method on a real model"). It is meant to stand beside something shared.
 # - *Sampling.* For T5, equal shares are far the worst, and a temperature of 2 does well on most tasks; and trained on all tasks
 #   at once it stays behind the same model fine-tuned on each, on most of them (Raffel et al., section 3.5.2). Sharing is for few
