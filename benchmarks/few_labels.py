@@ -1,8 +1,8 @@
 """How far a few labels go: head fine-tuning, prompts, PET, iPET and demonstrations, on 0 to 1,000 labelled texts.
 
-Data. ``toy:sentiment``, a review in one of two classes (chance 50 %, Bayes' rule 98); for each seed, K texts of each class are
-drawn from the same 8,000, and 2,000 others are the raw text that PET and iPET label. Scores are accuracies on 1,000 test texts, in
-per cent; five seeds, mean and sample standard deviation.
+Data. ``toy:rating``, a review in one of four classes from terrible to great, or ``toy:sentiment``, in one of two (chance 25 and 50 %,
+Bayes' rule 98); for each seed, K texts of each class are drawn from the same 8,000, and 2,000 others are the raw text that PET and
+iPET label. Scores are accuracies on 1,000 test texts, in per cent; five seeds, mean and sample standard deviation.
 
 Prompts. Three that somebody might try first, none of which stands in the text that the models were trained on. (The package's own,
 such as "{text} it was {mask} .", stand there word for word: they answer as well without any label as these do with a hundred, and
@@ -34,21 +34,23 @@ from . import common
 
 EXAMPLE = """examples:
   python -m benchmarks.few_labels --json few.json --markdown few.md --picture few.svg
+  python -m benchmarks.few_labels --task sentiment --sides head prompt        # two classes
   python -m benchmarks.few_labels --sides PET iPET --texts 8 16 --models 1    # one model of each prompt in the place of three
   python -m benchmarks.few_labels --fast            # exercises every part; its numbers mean nothing
 """
-TASK, CLASSES = "sentiment", 2
-PROMPTS, WORDS = ("{text} {mask}", "{text} answer : {mask} .", "is it {mask} ? {text}"), "bad=negative,good=positive"
+PROMPTS = ("{text} {mask}", "{text} answer : {mask} .", "is it {mask} ? {text}")
+WORDS = {"rating": "terrible=terrible,bad=bad,good=good,great=great", "sentiment": "bad=negative,good=positive"}
 SIDES = {"head": "full", "prompt": "prompt_based", "PET": "pet", "iPET": "ipet", "in context": "in_context",
          "in context, known prompt": "in_context"}
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The sizes of a study: ``shots`` of each class, ``raw`` texts without labels."""
+    """The sizes of a study: ``texts`` with labels, as many of each class; ``raw`` texts without."""
 
+    task: str = "rating"
     seeds: int = 5
-    shots: tuple = (0, 2, 4, 5, 8, 16, 50, 500)
+    texts: tuple = (0, 4, 8, 12, 16, 32, 100, 1000)
     train: int = 8000
     raw: int = 2000
     test: int = 1000
@@ -56,8 +58,17 @@ class Scale:
     pair_models: int = 3   # of each prompt
     sides: tuple = tuple(SIDES)
 
+    @property
+    def shots(self):
+        """The texts of each class. Raises ValueError where they do not come out even."""
+        classes = len(WORDS[self.task].split(","))
+        for count in self.texts:
+            if count < 0 or count % classes:
+                raise ValueError(f"texts: expected a multiple of {classes}, as many of each class of {self.task}, got {count}")
+        return [count // classes for count in self.texts]
 
-FAST = Scale(seeds=2, shots=(0, 1, 2), train=60, raw=30, test=20, pair_steps=2, pair_models=1)
+
+FAST = Scale(seeds=2, texts=(0, 4, 8), train=60, raw=30, test=20, pair_steps=2, pair_models=1)
 KNOWN = "{text} it was {mask} ."
 WITHOUT = {"full": "base", "prompt_based": "zero_shot", "in_context": "zero_shot"}  # what a method is where there are no labels
 
@@ -72,10 +83,10 @@ class Study:
         """(folder of the labelled texts, file of the raw ones), written once; no text is in both."""
         from minipeft.data import files, toy
 
-        folder = self.out / "data" / f"{TASK}-{self.scale.train}"
+        folder = self.out / "data" / f"{self.scale.task}-{self.scale.train}"
         raw = folder / "raw.tsv"
         if not raw.is_file():
-            toy.save(TASK, folder, seed=0, train=self.scale.train + self.scale.raw, dev=1, test=self.scale.test)
+            toy.save(self.scale.task, folder, seed=0, train=self.scale.train + self.scale.raw, dev=1, test=self.scale.test)
             header, *rows = (folder / "train.tsv").read_text(encoding="utf-8").splitlines()
             parts = {"train.tsv": [header, *rows[self.scale.raw:]],
                      raw.name: ["text", *(row.split("\t")[0] for row in rows[:self.scale.raw])]}
@@ -91,7 +102,7 @@ class Study:
         method, (folder, raw) = SIDES[side], self.data()
         decoder, method = method == "in_context", method if shots else WITHOUT.get(method, method)
         templates = [KNOWN] if "known" in side else list(PROMPTS)
-        asked = {} if method in ("full", "base") else {"template": templates, "verbalizer": [WORDS]}
+        asked = {} if method in ("full", "base") else {"template": templates, "verbalizer": [WORDS[self.scale.task]]}
         options = {"pair_steps": self.scale.pair_steps, "pair_models": self.scale.pair_models} if method in ("pet", "ipet") else {}
         return Run("toy:decoder" if decoder else "toy:encoder", str(folder), method, options=options, lr=lr, shots=shots, seed=seed,
                    max_length=64 if decoder else 96, unlabelled=str(raw) if options else None, **asked)
@@ -100,13 +111,13 @@ class Study:
         """What comes of a run, which is made unless it was before."""
         from minipeft.compare.run import RESULT, execute
 
-        folder = self.out / "runs" / name
+        folder = self.out / "runs" / f"{self.scale.task}-{name}"
         before = (folder / RESULT).is_file()
         result = execute(run, folder, resume=True, quiet=True)
         for path in folder.glob("*.safetensors"):
             path.unlink()
         if not before:
-            self.told(f"{name}: {100 * result['score']:.1f}")
+            self.told(f"{folder.name}: {100 * result['score']:.1f}")
         return result
 
     def score(self, side, shots, seed):
@@ -134,10 +145,10 @@ def advantages(scale, curves):
     """{side: [examples that it saves a head, with each seed]}; None where the two share no accuracy."""
     from minipeft.prompting import data_advantage
 
-    sizes, out = [CLASSES * shots for shots in scale.shots], {}
+    out = {}
     for side in curves:
         if side != "head" and "head" in curves:
-            out[side] = [data_advantage(sizes, [c[seed] for c in curves["head"]], [c[seed] for c in curves[side]])
+            out[side] = [data_advantage(scale.texts, [c[seed] for c in curves["head"]], [c[seed] for c in curves[side]])
                          for seed in range(scale.seeds)]
     return out
 
@@ -158,12 +169,12 @@ def rows_of(scale, curves):
 
 def columns_of(scale):
     """The heads of the table."""
-    return ["labelled texts", *(str(CLASSES * shots) for shots in scale.shots), "labels saved"]
+    return ["labelled texts", *map(str, scale.texts), "labels saved"]
 
 
 def markdown(scale, curves):
     """The table as Markdown."""
-    lines = [columns_of(scale), ["---", *["--:"] * (len(scale.shots) + 1)], *rows_of(scale, curves)]
+    lines = [columns_of(scale), ["---", *["--:"] * (len(scale.texts) + 1)], *rows_of(scale, curves)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -187,8 +198,7 @@ def picture(scale, curves):
     from minipeft.compare.report_page import alone
     from minipeft.compare.svg import SERIES, drawing, freeze, to_svg
 
-    sizes = [CLASSES * shots for shots in scale.shots]
-    places = list(range(len(sizes)))  # evenly spaced: 0 has no logarithm
+    places = list(range(len(scale.texts)))  # evenly spaced: 0 has no logarithm
     with drawing(400) as figure:
         axes = figure.subplots()
         names = apart([statistics.mean(columns[-1]) for columns in curves.values()], 3.2)
@@ -200,7 +210,7 @@ def picture(scale, curves):
             axes.fill_between(places, [m - s for m, s in zip(means, spread)], [m + s for m, s in zip(means, spread)], color=colour,
                               alpha=0.12, linewidth=0)
             axes.annotate(side, (places[-1] + 0.12, names[number]), va="center", color=colour, annotation_clip=False)
-        axes.set_xticks(places, [str(size) for size in sizes])
+        axes.set_xticks(places, [str(size) for size in scale.texts])
         axes.set_xlim(-0.3, len(places) - 0.1)
         axes.set_xlabel("labelled texts")
         axes.set_ylabel("accuracy (%)")
@@ -208,7 +218,7 @@ def picture(scale, curves):
         freeze(figure)
         said = "; ".join(f"{side}: {', '.join(f'{statistics.mean(each):.0f}' for each in columns)}" for side, columns in curves.items())
         return alone(to_svg(figure, "few", "Accuracy against labelled texts",
-                            f"Accuracy in per cent at {', '.join(map(str, sizes))} labelled texts. {said}."))
+                            f"Accuracy in per cent at {', '.join(map(str, scale.texts))} labelled texts. {said}."))
 
 
 # ---- the command line ------------------------------------------------------------------------------------------
@@ -219,24 +229,18 @@ def make_parser():
     parser = common.study_parser("few_labels", __doc__, EXAMPLE)
     parser.add_argument("--picture", metavar="FILE", help="also draw the curves, as SVG")
     parser.add_argument("--sides", nargs="+", choices=SIDES, metavar="SIDE", help=f"only these: {'; '.join(SIDES)}")
-    parser.add_argument("--texts", nargs="+", type=_shots, metavar="N", help="only with so many labelled texts, as many of each class")
+    parser.add_argument("--task", choices=WORDS, default="rating", help="rating (four classes, the default) or sentiment (two)")
+    parser.add_argument("--texts", nargs="+", type=int, metavar="N", help="only with so many labelled texts, as many of each class")
     parser.add_argument("--models", type=int, choices=range(1, 10), metavar="N",
                         help="of each prompt of PET and iPET, 1 to 9 (default: 3)")
     return parser
-
-
-def _shots(text):
-    """The texts of each class, from the texts in all."""
-    if not text.isdigit() or int(text) % CLASSES:
-        raise argparse.ArgumentTypeError(f"expected an even number, as many texts of each of the {CLASSES} classes, got {text!r}")
-    return int(text) // CLASSES
 
 
 def main(arguments=None):
     """The command line."""
     args = make_parser().parse_args(arguments)
     common.set_threads(1)
-    given = {"sides": args.sides, "shots": args.texts, "pair_models": args.models}
+    given = {"task": args.task, "sides": args.sides, "texts": args.texts, "pair_models": args.models}
     scale = replace(FAST if args.fast else Scale(), **{name: value for name, value in given.items() if value})
     study = Study(common.study_folder("few_labels", args), scale,
                   lambda line: print(line, file=sys.stderr, flush=True))

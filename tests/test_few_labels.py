@@ -11,7 +11,7 @@ from benchmarks import few_labels
 from benchmarks.few_labels import FAST, SIDES, Study, advantages, markdown, picture, rows_of
 from minipeft.compare.rates import grid
 
-SMALL = replace(FAST, shots=(0, 1), seeds=2)
+SMALL = replace(FAST, texts=(0, 4), seeds=2)
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,14 @@ def test_every_side_is_scored_at_every_size(study):
     assert list(curves) == list(SIDES) and all([len(each) for each in columns] == [2, 2] for columns in curves.values())
     assert all(0 <= score <= 100 for columns in curves.values() for each in columns for score in each)
     trained = 2 * 2 * 2  # two more rates, of head and prompt, for each seed
-    assert len(told) == len(SIDES) * 4 + trained and told[0].startswith("head-0-seed0: ")
+    assert len(told) == len(SIDES) * 4 + trained and told[0].startswith("rating-head-0-seed0: ")
 
 
 def test_head_and_prompt_take_the_rate_that_dev_prefers(study):
     done, curves, _ = study
     for side in ("head", "prompt"):
         rates = grid(done.run(side, 1, 0).lr)
-        tried = [json.loads((done.out / "runs" / f"{side}-1-seed0-lr{lr:g}" / "result.json").read_text()) for lr in rates]
+        tried = [json.loads((done.out / "runs" / f"rating-{side}-1-seed0-lr{lr:g}" / "result.json").read_text()) for lr in rates]
         on_dev = [each["evaluations"][-1]["score"] for each in tried]
         assert curves[side][1][0] == 100 * tried[on_dev.index(max(on_dev))]["score"]
 
@@ -55,7 +55,7 @@ def test_raw_and_labelled_texts_have_none_in_common(study):
 def test_what_is_shown(study):
     _, curves, _ = study
     lines = markdown(SMALL, curves).splitlines()
-    assert lines[0] == "| labelled texts | 0 | 2 | labels saved |" and len(lines) == 2 + len(SIDES)
+    assert lines[0] == "| labelled texts | 0 | 4 | labels saved |" and len(lines) == 2 + len(SIDES)
     assert rows_of(SMALL, curves)[0][0] == "head" and rows_of(SMALL, curves)[0][-1] == "–"
     text = picture(SMALL, curves)
     assert text.startswith("<svg xmlns=") and "<title>Accuracy against labelled texts</title>" in text and all(s in text for s in SIDES)
@@ -64,12 +64,12 @@ def test_what_is_shown(study):
 def test_labels_saved_are_those_of_the_package():
     curves = {side: [[30.0, 32.0], [50.0, 52.0]] for side in SIDES} | {"prompt": [[50.0, 40.0], [70.0, 60.0]]}
     found = advantages(SMALL, curves)["prompt"]
-    assert found[0] is None and found[1] == pytest.approx(2 * 0.7 - 2 * 0.3)  # at 46, the middle of 40 to 52: 0.7 of the way, 0.3
+    assert found[0] is None and found[1] == pytest.approx(4 * 0.7 - 4 * 0.3)  # at 46, the middle of 40 to 52: 0.7 of the way, 0.3
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(few_labels, "FAST", replace(SMALL, shots=(0,)))
+    monkeypatch.setattr(few_labels, "FAST", replace(SMALL, texts=(0,)))
     assert few_labels.main(["--fast", "--sides", "prompt", "head", "--json", "j.json", "--markdown", "m.md", "--picture", "p.svg"]) == 0
     assert set(json.loads((tmp_path / "j.json").read_text())) == {"scale", "curves", "advantages"}
     assert (tmp_path / "m.md").read_text().startswith("| labelled texts | 0 |") and (tmp_path / "p.svg").is_file()
@@ -78,14 +78,13 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
 def test_a_part_of_the_study_with_several_models(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert few_labels.main(["--fast", "--sides", "iPET", "--texts", "2", "--models", "2", "--json", "j.json"]) == 0
+    assert few_labels.main(["--fast", "--sides", "iPET", "--task", "sentiment", "--texts", "2", "--models", "2", "--json", "j.json"]) == 0
     assert json.loads((tmp_path / "j.json").read_text())["scale"]["pair_models"] == 2
-    names = {path.name for path in tmp_path.rglob("iPET*") if path.is_dir()}
-    assert names == {"iPET-1-seed0-models2", "iPET-1-seed1-models2"}
+    names = {path.name for path in tmp_path.rglob("sentiment-iPET*") if path.is_dir()}
+    assert names == {"sentiment-iPET-1-seed0-models2", "sentiment-iPET-1-seed1-models2"}
     assert "head" not in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        few_labels.main(["--texts", "3"])
-    assert "argument --texts: expected an even number, as many texts of each of the 2 classes, got '3'" in capsys.readouterr().err
+    assert few_labels.main(["--texts", "4", "6"]) == 2
+    assert "few_labels: texts: expected a multiple of 4, as many of each class of rating, got 6" in capsys.readouterr().err
 
 
 @given(values=st.lists(st.floats(0, 100), min_size=1, max_size=8), gap=st.floats(0.5, 10))

@@ -61,6 +61,7 @@ class EarlyExitTuning(Full):
     looseness: float = LOOSENESS
 
     name = "early_exit"
+    in_place = "N, every parameter, and (L - 1) heads"
     model = None  # the EarlyExit around the model, once it is attached
 
     def check(self, config):
@@ -79,7 +80,7 @@ class EarlyExitTuning(Full):
 
     def formula(self, path, wrapper):
         own = [sum(p.size for p in head.parameters()) for head in wrapper.exits]
-        return f"(L - 1) x head = {len(own)} x {own[0]}"
+        return f"{len(own)} x {own[0]}"
 
     def lr_scale(self, path):
         return EXITS_FACTOR if path.startswith("head.exits.") else 1.0

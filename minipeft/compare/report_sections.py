@@ -15,11 +15,6 @@ from .table import size_text
 
 SIZES = {"rank": ("rank", "rank {}"), "num_virtual_tokens": ("virtual tokens", "{} virtual tokens"),
          "bottleneck": ("width of the bottleneck", "a bottleneck of {}")}
-# The number of parameters without the head, as it is true of every family, of the methods that train the base itself; D the
-# width, L the layers, C the classes. That of the others stands beside their modules, and comes with the results.
-IN_PLACE = {"full": "N, every parameter", "early_exit": "N, every parameter, and L - 1 exits", "head": "0: the head alone",
-            "top_k": "all of k blocks", "bitfit": "D_out of each map, D of each norm, where it has a bias",
-            "layernorm": "D of each norm, 2 D where it has a bias"}
 BINS, TOGETHER = 60, 10  # means that a line of losses is made of; lines that share a panel
 
 
@@ -117,14 +112,9 @@ def the_table(view):
         wide(table(heads, body, sortable=True), "The table"), note, *formulas(view)])
 
 
-def formula_of(row):
-    """The number of a row's parameters without the head, in closed form; None where nothing tells it."""
-    return " = ".join(text for text in (IN_PLACE.get(row["method"]), row.get("formula")) if text) or None
-
-
 def formulas(view):
     """What is trained without the head, by formula, as a table of its own."""
-    rows = [[name_of(row), formula_of(row), f"{row['trainable_without_head']:,}"] for row in view.rows if formula_of(row)]
+    rows = [[name_of(row), row["formula"], f"{row['trainable_without_head']:,}"] for row in view.rows if row.get("formula")]
     inner = table(["method", "parameters without the head, by formula", "number"], rows, words=(1,))
     return [f'<details open><summary>The formulas</summary><div class="scroll">{inner}</div></details>'] if rows else []
 

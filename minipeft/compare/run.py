@@ -452,14 +452,12 @@ def describe(run, attachment, settings):
 
 
 def formula(attachment):
-    """The number of trained parameters besides the head in closed form; empty where there are none."""
+    """The number of trained parameters besides the head in closed form: of each seam, and of the base's own arrays by shape."""
     rows = [(path, text) for path, _, text in attachment.table() if path in attachment.wrappers]
     seams = Counter(text for path, text in rows if not path.startswith(HEAD_PATHS))
-    parts = [f"{times} x [{text}]" if times > 1 else text for text, times in seams.items() if text]
-    own = [p for path, p in attachment.base.items() if not path.startswith(HEAD_PATHS)]
-    if own:
-        parts.append(f"{sum(p.size for p in own):,} in {len(own)} arrays of the base")
-    return " + ".join(parts)
+    base = Counter(" x ".join(map(str, p.shape)) for path, p in attachment.base.items() if not path.startswith(HEAD_PATHS))
+    parts = [f"{times} x [{text}]" if times > 1 else text for each in (base, seams) for text, times in each.items() if text]
+    return " = ".join(filter(None, (attachment.method.in_place, " + ".join(parts))))
 
 
 def score(model, work, history, display=None):

@@ -55,6 +55,7 @@ class BitFit(Method):
 
     name = "bitfit"
     default_lr = 1e-3
+    in_place = "D_out of each map, D of each norm, where it has a bias"
 
     @property
     def unmergeable(self):

@@ -108,7 +108,11 @@ class RandomMask(Method):
         return indices
 
     def formula(self, path, wrapper):
-        return f"K = {len(wrapper.indices)} of {sum(p.size for p in unwrap(wrapper).parameters())}"
+        return f"some of {sum(p.size for p in unwrap(wrapper).parameters())}"
+
+    @property
+    def in_place(self):
+        return f"{self.share:g} of all numbers of the blocks' maps"
 
     def count(self, config):
         return self.kept(sum(d_in * d_out for d_in, d_out in linear_shapes(config).values()) + sum(bias_sizes(config).values()))

@@ -29,7 +29,7 @@ def test_everything_is_trained_and_the_exits_faster(model):
     exits = [path for path in attachment.named_parameters() if path.startswith("head.exits.")]
     assert exits == ["head.exits.0.classifier.weight", "head.exits.0.classifier.bias"]
     assert attachment.trainable == size + 16 * 3 + 3 and attachment.trainable_without_head == attachment.trainable - 51
-    assert [row for row in attachment.table() if row[0] == "head"] == [("head", 51, "(L - 1) x head = 1 x 51")]
+    assert [row for row in attachment.table() if row[0] == "head"] == [("head", 51, "1 x 51")]
     assert attachment.method.lr_scale(exits[0]) == EXITS_FACTOR and attachment.method.lr_scale("head.classifier.weight") == 1.0
 
 

@@ -1,6 +1,7 @@
 """One run: its settings, what it says, and what it counts."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, fields, replace
 
@@ -12,7 +13,8 @@ from minipeft.compare.run import (EPOCHS, METRICS_OF, OFFERED, RESULT, RUN, Run,
                                   load_config, longest, make_work, notes_on_data, prepare, unused_note)
 from minipeft.data import Tokenizer, files
 from minipeft.interop import load_pretrained
-from minipeft.methods import METHODS, Full, Head, LoRA, attach
+from minipeft.compare.exits import EarlyExitTuning
+from minipeft.methods import METHODS, BitFit, Full, Head, LayerNormTuning, LoRA, TopK, attach
 from minipeft.models import TransformerConfig
 
 
@@ -131,6 +133,30 @@ def test_total_counts_every_number_once(family, task, method, world):
     assert 0 <= count["trainable_without_head"] <= count["trainable"] <= count["total"]
     if method.name == "full":
         assert count["trainable"] == alone
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("method", [Full(), Head(), TopK(1), BitFit(add_zero_biases=True), LayerNormTuning(), EarlyExitTuning()])
+def test_the_formula_of_what_is_trained_in_place_gives_its_number(family, method, world):
+    """Worked out as it stands, behind the words that say what is trained; of the head alone it is 0."""
+    model = load_pretrained(world / family, task="classify", labels=("a", "b", "c"))
+    run = Run(str(world / family), "d", method=method.name)
+    told = describe(run, attach(model, method, rng=np.random.default_rng(0)), run.settings())
+    words, _, sums = told["formula"].partition(" = ")
+    assert words == method.in_place
+    sums = re.sub("[A-Z]_out = ", "", sums).replace("x", "*").replace("[", "(").replace("]", ")")
+    assert re.fullmatch(r"[0-9*+() ]*", sums) and eval(sums or "0") == told["trainable_without_head"]
+
+
+def test_every_method_has_a_formula(world):
+    """Those that look at the training data before they attach have it from the class they derive from."""
+    for name, method in OFFERED.items():
+        if name in ("fisher_mask", "fusion"):
+            continue
+        model = load_pretrained(world / "bert", task="classify", labels=("a", "b", "c"))
+        run = Run(str(world / "bert"), "d", method=name)
+        attached = attach(model, method(layers=1) if name == "top_k" else method(), rng=np.random.default_rng(0))
+        assert describe(run, attached, run.settings())["formula"], name
 
 
 def test_total_of_a_base_that_had_a_trained_head(world, tmp_path):
