@@ -453,8 +453,8 @@ def describe(run, attachment, settings):
 
 def formula(attachment):
     """The number of trained parameters besides the head in closed form: of each seam, and of the base's own arrays by shape."""
-    rows = [(path, text) for path, _, text in attachment.table() if path in attachment.wrappers]
-    seams = Counter(text for path, text in rows if not path.startswith(HEAD_PATHS))
+    wrappers = attachment.wrappers
+    seams = Counter(text for path, _, text in attachment.table() if path in wrappers and wrappers[path] is not attachment.head)
     base = Counter(" x ".join(map(str, p.shape)) for path, p in attachment.base.items() if not path.startswith(HEAD_PATHS))
     parts = [f"{times} x [{text}]" if times > 1 else text for each in (base, seams) for text, times in each.items() if text]
     return " = ".join(filter(None, (attachment.method.in_place, " + ".join(parts))))
