@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from ..autograd import Tensor
+from ..training.optim import AdamW
 
 # Taken before an answer is loaded: what an answer may do to NumPy or to Tensor does not reach the comparison.
 ABSOLUTE, ARRAY, FINITE, NAN, WHERE, QUIET, DATA = np.abs, np.asarray, np.isfinite, np.isnan, np.where, np.errstate, Tensor.data
@@ -119,3 +120,22 @@ def _a(name):
 def sizes(rng, count, low=2, high=6):
     """So many sizes from ``low`` to ``high``, drawn, no two of them equal: what a shape has wrong shows."""
     return [int(n) for n in low + rng.permutation(high - low + 1)[:count]]
+
+
+def moves_only(attached, model, ids, rng):
+    """Claim that a step of AdamW on all that has a gradient moves what is trained and leaves the rest of the model to the bit.
+
+    ``attached()`` attaches the method, by the answer, and gives the attachment; ids (B, T).
+    """
+    before = {path: p.data.copy() for path, p in model.named_parameters()}
+    attachment = attached()
+    trained = attachment.named_parameters()
+    start = {path: p.data.copy() for path, p in trained.items()}
+    logits = model(ids).logits
+    logits.backward(rng.standard_normal(logits.shape).astype(logits.dtype))
+    AdamW([*model.parameters(), *trained.values()], lr=0.1).step()
+    now = dict(model.named_parameters())
+    for path in [path for path in before if path not in trained]:
+        same(now[path].data, before[path], f"{path} after the step", 0)
+    still = [path for path, p in trained.items() if not ABSOLUTE(p.data - start[path]).max() > 0]
+    holds(not still, f"{', '.join(still[:2])} has not moved")

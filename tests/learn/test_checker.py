@@ -12,11 +12,13 @@ from small_course import KERNEL, make_course
 from minipeft.learn import doctor, screens
 from minipeft.learn.answers import hidden, home, mutants_of, written_into
 from minipeft.learn.checker import check
-from minipeft.learn.claims import Broken, same
+from minipeft.learn.claims import Broken, moves_only, same
 from minipeft.learn.course import Course
 from minipeft.learn.grader import YOURS, Candidate, grade
 from minipeft.learn.shortcuts import Shortcut, shortcuts
 from minipeft.learn.stubs import solution_of, stub_of
+from minipeft.methods import LoRA, attach
+from minipeft.models import Decoder, LMHead, TransformerConfig
 from minipeft.nn import Linear
 
 
@@ -271,6 +273,33 @@ def test_what_claims_compare_with_is_not_the_learners(monkeypatch):
     monkeypatch.setattr(np, "where", lambda *parts: np.zeros(1))
     with pytest.raises(Broken, match="x differs by up to 1"):
         same(np.zeros(2), np.ones(2), "x")
+
+
+def test_a_step_moves_what_is_trained_and_nothing_else():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 17, (2, 5))
+
+    def claimed(spoil=lambda model, attachment: None):
+        config = TransformerConfig("gpt2", vocab_size=17, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                                   intermediate_size=12, max_position_embeddings=8)
+        model = Decoder(config, rng)
+        model.head = LMHead(config, model.embed.tokens.weight, rng)
+
+        def attached():
+            attachment = attach(model, LoRA(rank=2), rng=rng)
+            for path, parameter in attachment.named_parameters().items():
+                parameter.data += 1  # V of zeros keeps U where it is
+            spoil(model, attachment)
+            return attachment
+        moves_only(attached, model, ids, rng)
+
+    claimed()
+    with pytest.raises(Broken, match="final_norm.weight after the step differs"):
+        claimed(lambda model, attachment: model.final_norm.requires_grad_(True))
+    with pytest.raises(Broken, match="embed.tokens.weight after the step differs"):
+        claimed(lambda model, attachment: model.embed.tokens.weight.data.fill(0))
+    with pytest.raises(Broken, match="has not moved"):
+        claimed(lambda model, attachment: next(iter(attachment.wrappers.values())).requires_grad_(False))
 
 
 # ---- what takes too much ---------------------------------------------------------------------------------------
