@@ -240,6 +240,8 @@ beside = axes.twinx()
 beside.plot(rates, losses, "s--", color="tab:red", label="loss on raw text")
 beside.axhline(known, color="tab:red", linewidth=0.5, label="the same, before")
 beside.set_yscale("log")
+beside.set_yticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+beside.minorticks_off()
 beside.set_ylabel("loss on raw text")
 figure.legend(loc="center left", bbox_to_anchor=(0.14, 0.55))
 show(figure, "forgetting", f"Accuracy and loss on raw text (before fine-tuning {known:.2f}) against the learning rate: "

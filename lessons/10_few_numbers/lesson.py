@@ -264,9 +264,11 @@ with tempfile.TemporaryDirectory() as folder:
 figure, axes = plt.subplots(figsize=(6, 3.5))
 for name, result in found.items():
     axes.plot(max(result["trainable"], 1), result["score"], "o")
-    axes.annotate(name, (result["trainable"], result["score"]), textcoords="offset points", xytext=(4, 4), fontsize=8)
+    left = result["trainable"] < 3000  # names to both sides, so that they do not meet
+    axes.annotate(name, (result["trainable"], result["score"]), textcoords="offset points", xytext=(-6 if left else 6, -3),
+                  ha="right" if left else "left", fontsize=8)
 axes.set_xscale("log")
-axes.margins(x=0.15, y=0.1)
+axes.margins(x=0.2, y=0.1)
 axes.set_xlabel("numbers trained, head included")
 axes.set_ylabel("accuracy")
 show(figure, "few", "Accuracy against numbers trained: "
