@@ -57,7 +57,8 @@ class Scale:
     draws: int = 3                # of examples, of each new task
 
 
-FAST = Scale(seeds=2, t0_seeds=2, counts=(1,), held=("reading", "topic"), t0_steps=3, train=24, test=12, shots=(1,), meta_steps=2, inner_steps=1, query=10, draws=1)
+FAST = Scale(seeds=2, t0_seeds=2, counts=(1,), held=("reading", "topic"), t0_steps=3, train=24, test=12, shots=(1,), meta_steps=2,
+             inner_steps=1, query=10, draws=1)
 
 
 # ---- T0 --------------------------------------------------------------------------------------------------------

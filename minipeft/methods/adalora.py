@@ -37,6 +37,7 @@ class AdaLoRALinear(LoRALinear):
         self.lambdas = Parameter(np.zeros(rank, kind))  # (R,)
 
     def forward(self, x):
+        """h (..., D_out) of x (..., D_in)."""
         low = F.linear(self.dropout(x), self.U) * self.lambdas * self.scale  # (..., R)
         if self.rows is not None:
             low = low * self.rows.reshape(-1, *[1] * (low.ndim - 1))

@@ -40,6 +40,7 @@ class Bottleneck(Module):
             self.up.weight = initial(rng, self.up.weight.shape, initial_std)
 
     def forward(self, z):
+        """z (B, T, D) -> (B, T, D)."""
         return self.up(self.act(self.down(self.dropout(z))))
 
 
@@ -55,6 +56,7 @@ class HoulsbyJoin(Wrapper):
         return self.mlp(h)
 
     def forward(self, x, h):
+        """x and h (B, T, D) -> (B, T, D)."""
         change = self.adapted(x, h)
         return self.wrapped(x, h + (change if self.scale == 1.0 else change * self.scale))  # (B, T, D)
 

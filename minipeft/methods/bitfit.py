@@ -34,6 +34,7 @@ class AddedBias(Wrapper):
         self.b = Parameter(np.zeros(weight.shape[1], weight.dtype))
 
     def forward(self, x):
+        """x (..., D_in) -> (..., D_out)."""
         return self.wrapped(x) + self.b  # (..., D_out)
 
 

@@ -40,6 +40,7 @@ class KroneckerLinear(Module):
         return (left * right).sum(axis=0).reshape(n * rows, n * columns)  # (n, rows, n, columns) -> (D_in, D_out)
 
     def forward(self, x):
+        """x (..., D_in) -> (..., D_out)."""
         return F.linear(x, self.weight(), self.bias)
 
 
@@ -53,6 +54,7 @@ class KroneckerBottleneck(Module):
         self.up = KroneckerLinear(A, bottleneck, width, rng, initial_std)
 
     def forward(self, z):
+        """z (B, T, D) -> (B, T, D)."""
         return self.up(self.act(self.down(self.dropout(z))))
 
 

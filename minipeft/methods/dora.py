@@ -42,6 +42,7 @@ class DoRALinear(LoRALinear):
         return F.Tensor(c.data) if self.detach_norm else c
 
     def forward(self, x):
+        """h (..., D_out) of x (..., D_in)."""
         bias, y = unwrap(self).bias, self.wrapped(x)
         low = F.linear(self.dropout(x), self.U) * self.scale  # (..., R)
         plain, ratio = y if bias is None else y - bias, self.m / self.lengths()  # x W, and (D_out,)

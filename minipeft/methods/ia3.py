@@ -43,6 +43,7 @@ class Scaled(Wrapper):
         return F.where(self.rows.reshape(-1, *[1] * (y.ndim - 1)), y * self.l, y)
 
     def forward(self, x):
+        """x (..., D_in) -> (..., D_out)."""
         return self.wrapped(self.scale(x)) if self.at_input else self.scale(self.wrapped(x))
 
     def merged_arrays(self, weight, bias):

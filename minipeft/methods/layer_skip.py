@@ -43,6 +43,7 @@ class SkippedBlock(Wrapper):
         self.probability = probability
 
     def forward(self, x, mask=None, position_ids=None, *rest):
+        """x (B, T, D) -> (B, T, D); texts that skip the block come out as they went in."""
         if not self.training or self.probability == 0:
             return self.wrapped(x, mask, position_ids, *rest)
         out = self.rng.random(len(x)) < self.probability  # (B,)

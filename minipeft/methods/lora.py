@@ -37,6 +37,7 @@ class LoRALinear(Wrapper):
         self.dropout = Dropout(dropout)
 
     def forward(self, x):
+        """h (..., D_out) of x (..., D_in)."""
         low = F.linear(self.dropout(x), self.U) * self.scale  # (..., R); U V^T itself is never formed in training
         if self.rows is not None:
             low = low * self.rows.reshape(-1, *[1] * (low.ndim - 1))

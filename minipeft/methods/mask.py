@@ -50,6 +50,7 @@ class MaskedLinear(Wrapper):
         return out
 
     def forward(self, x):
+        """x (..., D_in) -> (..., D_out)."""
         weight, bias = self.parts()
         inner = self.wrapped
         if inner is unwrap(self):  # theta_0 + M * delta itself, so that one product does

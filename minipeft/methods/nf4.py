@@ -62,6 +62,7 @@ class Linear4bit(Linear):
         self.weight, self.bias = Quantised(linear.weight.data, double), linear.bias
 
     def forward(self, x):
+        """x (..., D_in) -> (..., D_out)."""
         shape, (d_in, d_out), weight = x.shape, self.weight.shape, self.weight
         rows = math.prod(shape[:-1])
         y = (x.data.reshape(rows, d_in) @ weight.data).reshape(*shape[:-1], d_out)  # (..., D_out)

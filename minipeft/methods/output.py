@@ -34,6 +34,7 @@ class LabelOutput(Wrapper):
         self.b = Parameter(np.zeros(len(columns), kind)) if part == "bias" else None  # (C,)
 
     def forward(self, h):
+        """h (..., D) -> logits (..., V)."""
         place = F.Tensor(self.place)
         each = self.b.reshape(1, -1) if self.d is None else F.linear(h, F.swap_last(self.d))  # (1, C) or (..., C)
         return self.wrapped(h) + each @ place  # (..., V)

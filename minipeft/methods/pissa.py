@@ -39,6 +39,7 @@ class PiSSALinear(LoRALinear):
         self.U, self.V = Parameter(self.U0.copy()), Parameter(self.V0.copy())
 
     def forward(self, x):
+        """h (..., D_out) of x (..., D_in)."""
         x_in = self.dropout(x)
         now = F.linear(F.linear(x_in, self.U), F.swap_last(self.V))  # (..., D_out)
         start = F.linear(F.linear(x_in, F.Tensor(self.U0)), F.Tensor(self.V0.T))  # (..., D_out)

@@ -57,6 +57,7 @@ class PrefixCore(Wrapper):
         return both[:, :half], both[:, half:]
 
     def forward(self, q, k, v, mask=None, bias=None, scale=1.0):
+        """q (B, H, T, K), k and v (B, H', S, K) -> (B, H, T, K); mask (B, S), bias (1 or B, H, T, S)."""
         batch, heads, _, width = k.shape
         extra = [part.reshape(-1, heads, width).swapaxes(0, 1) for part in self.prefix()]  # (H', P, K) each
         k, v = (F.concatenate([F.broadcast_to(part, (batch, *part.shape)), words], axis=2)  # (B, H', P + S, K)

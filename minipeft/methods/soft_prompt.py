@@ -36,6 +36,7 @@ class PromptedTokens(Wrapper):
         return self.wrapped.virtual + (len(self.prompt.data) if self.enabled else 0)
 
     def forward(self, ids, mask=None, past=0):
+        """ids and mask (B, T) -> vectors (B, P + T, D), mask (B, P + T), and how many places are virtual."""
         vectors, mask, virtual = self.wrapped(ids, mask, past)  # (B, T, D)
         tokens, width = self.prompt.shape
         if mask is not None:

@@ -26,6 +26,7 @@ class ShiftedTokens(Wrapper):
         self.e = Parameter(np.zeros(wrapped.weight.shape[1], wrapped.weight.dtype))  # (D,)
 
     def forward(self, ids, mask=None, past=0):
+        """ids and mask (B, T) -> vectors (B, T, D), the mask, and how many places are virtual."""
         vectors, mask, virtual = self.wrapped(ids, mask, past)
         return vectors + self.e, mask, virtual  # (B, T, D)
 

@@ -23,6 +23,7 @@ class MovedPositions(Wrapper):
         return self.wrapped.shift + (self.by if self.enabled else 0)
 
     def forward(self, length, mask=None, past=0):
+        """Positions (1 or B, T) of ``length`` words, moved."""
         return np.maximum(self.wrapped(length, mask, past) + self.by, 0)  # (1 or B, T)
 
 

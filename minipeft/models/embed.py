@@ -26,6 +26,7 @@ class Positions(Module):
     shift = 0  # how far a method moves the words' positions
 
     def forward(self, length, mask=None, past=0):
+        """Positions (1 or B, T) of ``length`` words behind ``past`` others; mask (B, T)."""
         return positions_of(length, mask, past)
 
 

@@ -56,6 +56,7 @@ class ClassificationHead(Module):
         return states[np.arange(batch), last]
 
     def forward(self, states, mask, virtual):
+        """states (B, P + T, D) -> logits (B, C); ``virtual``: P."""
         return self.classifier(self.dropout(self.pool(states, mask, virtual)))  # (B, C)
 
     def loss(self, states, logits, labels, virtual):
@@ -70,6 +71,7 @@ class TiedOutput(Module):
         self.tied, self.bias = embedding_weight, bias
 
     def forward(self, h):
+        """h (..., D) -> (..., V)."""
         return F.linear(h, F.swap_last(self.tied), self.bias)  # (..., V)
 
 
@@ -90,6 +92,7 @@ class LMHead(Module):
         return self.output(states)
 
     def forward(self, states, mask, virtual):
+        """states (B, P + T, D) -> logits (B, T, V); ``virtual``: P."""
         return self.project(states[:, virtual:] if virtual else states)  # (B, T, V)
 
     def loss(self, states, logits, labels, virtual):
@@ -137,6 +140,7 @@ class MaskedLMHead(Module):
         return self.output(self.norm(self.act(self.dense(states))))
 
     def forward(self, states, mask, virtual):
+        """states (B, P + T, D) -> logits (B, T, V); ``virtual``: P."""
         return self.project(states[:, virtual:] if virtual else states)  # (B, T, V)
 
     def loss(self, states, logits, labels, virtual):

@@ -22,6 +22,7 @@ class Join(Module):
         self.norm = norm
 
     def forward(self, x, h):
+        """x and h (B, T, D) -> (B, T, D)."""
         return x + h if self.norm is None else self.norm(x + h)
 
 

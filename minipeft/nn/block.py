@@ -30,6 +30,7 @@ class MLP(Module):
         self.join = join
 
     def forward(self, x):
+        """x (B, T, D) -> (B, T, D)."""
         h = x if self.norm is None else self.norm(x)
         inner = self.act(self.up(h)) if self.gate is None else self.act(self.gate(h)) * self.up(h)  # (B, T, F)
         return self.join(x, self.dropout(self.down(self.inner_dropout(inner))))  # (B, T, D)

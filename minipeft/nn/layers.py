@@ -20,6 +20,7 @@ class Linear(Module):
         self.bias = Parameter(np.zeros(d_out, np.float32)) if bias else None
 
     def forward(self, x):
+        """x (..., D_in) -> (..., D_out)."""
         return F.linear(x, self.weight, self.bias)  # (..., D_out)
 
     def describe(self):
@@ -33,6 +34,7 @@ class Embedding(Module):
         self.weight = initial(rng, (rows, width), std)
 
     def forward(self, ids):
+        """ids (...) -> (..., D)."""
         return F.embedding(self.weight, ids)  # (..., D)
 
     def describe(self):
@@ -48,6 +50,7 @@ class LayerNorm(Module):
         self.eps = eps
 
     def forward(self, x):
+        """x (..., D) -> (..., D)."""
         return F.layer_norm(x, self.weight, self.bias, self.eps)
 
 
@@ -59,6 +62,7 @@ class RMSNorm(Module):
         self.eps = eps
 
     def forward(self, x):
+        """x (..., D) -> (..., D)."""
         return F.rms_norm(x, self.weight, self.eps)
 
 
@@ -69,6 +73,7 @@ class Activation(Module):
         self.name = name
 
     def forward(self, x):
+        """x of any shape -> the same shape."""
         return F.activation(x, self.name)
 
     def describe(self):
@@ -89,6 +94,7 @@ class Dropout(Module):
         self.probability = probability
 
     def forward(self, x):
+        """x of any shape -> the same shape."""
         if not self.training or self.probability == 0:
             return x
         return F.dropout(x, self.probability, self.rng)

@@ -59,6 +59,7 @@ class MixoutLinear(Wrapper):
         self.start, self.probability = unwrap(wrapped).weight.data.copy(), probability  # (D_in, D_out)
 
     def forward(self, x):
+        """x (..., D_in) -> (..., D_out)."""
         if not self.training or self.probability == 0:
             return self.wrapped(x)
         root, p = unwrap(self), self.probability
