@@ -24,7 +24,6 @@ How many texts a prompt is worth: the mean, over the accuracies that both reach,
 (`prompting.data_advantage`).
 """
 
-import argparse
 import statistics
 import sys
 from dataclasses import dataclass, replace

@@ -106,13 +106,13 @@ def t0_scores(held, count, scale, seed):
 
 
 def t0(scale, kept):
-    """{held-out task: {number of others: [`over_templates`, in per cent, of each seed]}}; None where a task has no such number."""
+    """{held-out task: {number of others: [`over_templates` of each seed]}}; None where a task has no such number."""
     from minipeft.data import toy
 
     counts, out = (0, *scale.counts), {}
     for held in scale.held or sorted(toy.TASKS, key=lambda task: task not in QUESTIONS):
         asked = counts if held in QUESTIONS else (0, counts[-1])
-        out[held] = {count: [kept(f"t0 {held} {count} {seed}", lambda: t0_scores(held, count, scale, seed))
+        out[held] = {count: [kept(f"t0 {held} after {count}, seed {seed}", lambda: t0_scores(held, count, scale, seed))
                              for seed in range(scale.t0_seeds)] if count in asked else None for count in counts}
     return out
 

@@ -12,7 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, COMPARED, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS, RUNS,
+from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, COMPARED, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS, PROMPTED, RUNS,
                         SHARE, STRATEGIES, TASKS, UP_TO_1, add_method_settings, four_bits, given_settings, sweep, whole)
 
 EXAMPLES = {
@@ -299,14 +299,15 @@ def _prompt_parser(commands):
     prompt.add_argument("--text", metavar="TEXT", help="one text")
     prompt.add_argument("--text2", metavar="TEXT", help="the second text of a pair, with --text")
     _prompting_arguments(prompt)
-    prompt.add_argument("--method", choices=METHODS, metavar="METHOD", help=f"fine-tune by one of {', '.join(METHODS)}")
+    prompt.add_argument("--method", choices=PROMPTED, metavar="METHOD", help=f"fine-tune by one of {', '.join(PROMPTED)}")
     prompt.add_argument("--adapter", metavar="DIR", help="ask with an adapter that was fine-tuned by prompting")
-    prompt.add_argument("--search-words", type=whole(1), metavar="N", help="look for the N best verbalizers on train (with --method on dev, after fine-tuning), and stop")
+    prompt.add_argument("--search-words", type=whole(1), metavar="N",
+                        help="look for the N best verbalizers on train (with --method on dev, after fine-tuning), and stop")
     prompt.add_argument("--splits", type=whole(1), metavar="N", help="draws of --shots examples (default: 5)")
     prompt.add_argument("--seed", type=whole(0), default=0, help="the first draw")
     prompt.add_argument("--jobs", type=whole(1), metavar="N", help="runs at a time (default: as many as there are cores, at most 4)")
     prompt.add_argument("--out", metavar="DIR", help="keep what is trained in this folder; finished runs in it are not repeated")
-    _training_arguments(prompt, (*METHODS, *STRATEGIES), without=("by",))  # which is --method here
+    _training_arguments(prompt, (*PROMPTED, *STRATEGIES), without=("by",))  # which is --method here
 
 
 def _compare_parser(commands):
@@ -319,8 +320,8 @@ def _compare_parser(commands):
                          help="folder with train/dev/test files, one file, toy:NAME[:DIFFICULTY], or python-docs; several times: "
                               "several tasks (default: toy:rating)")
     compare.add_argument("--methods",
-                         help=f"methods, separated by commas (default: {','.join(MAIN)}), of: {', '.join(COMPARED)}; the last "
-                              f"{len(STRATEGIES)} classify by prompting")
+                         help=f"methods, separated by commas (default: those of {','.join(MAIN)} that go with the model), "
+                              f"of: {', '.join(COMPARED)}; the last {len(STRATEGIES)} classify by prompting")
     compare.add_argument("--sweep", type=sweep, action="append", metavar="METHOD.SETTING=VALUES",
                          help="compare a method with each of these values, separated by commas; several times: each combination")
     compare.add_argument("--tune", action="store_true",
@@ -400,7 +401,8 @@ def _teach_parser(commands):
     teach.add_argument("folder", metavar="DIR", help="release, export: where to; grade, report: what was handed in")
     teach.add_argument("--student", metavar="NAME", help="release: one student")
     teach.add_argument("--students", metavar="FILE", help="release: a file with a name in each line")
-    teach.add_argument("--tier", choices=("core", "all"), default="all", help="release, grade: with the exercises for who has the time, or without")
+    teach.add_argument("--tier", choices=("core", "all"), default="all",
+                       help="release, grade: with the exercises for who has the time, or without")
     teach.add_argument("--lessons", metavar="NUMBERS", help="grade, export: only these, separated by commas")
     teach.add_argument("--gradescope", metavar="FILE", help="grade: write Gradescope's results to FILE")
     teach.add_argument("--csv", metavar="FILE", help="grade: write a row for each student to FILE")

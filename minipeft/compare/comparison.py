@@ -73,7 +73,7 @@ MAIN = ("full", "head", "top_k", "bitfit", "ia3", "lora", "houlsby", "prefix", "
 RESULTS = "results.json"
 MODELS = {"classify": "toy:encoder", "lm": "toy:decoder", "seq2seq": "toy:seq2seq"}  # without --model, for each task,
 DATA = {"classify": "toy:rating", "lm": "toy:text", "seq2seq": "toy:describe"}       # and without --data
-SLOW = ("ipet", "pet", "early_exit", "fisher_mask", "random_mask", "full", "prompt")  # start first, or one would end long after the rest
+SLOW = ("ipet", "pet", "early_exit", "fisher_mask", "random_mask", "full", "prompt")  # start first
 MOST_JOBS = 4  # at a time unless asked for more: each holds a model
 
 
@@ -198,16 +198,17 @@ class Comparison:
             ended = run_all(todo, board=board, **self.pool) if todo else {}
         return before | {folder: outcome.result or outcome.reason for folder, outcome in ended.items()}
 
-    def tune(self):
+    def tune(self, said=()):
         """Choose each variant's learning rate on dev with seed 0; returns what was tried, for ``results.json``.
 
-        Raises ValueError where there is no score on dev, or no rate led to one.
+        ``said``: as in `outcomes`. Raises ValueError where there is no score on dev, or no rate led to one.
         """
-        runs = {variant.label: self.run(next(iter(self.tasks)), variant, 0) for variant in self.variants if "lr" not in variant.settings}
+        untuned = [variant for variant in self.variants if "lr" not in variant.settings]
+        runs = {variant.label: self.run(next(iter(self.tasks)), variant, 0) for variant in untuned}
         rates = {label: grid(run.lr) for label, run in runs.items() if run.trained_by() != Base.name}
         tried = {(task, variant.label, lr): self.job(task, replace(variant, lr=lr), 0) for task in self.tasks
                  for variant in self.variants for lr in rates.get(variant.label, ())}
-        outcomes, out = self.outcomes(list(tried.values())), []
+        outcomes, out = self.outcomes(list(tried.values()), said), []
         for task, label in dict.fromkeys((task, label) for task, label, _ in tried):
             scores = [{"lr": lr, "dev": dev_score(outcomes[tried[task, label, lr].folder])} for lr in rates[label]]
             known = [each for each in scores if each["dev"] is not None]
@@ -264,15 +265,22 @@ def check_fit(runs):
         attach(model, method)
 
 
-def main_methods(model, task):
-    """(those of `MAIN` that go with a model and a task, a line on each of the others that says why)."""
+def main_methods(model, task, settings):
+    """(those of `MAIN` that go with a model, a task and ``settings``, a line on each of the others that says why).
+
+    What a method's own options make impossible is not left out: the first run says it.
+    """
+    setting, options = Setting(length=1, base_bits=settings.get("base_bits")), settings.get("options") or {}
     try:
-        _, refused = plan_all(load_shape(str(model), task), {}, Setting(length=1))
+        shape = load_shape(str(model), task)
+        without, refused = (plan_all(shape, each, setting)[1] for each in ({}, options))
     except (ValueError, OSError):  # no model, or not one for this task, which the first run says better
         return list(MAIN), []
-    reasons = [refused[name].removeprefix(f"{name}: ") for name in MAIN if name in refused]
-    left_out = [name for name in MAIN if name in refused]
-    return [name for name in MAIN if name not in refused], [f"note: without {name}: {why}" for name, why in zip(left_out, reasons)]
+    refused = {name: why.removeprefix(f"{name}: ") for name, why in refused.items() if name in without}
+    if settings.get("label_smoothing"):
+        refused.setdefault("early_exit", "its exits have a loss of their own, without --label-smoothing")
+    return ([name for name in MAIN if name not in refused],
+            [f"note: without {name}: {refused[name]}" for name in MAIN if name in refused])
 
 
 def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False, jobs=None, threads=1, dask=None):
@@ -281,7 +289,8 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
     Args:
         model: a folder, or ``toy:encoder`` and the like (None: see `MODELS`). data: a path, or a list of them, one for each
             task; ``toy:NAME[:DIFFICULTY]`` is a path, too (None: see `DATA`).
-        methods: names; None for those of `MAIN` that go with the model and its task. seeds: how many, from 0. out: folder; a run that finished there is not repeated.
+        methods: names; None for those of `MAIN` that go with the model and its task. seeds: how many, from 0. out: folder; a run
+            that finished there is not repeated.
         settings: the other fields of `Run`, the same for all.
         sweeps: {"lora.rank": values}. tune: choose learning rates on dev.
         jobs: runs at a time; None: as many as there are cores, at most `MOST_JOBS`. threads: of each run.
@@ -305,7 +314,7 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
             raise ValueError(f"{name}: expected at least 1, got {value}")
     if tune and settings.get("lr") is not None:
         raise ValueError("tune: --lr sets the learning rate that --tune would choose; leave out one of them")
-    methods, said = main_methods(model, task) if methods is None else (list(methods), [])
+    methods, said = main_methods(model, task, settings) if methods is None else (list(methods), [])
     sweeps, out = dict(sweeps or {}), Path(out)
     check_methods(methods, sweeps)
     variants = variants_of(methods, sweeps)
@@ -324,10 +333,10 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
 
 def tabulate(comparison, sweeps, tune, said=()):
     """Run a `Comparison`, and write and return its `Table`; ``said``: lines for people, before the runs."""
-    tuning = comparison.tune() if tune else []
+    said = [*said, unused_note([same[0].run for (_, label), same in comparison.all_jobs().items() if label != Base.name])]
+    tuning = comparison.tune(said) if tune else []
     jobs = comparison.all_jobs(tuning)
-    unused = unused_note([same[0].run for (_, label), same in jobs.items() if label != Base.name])
-    outcomes = comparison.outcomes([job for same in jobs.values() for job in same], [*said, unused])
+    outcomes = comparison.outcomes([job for same in jobs.values() for job in same], [] if tune else said)
     rows, runs, failed = [], {}, []
     settings = {variant.label: variant.settings for variant in comparison.variants}
     for (task, label), same in jobs.items():

@@ -61,7 +61,7 @@ class EarlyExitTuning(Full):
     looseness: float = LOOSENESS
 
     name = "early_exit"
-    in_place = "N, every parameter, and (L - 1) heads"
+    trains = "N, every parameter, and (L - 1) heads"
     model = None  # the EarlyExit around the model, once it is attached
 
     def check(self, config):

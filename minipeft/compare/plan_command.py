@@ -81,11 +81,11 @@ def describe(shape, setting, length):
     yield (f"a step: {setting.batch} x {setting.length}{target} tokens in {base}, at {setting.flops / 1e9:,.4g} billion "
            "operations a second")
     if setting.length < length:
-        yield (f"note: {setting.length} tokens, and not {length}: as many as its {shape.positions} positions leave beside a method's "
-               "virtual ones")
+        yield (f"note: {setting.length} tokens, and not {length}: as many as its {shape.positions} positions leave beside a "
+               "method's virtual ones")
     if not shape.runs_here:
-        yield (f"note: minipeft plans {shape.model_type} and cannot run it; activations and time are those of its maps in blocks as they "
-               "are here")
+        yield (f"note: minipeft plans this {shape.model_type} and cannot run it; activations and time are those of its maps in "
+               "blocks as they are here")
 
 
 def show_rows(page, rows, setting):

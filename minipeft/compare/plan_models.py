@@ -51,7 +51,6 @@ PUBLISHED = {
 PUBLISHED |= {"t0-3b": PUBLISHED["t5-v1_1-xl"], "t0-11b": PUBLISHED["t5-v1_1-xxl"]}
 TASKS_OF_FAMILY = {"bert": ("classify",), "roberta": ("classify",), "deberta-v2": ("classify",), "gpt2": ("lm", "classify"),
                    "llama": ("lm", "classify"), "t5": ("seq2seq",), "bart": ("seq2seq", "classify")}
-RUN_HERE = ("bert", "gpt2", "llama", "t5")
 
 # {model_type: the family it counts as, and what its config means by a field that it leaves out where this family means another}
 KIN = {"xlm-roberta": ("roberta", {}), "camembert": ("roberta", {}), "mistral": ("llama", {"num_key_value_heads": 8}),
@@ -72,6 +71,7 @@ class Shape:
         idle_positions: rows of the position table that no token reads.
         dense_head: whether the classifier has a square map, trained with it, before its output (RoBERTa's, DeBERTa's, BART's).
         pre_norm: whether norms stand before the sub-layers. kin: the ``model_type`` of its config.json, where it is one of `KIN`.
+        runs_here: whether minipeft has this model, and not only its shape.
     """
 
     name: str
@@ -83,16 +83,12 @@ class Shape:
     dense_head: bool = False
     pre_norm: bool = False
     kin: str = ""
+    runs_here: bool = False
 
     @property
     def model_type(self):
         """The ``model_type`` of its config.json."""
         return self.kin or self.family
-
-    @property
-    def runs_here(self):
-        """Whether minipeft has this model, and not only its shape."""
-        return self.model_type in RUN_HERE
 
     @property
     def positions(self):
@@ -196,6 +192,18 @@ def _own_pooling(shape, raw):
 
 def shape_of(raw, where="config.json", task=None):
     """The `Shape` that the contents of a ``config.json`` describe. Raises ValueError, naming the file and the field."""
+    from ..interop.hf_config import config_from_hf
+
+    shape = _counted(raw, where, task)
+    try:
+        config_from_hf(raw, where)
+    except ValueError:  # a relative of what there is, or one that computes otherwise
+        return shape
+    return replace(shape, runs_here=True)
+
+
+def _counted(raw, where, task):
+    """A `Shape` as far as it can be counted, with whatever minipeft does not compute passed over."""
     from ..interop.hf_config import config_from_hf
 
     kind = raw.get("model_type")

@@ -80,6 +80,8 @@ def in_own_process(job, threads=1, listen=None, here=None, client=None):
         process = subprocess.Popen(arguments, cwd=here, text=True, encoding="utf-8", stdout=subprocess.PIPE,
                                    env=environment(threads))
     _alive[process] = client
+    if client in _gone:  # whoever stopped it did not see this one yet
+        process.send_signal(signal.SIGINT)
     for line in process.stdout:
         said = _read(line)
         if "error" in said:

@@ -3,17 +3,16 @@
 import contextlib
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from ..data import Dataset, Example, Tokenizer
 from ..kernels.backend import available_cores
 from ..prompting import Calibration, ClozeClassification, Template, Verbalizer, search_words
 from .comparison import MOST_JOBS, Comparison, Variant
 from .predict import load, taken
-from .run import Run, execute, few, load_config, longest, option, unused_note
-from .sources import MANUAL, name_of, read, toy_task, written
+from .run import few, idle_note, load_config, longest, unused_note
+from .sources import name_of, read, toy_task, written
 from .strategies import KINDS, toy_prompts, with_its_head
 
 SPLITS = 5  # draws of a few examples
@@ -43,6 +42,8 @@ def check(args):
         raise ValueError("--adapter: is used as it is, on --text or --data; leave out --shots, --method and --unlabelled")
     if args.unlabelled and args.shots is None:
         raise ValueError("--unlabelled: raw text goes with a few labelled examples; say how many of each class with --shots K")
+    if args.search_words and args.unlabelled:
+        raise ValueError("--search-words: looks for words on labelled texts; leave out --unlabelled, and give it with the words found")
     if args.generations is not None and not args.unlabelled:
         raise ValueError("--generations: are of iPET, which labels raw text; give it with --unlabelled PATH")
 
@@ -62,7 +63,7 @@ def run(args, settings):
     if args.text is not None or args.adapter:
         return asked(args, settings["options"])
     rows, lines, out = searched(args, settings) if args.search_words else scored(args, settings)
-    return rows, [*lines, f"data {name_of(args.data)}"] if str(args.data) == MANUAL else lines, out
+    return rows, [*lines, f"data {name_of(args.data)}"], out
 
 
 # ---- the model as it is ------------------------------------------------------------------------------------------
@@ -86,8 +87,8 @@ def asked(args, options):
     p = work.predict(model, split)  # (N, C)
     rows = [(verbalizer.labels[row.argmax()], f"{row.max():.4f}", *filter(None, (e.text, e.text2)))
             for row, e in zip(p, dataset.splits[split])]
-    idle = [option(name) for name in options if name not in ("ranking", "calibrate")]
-    lines = [f"note: {', '.join(idle)} {'does' if len(idle) == 1 else 'do'} nothing where the model is asked as it is"] if idle else []
+    idle = [name for name in options if name not in ("ranking", "calibrate")]
+    lines = [idle_note(idle, "where the model is asked as it is")] if idle else []
     lines += [f"{template.fill(args.text, args.text2, '___')}"] if args.text is not None else []
     lines += [f"{label:<12} {value:.4f}  {', '.join(verbalizer.words[label])}" for label, value in zip(verbalizer.labels, p[0])
               ] if args.text is not None else []
@@ -102,9 +103,11 @@ def asked(args, options):
 
 
 def searched(args, settings):
-    """Verbalizers found by search, the best first: on train as the model is, or with ``--method`` on dev after fine-tuning with them."""
+    """Verbalizers found by search, the best first: on train as the model is, or with ``--method`` on dev after fine-tuning by it."""
     tokenizer, config = Tokenizer.from_folder(args.model), load_config(args.model)
     dataset = read(args.data, "classify")
+    if args.method and "dev" not in dataset.splits:
+        raise ValueError(f"data: {args.data} has no dev split, on which --method would choose among the words")
     if args.shots is not None:
         dataset = few(dataset, args.shots, args.seed)
     elif "train" not in dataset.splits:
@@ -119,26 +122,21 @@ def searched(args, settings):
     lines = [f"accuracy on {len(work.targets['train'])} training texts, without any training"]
     out = [{"verbalizer": each, "accuracy": float(accuracy)} for each, accuracy in rows]
     if args.method:
-        if "dev" not in dataset.splits:
-            raise ValueError(f"data: {args.data} has no dev split, on which --method would choose among the words")
         scores = tuned(args, settings, words)
         order = sorted(range(len(scores)), key=lambda i: -scores[i])  # of equals the one that is better on train
         rows = [(*rows[i], f"{scores[i]:.4f}") for i in order]
         lines.append(f"behind it {args.metric or 'accuracy'} on dev after fine-tuning by {args.method}")
         out = [{**out[i], "dev": scores[i]} for i in order]
-    return rows, lines, out
+    return rows, lines, {"data": name_of(args.data), "found": out}
 
 
 def tuned(args, settings, words):
     """The score on dev after fine-tuning with each verbalizer of ``words``."""
-    options, scores = {**settings["options"], "by": args.method}, []
-    with tempfile.TemporaryDirectory(prefix="minipeft-") as folder:
-        for number, each in enumerate(words):
-            asked_with = {"options": options, "template": args.template[:1], "verbalizer": [each], "seed": args.seed}
-            run = Run(args.model, args.data, "prompt_based", **{**settings, **asked_with})
-            result = execute(run, Path(folder) / str(number), title=each, notes=("unused",) if number == 0 else ())
-            scores.append(result["evaluations"][-1]["score"])
-    return scores
+    with comparing(args, settings, "prompt_based") as comparison:
+        job = next(jobs_of(comparison, args.seed, 1))
+        jobs = [replace(job, run=replace(job.run, verbalizer=[each], template=job.run.template[:1]), label=each,
+                        folder=job.folder.with_name(f"{job.folder.name}-words{number}")) for number, each in enumerate(words)]
+        return [result["evaluations"][-1]["score"] for result in results_of(comparison, jobs)]
 
 
 class Gap(ClozeClassification):
@@ -151,25 +149,39 @@ class Gap(ClozeClassification):
 # ---- a strategy on a data set --------------------------------------------------------------------------------------
 
 
-def scored(args, settings):
-    """The score of a strategy, over draws of a few examples where such are asked for."""
-    strategy = strategy_of(args)
-    draws = args.splits or (1 if args.shots is None or strategy == "zero_shot" else SPLITS)
-    options = {**settings.pop("options"), **({"by": args.method} if args.method and strategy != "zero_shot" else {})}
+@contextlib.contextmanager
+def comparing(args, settings, strategy):
+    """A `Comparison` of one strategy, in ``--out`` or in a folder that is gone at the end."""
+    by = {"by": args.method} if args.method and strategy != "zero_shot" else {}
+    asked_with = {"template": args.template, "verbalizer": args.verbalizer, "options": {**settings["options"], **by}}
     pool = {"workers": min(available_cores(), MOST_JOBS) if args.jobs is None else args.jobs, "threads": 1, "dask": None}
     with contextlib.ExitStack() as stack:
         out = Path(args.out or stack.enter_context(tempfile.TemporaryDirectory(prefix="minipeft-")))
         data = written(args.data, out / "data") if toy_task(args.data) else args.data
-        asked_with = {"template": args.template, "verbalizer": args.verbalizer, "options": options}
-        comparison = Comparison(args.model, [data], [Variant(strategy)], draws, out, {**settings, **asked_with}, pool)
-        (task,) = comparison.tasks
-        jobs = [comparison.job(task, comparison.variants[0], args.seed + number) for number in range(draws)]
-        outcomes = comparison.outcomes(jobs, [unused_note([job.run for job in jobs])])
-    results = [outcomes[job.folder] for job in jobs]
-    for job, result in zip(jobs, results):
-        if isinstance(result, str):
-            raise ValueError(f"{job.label}: {result}")
-    return described(args, strategy, results)
+        yield Comparison(args.model, [data], [Variant(strategy)], 1, out, {**settings, **asked_with}, pool)
+
+
+def jobs_of(comparison, seed, draws):
+    """The `Job` of each draw, from ``seed`` on."""
+    (task,) = comparison.tasks
+    return (comparison.job(task, comparison.variants[0], seed + number) for number in range(draws))
+
+
+def results_of(comparison, jobs):
+    """The results of jobs. Raises ValueError where one has none."""
+    outcomes = comparison.outcomes(jobs, [unused_note([job.run for job in jobs])])
+    for job in jobs:
+        if isinstance(outcomes[job.folder], str):
+            raise ValueError(f"{job.label}: {outcomes[job.folder]}")
+    return [outcomes[job.folder] for job in jobs]
+
+
+def scored(args, settings):
+    """The score of a strategy, over draws of a few examples where such are asked for."""
+    strategy = strategy_of(args)
+    draws = args.splits or (1 if args.shots is None or strategy == "zero_shot" else SPLITS)
+    with comparing(args, settings, strategy) as comparison:
+        return described(args, strategy, results_of(comparison, list(jobs_of(comparison, args.seed, draws))))
 
 
 def described(args, strategy, results):
@@ -182,5 +194,5 @@ def described(args, strategy, results):
     lines = [f"{strategy} on {results[0]['split']} with {labels}{trained}"]
     if args.out:
         lines.append(f"saved {args.out}")
-    return rows, lines, {"strategy": strategy, "data": name_of(args.data), "metric": metric, "scores": scores, "mean": float(np.mean(scores)),
-                         "split": results[0]["split"], "shots": args.shots, "trainable": results[0]["trainable"]}
+    return rows, lines, {"strategy": strategy, "data": name_of(args.data), "metric": metric, "scores": scores,
+                         "mean": statistics.mean(scores), "split": results[0]["split"], "shots": args.shots, "trainable": results[0]["trainable"]}

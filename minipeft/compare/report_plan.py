@@ -77,10 +77,10 @@ def on_paper(view):
 
 
 def is_planned(row, line):
-    """Whether a row is of the method of a line of the four, with what was swept as it is planned there."""
-    method = METHODS[line["method"]]
-    planned = {"lr": method.default_lr, **vars(method()), **line["plan"]["settings"], line["size"]: line["at"]}
-    return row["method"] == line["method"] and all(planned[name] == value for name, value in (row.get("settings") or {}).items())
+    """Whether a row is of the method of a line of the four, with what was swept as it is planned there (whatever its lr)."""
+    planned = {**vars(METHODS[line["method"]]()), **line["plan"]["settings"], line["size"]: line["at"]}
+    swept = {name: value for name, value in (row.get("settings") or {}).items() if name != "lr"}
+    return row["method"] == line["method"] and all(planned[name] == value for name, value in swept.items())
 
 
 def four(view):

@@ -146,6 +146,8 @@ class Run:
         idle += [name for name in self.options if name not in known]
         idle += [name for name in ("template", "verbalizer") if getattr(self, name) and self.strategy() is None]
         idle += ["label_smoothing"] * bool(self.label_smoothing and self.strategy() is not None and "label_smoothing" not in idle)
+        if self.method == "prompt_based" and not self.options.get("demonstrations"):
+            idle += [name for name in ("sets", "similar") if name in self.options]
         idle += ["unlabelled"] * (self.unlabelled is not None and not issubclass(KNOWN[self.method], PET))
         return idle + ["words"] * (self.words is not None and "words" not in known)
 
@@ -195,8 +197,12 @@ def unused_note(runs):
     """What is said about settings that do nothing in any of the runs; empty where there are none."""
     idle = [name for name in runs[0].unused() if all(name in run.unused() for run in runs)]
     methods = " or ".join(dict.fromkeys(run.method for run in runs))
-    return idle and (f"note: {', '.join(map(option, idle))} {'does' if len(idle) == 1 else 'do'} nothing with "
-                     f"method {methods} and task {runs[0].task}")
+    return idle_note(idle, f"with method {methods} and task {runs[0].task}")
+
+
+def idle_note(names, where):
+    """What is said about fields that do nothing where they were given; empty for none."""
+    return names and f"note: {', '.join(map(option, names))} {'does' if len(names) == 1 else 'do'} nothing {where}"
 
 
 def cut_note(count, length, what="text"):
@@ -457,7 +463,7 @@ def formula(attachment):
     seams = Counter(text for path, _, text in attachment.table() if path in wrappers and wrappers[path] is not attachment.head)
     base = Counter(" x ".join(map(str, p.shape)) for path, p in attachment.base.items() if not path.startswith(HEAD_PATHS))
     parts = [f"{times} x [{text}]" if times > 1 else text for each in (base, seams) for text, times in each.items() if text]
-    return " = ".join(filter(None, (attachment.method.in_place, " + ".join(parts))))
+    return " = ".join(filter(None, (attachment.method.trains, " + ".join(parts))))
 
 
 def score(model, work, history, display=None):

@@ -11,7 +11,6 @@ All need a template and a verbalizer. Where several are given, PET makes an ense
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 
 from ..data import Dataset, files
 from ..interop import load_pretrained
@@ -62,6 +61,7 @@ class Strategy(Base):
     """Base of the strategies: the work that a run does, the model that it loads, and the method that it attaches."""
 
     by = None  # the method that trains, None for nothing
+    ranking = False  # whether it asks by the probability of whole answers
 
     def method(self, run, tokenizer=None, pair=None):
         """What is attached: the method that trains, with those of the run's options that it has.
@@ -98,9 +98,13 @@ class Strategy(Base):
     def check(self, run, tokenizer, config, dataset, length):
         """Raise ValueError where `work` would, without its long parts."""
         with_its_head(run.model)
-        for template, verbalizer in pairs_of(run, dataset.labels):
-            few_rows = Dataset({name: part[:1] for name, part in dataset.splits.items()}, dataset.labels)
-            ClozeClassification(tokenizer, few_rows, config, template, verbalizer, length, run.batch_size, run.metric)
+        few_rows = Dataset({name: part[:1] for name, part in dataset.splits.items()}, dataset.labels)
+        for template, verbalizer in self.pairs(run, dataset.labels):
+            KINDS[self.ranking](tokenizer, few_rows, config, template, verbalizer, length, run.batch_size, metric=run.metric)
+
+    def pairs(self, run, labels):
+        """[(`Template`, `Verbalizer`)] that it asks with: the first of a run's."""
+        return pairs_of(run, labels)[:1]
 
 
 def with_its_head(folder):
@@ -130,15 +134,10 @@ class ZeroShot(Strategy):
         return self._asked(run, tokenizer, config, dataset, length)
 
     def _asked(self, run, tokenizer, config, dataset, length, demonstrations=None):
-        kind, (template, verbalizer) = KINDS[self.ranking], pairs_of(run, dataset.labels)[0]
+        kind, ((template, verbalizer),) = KINDS[self.ranking], self.pairs(run, dataset.labels)
         work = kind(tokenizer, dataset, config, template, verbalizer, length, run.batch_size, metric=run.metric,
                     demonstrations=demonstrations)
         return Calibration(work, tokenizer, length) if self.calibrate else work
-
-    def check(self, run, tokenizer, config, dataset, length):
-        with_its_head(run.model)
-        few_rows = Dataset({name: part[:1] for name, part in dataset.splits.items()}, dataset.labels)
-        self._asked(run, tokenizer, config, few_rows, length)
 
 
 @dataclass
@@ -188,7 +187,7 @@ class PromptBased(Strategy):
     name = "prompt_based"
 
     def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
-        kind, (template, verbalizer) = KINDS[self.ranking], pairs_of(run, dataset.labels)[0]
+        kind, ((template, verbalizer),) = KINDS[self.ranking], self.pairs(run, dataset.labels)
         count = self.demonstrations
         shown = drawn(self, count, run, tokenizer, config, dataset, length) if count else None
         return kind(tokenizer, dataset, config, template, verbalizer, length, run.batch_size, metric=run.metric,
@@ -211,6 +210,10 @@ class PET(Strategy):
     pair_models: int = 1
 
     name = "pet"
+
+    def pairs(self, run, labels):
+        """All of a run's, each of which is trained."""
+        return pairs_of(run, labels)
 
     def number(self):
         """How many generations, None for as many as are needed."""
@@ -236,7 +239,7 @@ class PET(Strategy):
             prompts = replace(classifier, lr=GENTLE * run.lr, epochs=self.pair_steps, max_steps=self.pair_steps)
             settings = PETSettings(prompts, classifier, weighted=self.weighted, generations=self.number(),
                                    models=self.pair_models)
-            ensemble = Ensemble(with_its_head(run.model), tokenizer, dataset, pairs_of(run, dataset.labels),
+            ensemble = Ensemble(with_its_head(run.model), tokenizer, dataset, self.pairs(run, dataset.labels),
                                 lambda *pair: self.method(run, tokenizer, pair), length, settings, told)
             soft = ensemble.run().soft_labels().tolist()
             if kept is not None:

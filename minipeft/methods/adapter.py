@@ -98,6 +98,11 @@ class Houlsby(Method):
     unmergeable = "a nonlinearity stands between its two matrices"
     wrapper = HoulsbyJoin
 
+    @property
+    def trains(self):
+        """What is trained, in words, where that is more than the adapters."""
+        return "adapters, and D of each norm, 2 D where it has a bias" if self.train_norms else ""
+
     def _joins(self, paths):
         return match(self.targets, paths, f"{self.name} targets")
 

@@ -41,8 +41,8 @@ class Method:
     """Base of the methods: what `attach` asks of one.
 
     ``name`` is its word on the command line; ``default_lr`` a learning rate that works on small pre-trained models;
-    ``unmergeable`` says why it cannot be merged, where it cannot. ``in_place`` says, in closed form, what it trains of the base
-    itself: N the number of all parameters, D the width, L the number of blocks.
+    ``unmergeable`` says why it cannot be merged, where it cannot. ``trains`` says what is trained in words, where the
+    `formula` of its seams does not: N all parameters, D the width, D_out a map's outputs, L all blocks and k some.
     """
 
     name = "method"
@@ -54,7 +54,7 @@ class Method:
     full_precision = False  # whether it trains weights that must not be stored in 4 bits
     keeps_base = True    # whether the base's own values are kept where the method trains in place
     unmergeable = None
-    in_place = ""
+    trains = ""
 
     def check(self, config):
         """Raise ValueError where the settings do not go with a `TransformerConfig`, as far as that alone tells."""

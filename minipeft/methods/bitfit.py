@@ -56,7 +56,13 @@ class BitFit(Method):
 
     name = "bitfit"
     default_lr = 1e-3
-    in_place = "D_out of each map, D of each norm, where it has a bias"
+
+    @property
+    def trains(self):
+        """What is trained, in words."""
+        maps = "map" if self.terms == "all" else "query map and map into the feed-forward"
+        return (f"D_out of each {maps}" + " with a bias" * (not self.add_zero_biases)
+                + ", D of each norm with one" * (self.terms == "all"))
 
     @property
     def unmergeable(self):

@@ -25,7 +25,7 @@ class Full(Method):
     name = "full"
     full_precision = True
     default_lr = 5e-5
-    in_place = "N, every parameter"
+    trains = "N, every parameter"
 
     def base_parameters(self, model):
         return dict(model.named_parameters())

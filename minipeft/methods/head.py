@@ -19,7 +19,7 @@ class Head(Method):
 
     name = "head"
     default_lr = 1e-2
-    in_place = "0, the head alone"
+    trains = "0, the head alone"
 
     def count(self, config):
         return 0  # besides the head

@@ -23,7 +23,7 @@ class LayerNormTuning(Method):
 
     name = "layernorm"
     default_lr = 1e-3
-    in_place = "D of each norm, 2 D where it has a bias"
+    trains = "D of each norm, 2 D where it has a bias"
 
     def base_parameters(self, model):
         norms = [path for path, module in model.named_modules()

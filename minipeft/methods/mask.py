@@ -112,7 +112,8 @@ class RandomMask(Method):
         return f"some of {sum(p.size for p in unwrap(wrapper).parameters())}"
 
     @property
-    def in_place(self):
+    def trains(self):
+        """What is trained, in words."""
         return f"{self.share:g} of all numbers of the blocks' maps"
 
     def count(self, config):

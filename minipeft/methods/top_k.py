@@ -36,7 +36,7 @@ class TopK(Method):
     name = "top_k"
     full_precision = True
     default_lr = 1e-4
-    in_place = "all of k blocks"
+    trains = "all of k blocks"
 
     def blocks(self, config):
         """Paths of the blocks that are trained."""

@@ -41,14 +41,14 @@ class Demonstrations:
         if per_class is not None and not 1 <= per_class <= len(self.of_class[fewest]):
             raise ValueError(f"demonstrations: expected 1 to {len(self.of_class[fewest])} of each class, as many as there are of "
                              f"class {fewest}, got {per_class}")
-        self.vectors = vectors
+        self.vectors, self.known = vectors, {}  # {text of a question: its vector}
         self.own_vectors = None if vectors is None else vectors([_joined(e) for e in self.examples])  # (N, D)
 
     def draw(self, questions, template, verbalizer, number):
         """[texts to stand before each question], those of the set with this number."""
         words = {label: listed[0] for label, listed in enumerate(verbalizer.words.values())}
         shown = [template.fill(e.text, e.text2, words[e.label]) + self.separator for e in self.examples]
-        closeness = None if self.vectors is None else self.vectors([_joined(q) for q in questions]) @ self.own_vectors.T  # (Q, N)
+        closeness = None if self.vectors is None else self._closeness([_joined(q) for q in questions])  # (Q, N)
         alike = self.per_class is None and self.vectors is None  # all there are, before every question in the same order
         out = []
         for place, question in enumerate(questions):
@@ -56,6 +56,13 @@ class Demonstrations:
             chosen = self._chosen(rng, question, None if closeness is None else closeness[place])
             out.append([shown[i] for i in rng.permutation(chosen)])
         return out
+
+    def _closeness(self, texts):
+        """How close Q questions are to the examples (Q, N); each question is read once."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.known]
+        if new:
+            self.known.update(zip(new, self.vectors(new)))
+        return np.array([self.known[text] for text in texts]) @ self.own_vectors.T
 
     def _chosen(self, rng, question, closeness):
         """Numbers of the examples for one question, which is never among them itself."""

@@ -116,11 +116,9 @@ class Ensemble:
         work, name, settings = self.works[number], self.names[number], self.settings
         if self.trained[number]:
             self.model.attachments[name].detach()
-        self.trained[number] = False
         work.add("train", self.tokenizer, examples, self.max_length)
         method = self.method(work.template, work.verbalizer)
         method.keeps_base = True  # or what trains the base itself would go on from the last pair's numbers, and leave all pairs alike
-        self.enter(number)  # the model as it is, for a method that looks at it first
         both = WithLanguage(work, self.language, settings.alpha) if self.language and settings.alpha else work
         train_by(self.model, method, work, both, replace(settings.training, seed=self.seeds[number]), name,
                  np.random.default_rng([settings.training.seed, number]))

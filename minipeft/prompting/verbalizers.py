@@ -48,7 +48,7 @@ class Verbalizer:
         words = {label: [] for label in labels or ()}
         for part in re.split(r",(?=[^,=]*=)", text):  # not at the commas of a class's name
             word, equals, label = (piece.strip() for piece in part.partition("="))
-            if not word or not equals or not label:
+            if not word or not equals or not label or label.endswith(","):
                 raise ValueError(f"verbalizer: expected WORD=CLASS,WORD=CLASS,..., got {part.strip()!r}")
             if labels is not None and label not in words:
                 raise ValueError(f"verbalizer: the data has the classes {', '.join(labels)}, got {label!r}")

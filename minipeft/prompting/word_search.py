@@ -2,7 +2,9 @@
 
     of each class c, V_c: the k words w with the highest    sum over x in D_c of log p(gap = w | T(x))    D_c: its training texts
     of V_1 x V_2 x ... x V_C, a word of each: the n with the best accuracy on the training texts, without any training
-    and of these the one that is best on dev after fine-tuning with it, which takes a training each: minipeft prompt --search-words
+    and of these the one that is best on dev after fine-tuning with it, which takes a training each
+
+The last is what ``minipeft prompt --search-words N --method M`` does; without a method it ends before.
 
 Where k^C assignments are too many to try, classes are taken one after another, and of the assignments to the classes so far those
 with the best accuracy among the texts of these classes go on. As a control there are null verbalizers: words drawn by lot, which

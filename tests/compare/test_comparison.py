@@ -762,10 +762,21 @@ def test_what_takes_longest_starts_first(tmp_path, monkeypatch):
 @pytest.mark.parametrize("task, left_out", [("lm", ["head", "early_exit"]), ("seq2seq", ["head", "bitfit", "early_exit"]), ("classify", [])])
 def test_without_methods_those_are_compared_that_go_with_the_model(task, left_out):
     """The decoder's and T5's output maps are their word vectors, T5 has no biases, and exits are classifiers."""
-    methods, said = main_methods(MODELS[task], task)
+    methods, said = main_methods(MODELS[task], task, {})
     assert methods == [name for name in MAIN if name not in left_out]
     assert len(said) == len(left_out) and all(line.startswith(f"note: without {name}: ") for line, name in zip(said, left_out))
-    assert main_methods("nowhere", task) == (list(MAIN), [])
+    assert main_methods("nowhere", task, {}) == (list(MAIN), [])
+
+
+@pytest.mark.parametrize("model, task, settings, left_out", [
+    ("toy:seq2seq", "seq2seq", {"options": {"add_zero_biases": True}}, ["head", "early_exit"]),
+    ("toy:encoder", "classify", {"base_bits": 4}, ["full", "top_k", "early_exit"]),
+    ("toy:encoder", "classify", {"label_smoothing": 0.1}, ["early_exit"]),
+    ("toy:encoder", "classify", {"options": {"rank": 999}}, [])])
+def test_what_a_comparison_leaves_out_goes_by_its_settings(model, task, settings, left_out):
+    """A size that is too large for one method is a fault that the run tells, and no reason to leave the method out."""
+    methods, said = main_methods(model, task, settings)
+    assert methods == [name for name in MAIN if name not in left_out] and len(said) == len(left_out)
 
 
 def test_a_comparison_of_what_writes_says_what_it_leaves_out(tmp_path, capsys):

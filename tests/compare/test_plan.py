@@ -109,6 +109,8 @@ def test_fields_that_change_no_count_are_not_asked_for():
                       (ROBERTA, {"position_embedding_type": "absolute", "hidden_act": "quick_gelu", "is_decoder": True}),
                       (PUBLISHED["gpt2"], {"activation_function": "gelu_10", "scale_attn_by_inverse_layer_idx": True})):
         assert shape_of(raw | more).total == shape_of(raw).total
+        assert not shape_of(raw | more).runs_here  # it computes something else
+    assert shape_of(llama).runs_here and shape_of(PUBLISHED["gpt2"]).runs_here and not shape_of(ROBERTA).runs_here
 
 
 def test_a_related_decoder_classifies_by_its_last_token(tmp_path, peer):

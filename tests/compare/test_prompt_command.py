@@ -103,7 +103,7 @@ def test_words_are_searched(command):
         model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
         work = ClozeClassification(tokenizer, dataset, model.config, Template(ASKED[1]), found, 128, 16)
         assert work.evaluate(model, "train")["accuracy"] == pytest.approx(float(accuracy), abs=1e-4)
-    assert [each["verbalizer"] for each in json.loads(Path("r.json").read_text())] == [words for words, _ in rows]
+    assert [each["verbalizer"] for each in json.loads(Path("r.json").read_text())["found"]] == [words for words, _ in rows]
 
 
 def test_words_that_were_found_are_ranked_on_dev_after_fine_tuning(command):
@@ -119,7 +119,15 @@ def test_words_that_were_found_are_ranked_on_dev_after_fine_tuning(command):
         run = Run("toy:encoder", "data", "prompt_based", options={"by": "bitfit"}, shots=4, epochs=2, template=[ASKED[1]], verbalizer=[words])
         on_dev[words] = execute(run, f"own{number}", quiet=True)["evaluations"][-1]["score"]
     assert [row[2] for row in rows] == [f"{on_dev[row[0]]:.4f}" for row in rows] == sorted((row[2] for row in rows), reverse=True)
-    assert [each["verbalizer"] for each in json.loads(Path("r.json").read_text())] == [row[0] for row in rows]
+    assert [each["verbalizer"] for each in json.loads(Path("r.json").read_text())["found"]] == [row[0] for row in rows]
+
+
+def test_what_was_found_is_kept_and_not_trained_again(command):
+    line = ("--data", "data", "--template", ASKED[1], "--shots", "4", "--search-words", "2", "--method", "bitfit", "--epochs", "1", "--out", "o")
+    code, out, _ = command(*line)
+    times = {path: path.stat().st_mtime_ns for path in Path("o").glob("prompt_based-seed0-words*/result.json")}
+    assert code == 0 and len(times) == 2
+    assert command(*line)[1] == out and {path: path.stat().st_mtime_ns for path in times} == times
 
 
 @pytest.mark.parametrize("more, expected", [
@@ -136,6 +144,8 @@ def test_what_is_asked_for(more, expected):
     (["--data", "data", "--text", "x"], "--data or --text: give one of them"),
     (["--data", "data"], "--template: is needed, as in --template"),
     (["--data", "data", "--template", "{text} {mask}"], "--verbalizer: is needed"),
+    (["--data", "data", "--template", "{text} {mask}", "--search-words", "2", "--shots", "4", "--unlabelled", "data"],
+     "--search-words: looks for words on labelled texts; leave out --unlabelled"),
     (["--data", "data", "--template", "{text}", "--verbalizer", "a=b,c=d"], "--template: expected {mask} once, got it 0 times in '{text}'"),
     (["--data", "data", "--template", "{mask}", "--verbalizer", "bad"], "--verbalizer: expected WORD=CLASS,WORD=CLASS,..., got 'bad'"),
     (["--data", "data", "--template", "{mask}", "--verbalizer", "bad=negative,goodish=positive"],

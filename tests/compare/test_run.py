@@ -70,6 +70,9 @@ def test_settings_that_do_nothing():
         == "note: --rank does nothing with method full or head and task classify"
     )
     assert unused_note([run(method="full", options={"rank": 3}), run(options={"rank": 3})]) == []
+    shown = {"sets": 2, "similar": True}
+    assert run(method="prompt_based", shots=4, options=shown).unused() == ["sets", "similar"]
+    assert run(method="prompt_based", shots=4, options=shown | {"demonstrations": 1}).unused() == []
 
 
 def test_a_metric_fits_its_task():
@@ -143,7 +146,7 @@ def test_the_formula_of_what_is_trained_in_place_gives_its_number(family, method
     run = Run(str(world / family), "d", method=method.name)
     told = describe(run, attach(model, method, rng=np.random.default_rng(0)), run.settings())
     words, _, sums = told["formula"].partition(" = ")
-    assert words == method.in_place
+    assert words == method.trains
     sums = re.sub("[A-Z]_out = ", "", sums).replace("x", "*").replace("[", "(").replace("]", ")")
     assert re.fullmatch(r"[0-9*+() ]*", sums) and eval(sums or "0") == told["trainable_without_head"]
 

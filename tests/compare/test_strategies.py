@@ -100,6 +100,20 @@ def test_ranking_goes_with_models_that_write(folder):
         kind("toy:encoder")
 
 
+def test_what_is_looked_at_first_is_what_runs(folder, tmp_path):
+    """Answers of two words go with ranking, and a second template counts only where it is asked with."""
+    words, settings = "very good=positive,bad=negative", {"out": tmp_path / "c", "seeds": 1, "jobs": 1}
+    given = {"shots": 4, "verbalizer": [words], "max_length": 80, "epochs": 1, "max_steps": 1}
+    asked = {**given, "template": ["{text} it was {mask}", "it was {mask} . {text}"], "options": {"ranking": True}}
+    table = compare("toy:decoder", str(folder / "data"), ["prompt_based"], settings=asked, **settings)
+    assert not table.failed and table.rows[-1]["method"] == "prompt_based"
+    for model, more, message in (("toy:decoder", {"template": ["{text} it was {mask}"]}, "'very good' is not one token"),
+                                 ("toy:encoder", {**asked, "verbalizer": [WORDS]}, "ranking: a masked model fills in one token")):
+        with pytest.raises(ValueError, match=message):
+            compare(model, str(folder / "data"), ["prompt_based"], settings={**given, **more}, **{**settings, "out": tmp_path / "no"})
+        assert not list(tmp_path.glob("no/*/result.json"))
+
+
 def test_pet_trains_a_classifier_on_raw_text(folder, tmp_path):
     run = run_of(folder, "pet", options={"pair_steps": 3}, template=[TEMPLATE, "{text} i {mask} it ."],
                  verbalizer=[WORDS, "hated=negative,loved=positive"])

@@ -81,6 +81,15 @@ def test_similar_ones_are_drawn_from_the_nearer_half():
         assert {text[0] for text in texts} <= set("abef")
 
 
+def test_each_question_is_read_once():
+    asked = []
+    vectors = lambda texts: asked.append(list(texts)) or np.ones((len(texts), 2))
+    demonstrations = Demonstrations([Example(t, None, int(t in "cd")) for t in "abcd"], per_class=1, sets=3, vectors=vectors)
+    for number in range(3):
+        demonstrations.draw([Example(t) for t in "xyx"], TEMPLATE, VERBALIZER, number)
+    assert asked == [["a", "b", "c", "d"], ["x", "y"]]
+
+
 def test_what_parts_them():
     for arch, expected in (("encoder", " "), ("decoder", "<|endoftext|>"), ("seq2seq", " ")):
         model, tokenizer = load_pretrained(f"toy:{arch}"), Tokenizer.from_folder(f"toy:{arch}")

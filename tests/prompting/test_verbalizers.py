@@ -24,6 +24,7 @@ def test_words_as_the_command_line_gives_them():
 @pytest.mark.parametrize("text, labels, message", [
     ("great=positive", None, "verbalizer: expected words for at least 2 classes, got 1"),
     ("great", None, "verbalizer: expected WORD=CLASS,WORD=CLASS,..., got 'great'"),
+    ("great=a,bad=b,", None, "verbalizer: expected WORD=CLASS,WORD=CLASS,..., got 'bad=b,'"),
     ("great=a,=b", None, "verbalizer: expected WORD=CLASS,WORD=CLASS,..., got '=b'"),
     ("great=a,great=b", None, "verbalizer: the word 'great' stands twice, for 'a' and 'b'"),
     ("great=a,great=a,bad=b", None, "verbalizer: the word 'great' stands twice, for 'a' and 'a'"),
