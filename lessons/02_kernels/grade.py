@@ -293,14 +293,16 @@ def test_blocks(impl, rng, rows):
     """partial[b] is the sum of g times the normalised row over the rows of block b; the last block may be short."""
     (width,) = sizes(rng, 1)
     x, gradient = 2 * rng.standard_normal((rows, width)) + 1, rng.standard_normal((rows, width))
-    same(summed(impl, x, gradient, 0.1, True), by_blocks(x, gradient, 0.1, True), "the partial sums", 1e-10)
+    expected = by_blocks(x, gradient, 0.1, True)  # before an answer has its hands on x
+    same(summed(impl, x, gradient, 0.1, True), expected, "the partial sums", 1e-10)
 
 
 @exercise("02.5")
 def test_not_centred(impl, rng):
     """Not centred, the rows are only scaled."""
     x, gradient = rng.standard_normal((ROWS, 2)) + 1, rng.standard_normal((ROWS, 2))
-    same(summed(impl, x, gradient, 0.1, False), by_blocks(x, gradient, 0.1, False), "the partial sums", 1e-10)
+    expected = by_blocks(x, gradient, 0.1, False)
+    same(summed(impl, x, gradient, 0.1, False), expected, "the partial sums", 1e-10)
 
 
 @exercise("02.5")
@@ -316,8 +318,17 @@ def test_the_same_bits(impl, rng):
 def test_only_its_own_blocks(impl, rng):
     """A call for blocks start..stop-1 fills these and no other."""
     x, gradient = rng.standard_normal((ROWS, 2)), rng.standard_normal((ROWS, 2))
-    partial = np.full((3, 2), 7.0)
-    impl(1, 2, x, gradient, 0.1, True, partial)
-    expected = np.full((3, 2), 7.0)
+    partial, expected = np.full((3, 2), 7.0), np.full((3, 2), 7.0)
     expected[1] = by_blocks(x, gradient, 0.1, True)[1]
+    impl(1, 2, x, gradient, 0.1, True, partial)
     same(partial, expected, "the result of a call for block 1, in an array of sevens", 1e-10)
+
+
+@exercise("02.5")
+def test_what_is_summed_stays(impl, rng):
+    """x and the gradient are left as they are."""
+    arrays = rng.standard_normal((ROWS, 2)), rng.standard_normal((ROWS, 2))
+    kept = [a.copy() for a in arrays]
+    summed(impl, *arrays, 0.1, True)
+    for a, b, name in zip(arrays, kept, ("x", "the gradient")):
+        same(a, b, f"{name} after the call", 0)

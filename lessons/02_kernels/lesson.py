@@ -283,8 +283,8 @@ show(figure, "adam", "Time of AdamW for each number against the size of the arra
 # right they no longer fit, and both curves rise, NumPy's sooner, because its intermediate arrays need room as well.
 #
 # And a whole training, once with the loops and once with the definitions: a network that reads the counts of a review's words
-# (those of lesson 1) through four maps of width 128, with a layer norm and a GELU behind each, and cross-entropy at the end. The
-# numbers agree up to rounding, the time does not. (Most of the difference is the error function in GELU's definition, a loop in
+# (those of lesson 1) through four maps of width 128, with a layer norm and a GELU behind each, a fifth to the two classes, and
+# cross-entropy at the end. The numbers agree up to rounding, the time does not. (Most of the difference is the error function in GELU's definition, a loop in
 # Python in disguise.)
 
 # %%

@@ -337,6 +337,17 @@ def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
         partial[start] += gradient[i] * ((x[i] - mean) * rstd)
 
 
+@mutant("02.5", "overwrites_x", "x is only read, and others read it after you: write the normalised row into an array of its own, or "
+                                "into none.")
+def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
+    for block in range(start, stop):
+        partial[block] = 0
+        for i in range(block * ROWS_IN_BLOCK, min(x.shape[0], (block + 1) * ROWS_IN_BLOCK)):
+            mean, rstd = _row_statistics(x[i], eps, centred)
+            x[i] = (x[i] - mean) * rstd
+            partial[block] += gradient[i] * x[i]
+
+
 @mutant("02.5", "rows_for_blocks", "start and stop count blocks, not rows: block b has the rows from 128 b on.")
 def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
     for block in range(start, stop):

@@ -78,16 +78,16 @@ def write_json(path, value):
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path, what):
-    """Read a JSON object, or raise ValueError with the place of the fault."""
+def read_json(path, what, kind=dict):
+    """Read a JSON object (or, with ``kind=list``, an array), or raise ValueError with the place of the fault."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: this {what} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: this {what} is not JSON ({error.msg}, line {error.lineno} column {error.colno})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path}: expected a JSON object in this {what}, got {type(value).__name__}")
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'array'} in this {what}, got {type(value).__name__}")
     return value
 
 

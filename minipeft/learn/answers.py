@@ -5,6 +5,7 @@ in the place of its own.
 """
 
 import ast
+import builtins
 import contextlib
 import functools
 import importlib
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..autograd import Tensor
+from ..nn import Module
 from .claims import LISTED, SEEN, Broken, array_of
 from .course import MUTANTS
 from .shortcuts import Shortcut
@@ -25,10 +27,11 @@ from .stubs import found
 
 
 def load(path, name="learner", given=()):
-    """The module of a Python file, read anew. ``given``: {name: object} of what its code finds in the place of built-in functions."""
+    """The module of a Python file, read anew. ``given``: {name: object} of what its code has in the place of built-in functions."""
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # Numba's cache asks for a function's module by name
-    vars(module).update(given)
+    if given:
+        vars(module)["__builtins__"] = {**vars(builtins), **dict(given)}  # where no `del` of the file reaches
     sys.dont_write_bytecode = True
     spec.loader.exec_module(module)
     return module
@@ -81,7 +84,8 @@ def built(exercise, answer):
 def keeping(exercise, answer):
     """An answer that claims to leave the arrays that it is given as they are, but for arguments that the solution writes into.
 
-    Graders compute what they expect from the same arrays: one that is set to 0 would make 0 the right result.
+    Graders compute what they expect from the same arrays: one that is set to 0 would make 0 the right result. What a kernel
+    leaves alone its own tests see.
     """
     if exercise.kernel or isinstance(answer, type):
         return answer
@@ -117,7 +121,7 @@ def written_into(exercise):
 
 
 def _arrays(named):
-    """[(name, Tensor or array)] of what is one, or is held by a list, a dictionary or ``self``.
+    """[(name, Tensor or array)] of what is one, or is held by a list, a dictionary or ``self``, of a module all its parameters.
 
     Not of other objects, which have methods to change them, nor what is trained in a list, as parameters are by an optimizer.
     """
@@ -129,6 +133,7 @@ def _arrays(named):
             out += [(name, each) for each in value if isinstance(each, np.ndarray) or isinstance(each, Tensor) and not each.requires_grad]
         elif isinstance(value, dict) or name == "self" and hasattr(value, "__dict__"):
             inner = value if isinstance(value, dict) else vars(value)
+            inner = {**inner, **(dict(value.named_parameters()) if isinstance(value, Module) else {})}
             out += [(f"{name}.{key}", each) for key, each in inner.items() if isinstance(each, (Tensor, np.ndarray))]
     return out
 
@@ -169,9 +174,11 @@ def hidden(exercise, path):
     @functools.wraps(plain)
     def watched(*args, **kwargs):
         if sys._getframe(1).f_code.co_filename == str(path):
-            raise Shortcut(f"calls the package's own {exercise.qualname}, which is the answer itself; write it out")
+            also = " (another module is called by itself, without .forward)" if exercise.name == "forward" else ""
+            raise Shortcut(f"calls the package's own {exercise.qualname}, which is the answer itself; write it out{also}")
         return plain(*args, **kwargs)
 
+    del watched.__wrapped__
     with grafted(exercise, watched):
         yield
 

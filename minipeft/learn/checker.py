@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .child import fault
+from .child import ENDLESS, fault
 
 SECONDS, MEGABYTES = 10, 2000   # for reading the file and for each test; memory beyond what Python and the package take
 GRACE = 2                       # seconds after which a test that its own clock did not end is ended from outside: compiled code is not
@@ -92,7 +92,8 @@ def _run(exercise, path, job, environment, compiling):
         whole = {**job, "id": exercise.id, "path": str(path.resolve()), "lessons": str(exercise.lesson.folder.parent),
                  "result": str(result), "token": token}
         process = subprocess.Popen([sys.executable, "-m", "minipeft.learn.child"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=subprocess.DEVNULL, cwd=folder, start_new_session=True, env=_environment(environment, folder))
+                                   stderr=subprocess.DEVNULL, cwd=folder, start_new_session=True, env=environment_with(
+                                       PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTHONDONTWRITEBYTECODE="1", **environment))
         try:
             with contextlib.suppress(BrokenPipeError), process.stdin:
                 process.stdin.write(json.dumps(whole).encode())
@@ -117,7 +118,7 @@ def _late(process, seconds, compiling):
     """Wait until a process ends; returns None, or in words what it took too long for. ``compiling``: called when Numba compiles."""
     limits = {"grading": (START, f"minipeft itself took longer than {START} s; is the machine busy? check again"),
               "loading": (seconds, f"reading the file took longer than {seconds:g} s; is there a loop without an end at its top level?"),
-              "testing": (seconds + GRACE, f"it ran longer than {seconds:g} s; is there a loop without an end?"),
+              "testing": (seconds + GRACE, f"it ran longer than {seconds:g} s; {ENDLESS}"),
               "tracing": (START, f"following it step by step took longer than {START} s; minipeft learn check does without"),
               "compiling": (COMPILING, f"Numba compiled for longer than {COMPILING} s; what you wrote may be too long for it")}
     words, (left, said), kept = queue.Queue(), limits["grading"], None  # kept: what is left of what compiling interrupts
@@ -128,9 +129,12 @@ def _late(process, seconds, compiling):
             word = words.get(timeout=max(left, 0))
         except queue.Empty:
             return said
-        if word == "":
+        if word is None:
             return None
         rest = left - (time.monotonic() - since), said
+        if word not in (*limits, "compiled"):  # somebody else's, as a sitecustomize that prints
+            left = rest[0]
+            continue
         if word == "compiling":
             compiling()
             kept = rest
@@ -140,20 +144,19 @@ def _late(process, seconds, compiling):
 
 
 def _listen(process, words):
-    """Hand on what a process says; at its end an empty word."""
+    """Hand on what a process says; at its end None."""
     with process.stdout:
         for line in process.stdout:
-            words.put(line.decode().strip())
+            words.put(line.decode(errors="replace").strip())
     process.wait()
-    words.put("")
+    words.put(None)
 
 
-def _environment(more, folder):
-    """The environment of a process that grades."""
+def environment_with(**more):
+    """The environment of a process that imports this package, with one thread for BLAS."""
     package = str(Path(__file__).resolve().parents[2])
-    inherited = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, inherited])), "OPENBLAS_NUM_THREADS": "1",
-            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1", **more}
+    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", **more}
 
 
 def _kill(process):

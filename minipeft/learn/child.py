@@ -17,6 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+ENDLESS, TOO_LARGE = "is there a loop without an end?", "it took more memory than there is for it"
+
 
 def memory():
     """(the module that limits memory, bytes of address space that this process has now); None where the system has not both."""
@@ -110,7 +112,7 @@ def graded(exercise, path, job, say):
         where, line = place_of(error, Candidate(YOURS, None, path))
         said = str(error) if isinstance(error, (NoAnswer, Shortcut)) else f"{type(error).__name__}: {error}".strip(": ")
         if isinstance(error, MemoryError):
-            said = "it took more memory than there is for it"
+            said = TOO_LARGE
         kind = "memory" if isinstance(error, MemoryError) else "load"
         return {"fault": {**fault(kind, said, path), "where": where, "line": line}, "tests": [], "diagnosis": None}
     say("grading")

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from .answers import built, grafted, keeping
+from .child import ENDLESS, TOO_LARGE
 from .claims import SEEN, Broken, array_of, describe
 from .course import GRADE
 from .shortcuts import Shortcut
@@ -185,9 +186,9 @@ class Plugin:
         elif isinstance(error, NotImplementedError) and str(error).startswith(self.exercise.id):
             told.kind, told.message = "unwritten", str(error)
         elif isinstance(error, MemoryError):
-            told.kind, told.message = "memory", "it took more memory than there is for it"
-        elif "Timeout" in str(error):
-            told.kind, told.message = "time", f"it ran longer than {self.seconds:g} s; is there a loop without an end?"
+            told.kind, told.message = "memory", TOO_LARGE
+        elif isinstance(error, pytest.fail.Exception) and str(error).startswith("Timeout"):  # pytest-timeout's
+            told.kind, told.message = "time", f"it ran longer than {self.seconds:g} s; {ENDLESS}"
         elif isinstance(error, AssertionError):
             told.kind, told.message = "claim", str(error).split("\n")[0] or "the claim does not hold"
         told.where, told.line = place_of(error, candidate)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from .answers import load, mutants_of
-from .checker import check
+from .checker import check, environment_with
 from .course import GRADE, LESSON, Course
 from .grader import Candidate, diagnosed, grade
 from .notebook import notebook_of
@@ -243,7 +243,7 @@ def glossary(course):
     for line in (course.folder / "glossary.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if len(cells) == 4 and cells[3].isdigit():
-            if not all(cells) or not re.search(r"[\u4e00-\u9fff]|^[A-Za-z0-9, ³、]+$", cells[1]):
+            if not all(cells) or not re.search(r"[\u4e00-\u9fff]", cells[1]):
                 raise ValueError(f"glossary.md: expected an English and a Chinese name, a meaning and a lesson, got {line!r}")
             names = [_bare(name) for name in re.split(r"\s*[(),]\s*", cells[0]) if name]
             out.append((names, f"{int(cells[3]):02d}"))
@@ -274,15 +274,12 @@ def answers_faults(lesson, seconds):
     return _ended(lesson.folder.name, done, seconds) or json.loads(done.stdout.splitlines()[-1])
 
 
-def _process(code, *arguments, seconds=None, cwd=None, **environment):
+def _process(code, *arguments, seconds=None, cwd=None, **more):
     """Run Python code in a process of its own on one core; it is ended when it has taken ``seconds`` of it. Unlike the clock's, they
     do not depend on what else the machine does."""
-    package = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
-                   "OPENBLAS_NUM_THREADS": "1", "MINIPEFT_NUM_THREADS": "1", **environment}
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds + 1})); " if seconds else ""
     return subprocess.run([sys.executable, "-W", "error::SyntaxWarning", "-c", f"import json, sys; {limit}{code}", *map(str, arguments)],
-                          cwd=cwd, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+                          cwd=cwd, env=environment_with(MINIPEFT_NUM_THREADS="1", **more), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 def _ended(name, done, seconds):

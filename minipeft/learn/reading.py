@@ -51,10 +51,14 @@ def _keep(question, guess, answer):
     for place in (Path.cwd(), *Path.cwd().parents):
         if (place / ".minipeft").is_dir():
             path = place / ".minipeft" / PREDICTIONS
-            known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+            try:
+                known = files.read_json(path, "file of guesses", list) if path.is_file() else []
+            except ValueError as error:
+                print(f"  note: {error}; the guess is not kept")
+                return []
             files.write_json(path, [*known, {"question": question, "guess": guess, "answer": answer,
                                              "at": time.strftime("%Y-%m-%dT%H:%M:%S")}])
-            return [each["guess"] for each in known if each["question"] == question]
+            return [each["guess"] for each in known if isinstance(each, dict) and each.get("question") == question and "guess" in each]
     return []
 
 

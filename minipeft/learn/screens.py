@@ -88,6 +88,8 @@ def trace_screen(outcome, exercise):
     trace, parts = outcome.trace, [title(exercise), Text("")]
     if outcome.passed:
         return Group(*parts, Text("It passes: there is nothing to follow.", GOOD))
+    if trace is None and outcome.failed is not None and outcome.failed["kind"] == "time":
+        return Group(*parts, Text(f"It was not followed: {outcome.failed['message']}"))
     if trace is None:
         return Group(*parts, Text("No step was seen that departs from the solution: it stops with an error before, or writes the result "
                                   "without a step in between."))

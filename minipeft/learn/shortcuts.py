@@ -18,6 +18,8 @@ MODULES = {"numpy", "numpy.linalg", "numpy.random", "numpy.fft", "numpy.lib", "n
            "operator", "__future__"}
 BUILTINS = {"eval", "exec", "compile", "__import__", "open", "globals", "locals", "vars", "super", "input", "breakpoint", "exit", "quit",
             "setattr", "delattr", "memoryview", "help"}
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+SCOPES = (*FUNCTIONS, ast.ClassDef, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)  # what has variables of its own
 ATTRIBUTES = {"sys", "_sys", "os", "_os", "inspect", "builtins", "importlib", "gc", "ctypes", "_getframe", "mro",  # the interpreter
               "gi_frame", "cr_frame", "ag_frame", "tb_frame", "f_back", "f_locals", "f_globals", "f_builtins",     # whoever calls
               "attrgetter", "methodcaller", "update_wrapper", "wraps",                                             # attributes by name
@@ -42,9 +44,9 @@ def shortcuts(exercise, text):
     tree = ast.parse(text)
     names, found = _imports(exercise, tree)
     looked_into = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    carriers = {*names, *_other_names(tree, names)}
+    carriers, own = {*names, *_other_names(tree, names)}, _own_names(tree)
     for node in ast.walk(tree):
-        said = _name(node, names, looked_into) or _special(node) or _attribute(exercise, node, names, looked_into) or _change(node, carriers)
+        said = (None if id(node) in own else _name(node, names, looked_into)) or _special(node) or _attribute(exercise, node, names, looked_into) or _change(node, carriers)
         if said:
             found.append((node.lineno, said))
     return sorted(set(found))
@@ -171,6 +173,39 @@ def attribute(value, name, *default):
     if type(name) is not str or closed(name) or isinstance(value, types.ModuleType):
         raise Shortcut(f"getattr of {name!r}, which an answer has no need of")
     return getattr(value, name, *default)
+
+
+def _own_names(tree):
+    """Numbers (`id`) of the names that look like a built-in function's and stand for a variable of a function's own."""
+    out = set()
+
+    def walk(node, known):
+        """``known``: the variables of the functions around a node."""
+        if isinstance(node, ast.Name) and node.id in known & BUILTINS:
+            out.add(id(node))
+        inside = node.body if isinstance(node, FUNCTIONS) else []  # defaults and decorators belong to what is around
+        inside = inside if isinstance(inside, list) else [inside]
+        for child in ast.iter_child_nodes(node):
+            walk(child, known | _variables(node) if child in inside else known)
+
+    walk(tree, frozenset())
+    return out
+
+
+def _variables(function):
+    """The names that a function binds in its own scope: its arguments and what it assigns to."""
+    args = function.args
+    out = {arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs, *filter(None, (args.vararg, args.kwarg)))}
+    elsewhere, todo = set(), [] if isinstance(function, ast.Lambda) else list(function.body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.Global, ast.Nonlocal)):
+            elsewhere |= set(node.names)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            out.add(node.id)
+        if not isinstance(node, SCOPES):
+            todo += ast.iter_child_nodes(node)
+    return frozenset(out - elsewhere)
 
 
 def _name(node, names, looked_into):

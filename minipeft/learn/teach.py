@@ -126,6 +126,7 @@ def grade(args):
 def remarks_on(workspace, tiers, names):
     """[what a folder says of itself that the instructor did not]: other tiers, or a name that another folder bears (``names``)."""
     said, student, out = workspace.state.get("tiers", list(TIERS)), workspace.state.get("student"), []
+    said = list(map(str, said)) if isinstance(said, list) else [repr(said)]  # anything at all may stand in a student's file
     if set(said) != set(tiers):
         out.append(f"the folder has the tiers {', '.join(said)}; graded were {', '.join(tiers)}")
     if student and student in names:
@@ -151,9 +152,10 @@ def said_of(outcome):
 
 def gradescope(outcomes, remarks=()):
     """Gradescope's results.json."""
-    return {"output": "\n".join(remarks), "tests": [{"name": f"{exercise.id} {exercise.qualname}", "number": exercise.id, "max_score": exercise.points,
-                       "score": exercise.points if outcome.passed else 0, "status": "passed" if outcome.passed else "failed",
-                       "output": said_of(outcome), "tags": [exercise.tier], "visibility": "visible"} for exercise, outcome in outcomes],
+    tests = [{"name": f"{exercise.id} {exercise.qualname}", "number": exercise.id, "max_score": exercise.points,
+              "score": exercise.points if outcome.passed else 0, "status": "passed" if outcome.passed else "failed",
+              "output": said_of(outcome), "tags": [exercise.tier], "visibility": "visible"} for exercise, outcome in outcomes]
+    return {"output": "\n".join(remarks), "tests": tests,
             "execution_time": round(sum(outcome.seconds for _, outcome in outcomes), 1), "visibility": "visible",
             "stdout_visibility": "hidden"}
 

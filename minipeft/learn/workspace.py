@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from ..data import files
-from .course import LESSON, Course
+from .course import LESSON, TIERS, Course
 from .notebook import lesson_with_stubs
 from .stubs import solution_of, stub_of
 
@@ -39,7 +39,7 @@ class Workspace:
             raise ValueError(f"{self.state_path}: version is {self.state.get('version')!r}; this minipeft reads {VERSION}")
 
     @classmethod
-    def make(cls, folder, course=None, variant=0, student="", tiers=("core", "stretch")):
+    def make(cls, folder, course=None, variant=0, student="", tiers=TIERS):
         """A new one, with all stubs. Raises ValueError where the folder has something in it."""
         folder, course = Path(folder), course or Course()
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -69,7 +69,7 @@ class Workspace:
     @property
     def exercises(self):
         """The exercises of the tiers that it has."""
-        tiers = self.state.get("tiers", ["core", "stretch"])
+        tiers = self.state.get("tiers", TIERS)
         return [exercise for exercise in self.course.exercises if exercise.tier in tiers]
 
     @property

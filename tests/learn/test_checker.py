@@ -131,8 +131,8 @@ FOOLING = {
     "another's function": ("from numpy import negative as halve\n", "halve comes from elsewhere; the file must define it itself"),
     "prints passed": ("print('passed')\n\n\ndef halve(x):\n    print('passed')\n    return x\n", "x / 2 differs by up to"),
     "prints passed and exits": ("print('passed')\nraise SystemExit(0)\n", "SystemExit: 0"),
-    "exits at once": ("raise SystemExit(0)\n", "SystemExit: 0"),
     "exits when called": ("def halve(x):\n    raise SystemExit(0)\n", "SystemExit: 0"),
+    "a limit by its word": ("def halve(x):\n    raise ValueError('Timeout is 3, expected 4')\n", "ValueError: Timeout is 3, expected 4"),
     "keyboard": ("def halve(x):\n    raise KeyboardInterrupt\n", "KeyboardInterrupt"),
     "not python": ("def halve(x)\n    return x\n", "not Python: "),
     "imports os": ("import os\n\n\ndef halve(x):\n    os._exit(0)\n", "imports os; only what the answer needs can be imported"),
@@ -187,6 +187,18 @@ SHORTCUTS = {
     "equal by type": ("def halve(x):\n    return type('All', (), {'__eq__': max})()\n", "makes a class by type(), which an answer has no need"),
     "a class changed": ("def halve(x):\n    type(x).T = 3\n    return x\n", "changes type(x).T, which others use as well"),
 }
+
+
+@pytest.mark.parametrize("text, line", [
+    ("def halve(input):\n    return input / 2\n", None), ("def halve(x):\n    vars = x / 2\n    return vars\n", None),
+    ("def halve(x):\n    open = [x]\n    return [each / 2 for each in open][0]\n", None), ("halve = lambda input: input / 2\n", None),
+    ("def halve(x, y=vars):\n    vars = y\n    return x / 2\n", 1), ("def halve(x):\n    [0 for vars in [x]]\n    return vars(x)\n", 3),
+    ("def halve(x):\n    global vars\n    vars = vars\n    return x\n", 3), ("vars = 3\n\n\ndef halve(x):\n    return vars\n", 5),
+    ("def halve(x):\n    class A:\n        vars = x\n    return vars(A)\n", 4)])
+def test_a_variable_of_ones_own_may_be_called_like_a_built_in_function(text, line, course):
+    """Where a function's own scope has it; what it stands for elsewhere, it stands for."""
+    found = [at for at, said in shortcuts(course.exercise("01.2"), text) if "which an answer has no need of" in said]
+    assert found == ([] if line is None else [line])
 
 
 @pytest.mark.parametrize("name", SHORTCUTS)
@@ -279,7 +291,7 @@ def test_a_step_moves_what_is_trained_and_nothing_else():
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 17, (2, 5))
 
-    def claimed(spoil=lambda model, attachment: None):
+    def claimed(spoil=lambda model, attachment: None, away=1):
         config = TransformerConfig("gpt2", vocab_size=17, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
                                    intermediate_size=12, max_position_embeddings=8)
         model = Decoder(config, rng)
@@ -288,12 +300,14 @@ def test_a_step_moves_what_is_trained_and_nothing_else():
         def attached():
             attachment = attach(model, LoRA(rank=2), rng=rng)
             for path, parameter in attachment.named_parameters().items():
-                parameter.data += 1  # V of zeros keeps U where it is
+                parameter.data += away  # V of zeros keeps U where it is
             spoil(model, attachment)
             return attachment
         moves_only(attached, model, ids, rng)
 
     claimed()
+    with pytest.raises(Broken, match="U has not moved|U, .* has not moved"):
+        claimed(away=0)
     with pytest.raises(Broken, match="final_norm.weight after the step differs"):
         claimed(lambda model, attachment: model.final_norm.requires_grad_(True))
     with pytest.raises(Broken, match="embed.tokens.weight after the step differs"):
@@ -355,10 +369,13 @@ HOSTILE = {
     "empty": ("", "the file is empty; minipeft learn reset 08.2 makes it anew"),
     "imports the answer": ("from minipeft.methods.lora import LoRALinear\n\nchange = LoRALinear.change\n",
                            "imports minipeft.methods.lora.LoRALinear; that is where the answer stands"),
-    "prints passed and exits": ("print('passed')\nraise SystemExit(0)\n", "SystemExit: 0"),
-    "loops": (f"def change(self):\n{ENDLESS}", "it ran longer than 3 s; is there a loop without an end?"),
-    "loops when it is read": ("while True:\n    pass\n",
-        "reading the file took longer than 3 s; is there a loop without an end at its top level?"),
+    "sets to zero what its module holds": ("def change(self):\n    for p in self.wrapped.parameters():\n        p.data[...] = 0\n    return 0 * self.U.data @ self.V.data.T\n",
+        "self.wrapped.weight was changed; the answer must leave it as it is"),
+    "without its own getattr": ("del getattr\n\n\ndef change(self):\n    own = getattr(getattr(type(self), '__ba' + 'se__'), 'change')\n    return own(self)\n",
+        "NameError: name 'getattr' is not defined"),
+    "getattr of an error": ("try:\n    raise ValueError\nexcept ValueError as getattr:\n    pass\n\n\ndef change(self):\n"
+        "    own = getattr(getattr(type(self), '__ba' + 'se__'), 'change')\n    return own(self)\n",
+        "getattr of '__base__', which an answer has no need of"),
 }
 
 
@@ -422,6 +439,22 @@ def test_compiling_is_announced_once_and_only_where_something_is_compiled(tmp_pa
     assert check(exercise, tmp_path / exercise.filename, progress=said.append).passed and said == [COMPILES]  # kept on disk
 
 
+def test_what_others_print_into_the_graders_process_is_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("import os\nos.write(1, b'hello\\n\\n\\xff\\n')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    exercise = Course().exercise("08.2")
+    assert outcome_of(exercise, solution_of(exercise), tmp_path).passed
+
+
+def test_a_trace_that_was_not_made_says_so(tmp_path):
+    exercise = Course().exercise("08.2")
+    outcome = outcome_of(exercise, f"def change(self):\n{ENDLESS}", tmp_path, seconds=1, trace=True)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(screens.trace_screen(outcome, exercise))
+    assert "It was not followed: it ran longer than 1 s; is there a loop without an end?" in console.file.getvalue()
+
+
 COMPILES = "compiling with Numba, which is outside the limit of time"
 
 
@@ -429,12 +462,12 @@ def test_the_packages_own_kernels_compile_outside_the_limit(tmp_path, monkeypatc
     """On a fresh machine, in an exercise that is no kernel: the first compilation takes longer than a test may."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
     slow = ("    import time\n\n    from minipeft import autograd as F\n    from numba.core import compiler\n    real = compiler.compile_extra\n"
-            "    compiler.compile_extra = lambda *args, **more: time.sleep(7) or real(*args, **more)\n"
+            "    compiler.compile_extra = lambda *args, **more: time.sleep(4) or real(*args, **more)\n"
             "    F.activation(Tensor(np.ones(3)), 'relu')\n    compiler.compile_extra = real\n")
     course = make_course(tmp_path / "lessons", {"01_small/grade.py": ("    x = rng.standard_normal(4)\n", slow + "    x = rng.standard_normal(4)\n")})
     exercise, said = course.exercise("01.2"), []
-    outcome = outcome_of(exercise, solution_of(exercise), tmp_path, seconds=3, progress=said.append)
-    assert outcome.passed and said == [COMPILES] and outcome.seconds > 7
+    outcome = outcome_of(exercise, solution_of(exercise), tmp_path, seconds=1, progress=said.append)
+    assert outcome.passed and said == [COMPILES]
 
 
 # ---- what is not the learner's fault ---------------------------------------------------------------------------

@@ -161,6 +161,11 @@ def test_which_tiers_count_is_not_the_students_word(with_stretch, capsys):
     state.write_text(json.dumps(json.loads(state.read_text()) | {"tiers": ["core"]}))  # 01.3 dropped
     capsys.readouterr()
     remark = "Ada: the folder has the tiers core; graded were core, stretch"
+    kept = state.read_text()
+    for tiers, said in (("core", "'core'"), (None, "None"), (["core", 3], "core, 3")):
+        state.write_text(json.dumps(json.loads(kept) | {"tiers": tiers}))
+        assert main(["teach", "grade", "class"]) == 0 and f"Ada: the folder has the tiers {said}; graded" in capsys.readouterr().out
+    state.write_text(kept)
     assert main(["teach", "grade", "class", "--csv", "points.csv"]) == 0 and remark in capsys.readouterr().out
     assert (with_stretch / "points.csv").read_text() == "student,points,01.1,01.2,01.3\nAda,2,1,1,0\n"
     assert main(["teach", "grade", "class/Ada", "--gradescope", "r.json"]) == 0

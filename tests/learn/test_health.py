@@ -3,7 +3,9 @@
 import pytest
 from small_course import COURSE, LESSON as TEXT, make_course
 
-from minipeft.learn import health
+from minipeft.compare.run import OFFERED
+from minipeft.learn import health, order
+from minipeft.methods import METHODS
 
 LESSON, GRADE, MUTANTS, HINTS = (f"01_small/{name}" for name in ("lesson.py", "grade.py", "mutants.py", "hints.toml"))
 SOUND = 'return Tensor(a.data + b.data, parents=[(a, lambda g: g), (b, lambda g: g)])'
@@ -267,6 +269,11 @@ def test_a_word_that_is_only_stressed_is_no_term(tmp_path):
     assert health.glossary_faults(whole_course(tmp_path, ("*half*", "*two* halves, each a *half*")), ["Two"]) == []
 
 
-def test_a_row_without_chinese_is_refused(tmp_path):
+@pytest.mark.parametrize("cell", ["", "half"])
+def test_a_row_without_chinese_is_refused(cell, tmp_path):
     with pytest.raises(ValueError, match="expected an English and a Chinese name, a meaning and a lesson, got '| half |"):
-        health.glossary_faults(whole_course(tmp_path, words=WORDS.replace("一半", "")))
+        health.glossary_faults(whole_course(tmp_path, words=WORDS.replace("一半", cell)))
+
+
+def test_the_order_knows_every_method_by_its_name():
+    assert {*METHODS, *order.BY_NAME} == set(OFFERED)

@@ -55,6 +55,18 @@ def test_a_guess_is_kept_with_question_and_answer_before_the_answer_is_told(aske
     assert all(each["at"][:2] == "20" for each in kept)
 
 
+@pytest.mark.parametrize("content, said", [("[{", "is not JSON (Expecting property name enclosed in double quotes, line 1 column 3)"),
+                                           ('{"a": 1}', "expected a JSON array in this file of guesses, got dict"), ('[3, {"question": "2 + 2?"}]', None)])
+def test_guesses_that_cannot_be_read_stop_no_lesson(content, said, asked, workspace, monkeypatch, capsys):
+    monkeypatch.chdir(workspace.folder)
+    path = workspace.folder / ".minipeft" / reading.PREDICTIONS
+    path.write_text(content, encoding="utf-8")
+    predict("2 + 2?", "4.")
+    out = capsys.readouterr().out
+    assert out.endswith("  4.\n") and ("the guess is not kept" in out) == (said is not None) and (said or "") in out
+    assert path.read_text(encoding="utf-8") == content if said else len(json.loads(path.read_text(encoding="utf-8"))) == 3
+
+
 def test_the_guess_is_written_before_the_answer_is_printed(asked, workspace, monkeypatch):
     monkeypatch.chdir(workspace.folder)
     seen = []

@@ -56,11 +56,9 @@ def test_a_biased_model_is_set_right():
     assert p.shape == (3, 2) and not np.allclose(p, 0.5)  # of three inputs the mean is set right, and none by itself
 
 
-@pytest.mark.parametrize("arch", ["encoder", "decoder", "seq2seq"])
-@pytest.mark.parametrize("kind", [ClozeClassification, RankClassification])
+@pytest.mark.parametrize("arch, kind", [("encoder", ClozeClassification), ("decoder", ClozeClassification), ("seq2seq", ClozeClassification),
+                                        ("decoder", RankClassification), ("seq2seq", RankClassification)])
 def test_the_models_own_content_free_input_becomes_uniform(arch, kind):
-    if arch == "encoder" and kind is RankClassification:
-        return
     model, tokenizer = load_pretrained(f"toy:{arch}"), Tokenizer.from_folder(f"toy:{arch}")
     dataset = toy.dataset("rating", seed=1, train=3, dev=4, test=2)
     work = kind(tokenizer, dataset, model.config, *prompts("rating")[2], 60, 2)
