@@ -14,7 +14,7 @@ from ..training import Classification, LanguageModelling, Sequence2Sequence, end
 from ..training.display import ProgressBar
 from .exits import LOOSENESS, RULE, leaving_from
 from .run import load_config, longest, notes_on_data
-from .sources import name_of, read
+from .sources import manual_line, name_of, read
 
 
 def load(model, adapter, task=None):
@@ -35,13 +35,13 @@ def predict(args):
             bleu_tokenizer, batch_size, exit_rule, looseness).
 
     Returns:
-        (rows, summary): rows of text for standard output, and ``{"lines", "json"}``, a summary for people and for files; both
-        name the data (the manual with the version of Python, whose text it is).
+        (rows, summary): rows of text for standard output, and ``{"lines", "json"}``, a summary for people and for files; what is
+        said of the manual names the version of Python, whose text it is.
     """
     rows, summary = _predicted(args)
     if args.data is not None:
         summary["json"]["data"] = name_of(args.data)
-        summary["lines"].append(f"data {name_of(args.data)}")
+        summary["lines"] += manual_line(args.data)
     return rows, summary
 
 

@@ -12,7 +12,7 @@ from ..prompting import Calibration, ClozeClassification, Template, Verbalizer, 
 from .comparison import MOST_JOBS, Comparison, Variant
 from .predict import load, taken
 from .run import few, idle_note, load_config, longest, unused_note
-from .sources import name_of, read, toy_task, written
+from .sources import manual_line, name_of, read, toy_task, written
 from .strategies import KINDS, toy_prompts, with_its_head
 
 SPLITS = 5  # draws of a few examples
@@ -63,7 +63,7 @@ def run(args, settings):
     if args.text is not None or args.adapter:
         return asked(args, settings["options"])
     rows, lines, out = searched(args, settings) if args.search_words else scored(args, settings)
-    return rows, [*lines, f"data {name_of(args.data)}"], out
+    return rows, [*lines, *manual_line(args.data)], out
 
 
 # ---- the model as it is ------------------------------------------------------------------------------------------

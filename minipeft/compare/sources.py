@@ -61,6 +61,11 @@ def name_of(path):
     return Path(path).resolve().name
 
 
+def manual_line(path):
+    """[a line for people that names the manual with Python's version, whose text it is]; none for other data."""
+    return [f"data {name_of(path)}"] if str(path) == MANUAL else []
+
+
 def written(data, folder):
     """The path that a comparison's runs read: a toy task is written once, into a folder in ``folder``; a path stays as it is."""
     toy_name = toy_task(data)

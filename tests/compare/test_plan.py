@@ -272,8 +272,8 @@ def test_early_exit_is_all_of_the_model_and_a_head_behind_each_block_but_the_las
 @pytest.mark.parametrize("name, task", [("gpt2", "lm"), ("t5-v1_1-small", "seq2seq"), ("bart-large", "classify")])
 def test_early_exit_needs_classes_and_one_stack(name, task):
     shape = load_shape(name, task)
-    with pytest.raises(ValueError, match=f"^early_exit: expected an encoder or a decoder with 2 blocks or more that classifies, got "
-                                         f"{shape.family} with {shape.config.num_hidden_layers}, for {task}; see --task$"):
+    with pytest.raises(ValueError, match=f"^early_exit: expected an encoder or a decoder with 2 blocks or more that classifies, got a "
+                                         f"{shape.family} with {shape.config.num_hidden_layers} blocks, for {task}; see --task$"):
         plan.plan(plan.make_method("early_exit", {}, shape), shape, plan.Setting(length=8))
 
 

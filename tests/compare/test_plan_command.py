@@ -49,7 +49,7 @@ def test_one_method_on_a_published_model(command, tmp_path):
     assert (code, err) == (0, "")
     assert re.search(r"^lora +294,912 +0\.24 +887,042 +3\.55 MB +3\.55 GB$", out, re.MULTILINE)
     assert "roberta-base (roberta), to classify into 2 classes: 124,647,170 parameters" in out.replace("\n", " ")
-    assert "minipeft plans roberta and cannot run it" in out
+    assert "minipeft plans this roberta and cannot run it" in out
     written = json.loads((tmp_path / "a" / "plan.json").read_text())
     (row,) = written["methods"]
     assert (row["method"], row["without_head"], row["settings"]["targets"], written["parameters"]) == ("lora", 294912, "q,v", 124647170)
