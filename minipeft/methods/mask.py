@@ -51,8 +51,7 @@ class MaskedLinear(Wrapper):
 
     def forward(self, x):
         """x (..., D_in) -> (..., D_out)."""
-        weight, bias = self.parts()
-        inner = self.wrapped
+        (weight, bias), inner = self.parts(), self.wrapped
         if inner is unwrap(self):  # theta_0 + M * delta itself, so that one product does
             return F.linear(x, inner.weight + weight, None if bias is None else inner.bias + bias)  # (..., D_out)
         return inner(x) + F.linear(x, weight, bias)  # (..., D_out)
@@ -146,9 +145,8 @@ class FisherMask(RandomMask):
             raise ValueError("fisher_mask: needs the importance of each parameter; give "
                              "FisherMask(importance=fisher_importance(model, batches)), or let prepare() compute it from "
                              "training data")
-        parts = [self.importance[f"{path}.{name}"].reshape(-1) for path in sizes
-                 for name, _ in unwrap(model.get(path)).named_parameters()]
-        scores = np.concatenate(parts)
+        scores = np.concatenate([self.importance[f"{path}.{name}"].reshape(-1) for path in sizes
+                                 for name, _ in unwrap(model.get(path)).named_parameters()])
         return np.sort(np.argsort(-scores, kind="stable")[:self.kept(len(scores))])
 
 
