@@ -73,7 +73,7 @@ MAIN = ("full", "head", "top_k", "bitfit", "ia3", "lora", "houlsby", "prefix", "
 RESULTS = "results.json"
 MODELS = {"classify": "toy:encoder", "lm": "toy:decoder", "seq2seq": "toy:seq2seq"}  # without --model, for each task,
 DATA = {"classify": "toy:rating", "lm": "toy:text", "seq2seq": "toy:describe"}       # and without --data
-SLOW = ("ipet", "pet", "early_exit", "fisher_mask", "random_mask", "full", "prompt")  # start first
+SLOW = ("ipet", "pet", "early_exit", "fisher_mask", "random_mask", "full", "prompt")  # take longest: start first
 MOST_JOBS = 4  # at a time unless asked for more: each holds a model
 
 

@@ -11,7 +11,6 @@ All need a template and a verbalizer. Where several are given, PET makes an ense
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-
 from ..data import Dataset, files
 from ..interop import load_pretrained
 from ..methods import METHODS

@@ -46,7 +46,8 @@ def shortcuts(exercise, text):
     looked_into = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     carriers, own = {*names, *_other_names(tree, names)}, _own_names(tree)
     for node in ast.walk(tree):
-        said = (None if id(node) in own else _name(node, names, looked_into)) or _special(node) or _attribute(exercise, node, names, looked_into) or _change(node, carriers)
+        said = None if id(node) in own else _name(node, names, looked_into)
+        said = said or _special(node) or _attribute(exercise, node, names, looked_into) or _change(node, carriers)
         if said:
             found.append((node.lineno, said))
     return sorted(set(found))
@@ -178,10 +179,11 @@ def attribute(value, name, *default):
 def _own_names(tree):
     """Numbers (`id`) of the names that look like a built-in function's and stand for a variable of a function's own."""
     out = set()
+    doubtful = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}  # may mean the built-in one
 
     def walk(node, known):
         """``known``: the variables of the functions around a node."""
-        if isinstance(node, ast.Name) and node.id in known & BUILTINS:
+        if isinstance(node, ast.Name) and node.id in (known & BUILTINS) - doubtful:
             out.add(id(node))
         inside = node.body if isinstance(node, FUNCTIONS) else []  # defaults and decorators belong to what is around
         inside = inside if isinstance(inside, list) else [inside]
@@ -196,16 +198,14 @@ def _variables(function):
     """The names that a function binds in its own scope: its arguments and what it assigns to."""
     args = function.args
     out = {arg.arg for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs, *filter(None, (args.vararg, args.kwarg)))}
-    elsewhere, todo = set(), [] if isinstance(function, ast.Lambda) else list(function.body)
+    todo = [] if isinstance(function, ast.Lambda) else list(function.body)
     while todo:
         node = todo.pop()
-        if isinstance(node, (ast.Global, ast.Nonlocal)):
-            elsewhere |= set(node.names)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             out.add(node.id)
         if not isinstance(node, SCOPES):
             todo += ast.iter_child_nodes(node)
-    return frozenset(out - elsewhere)
+    return frozenset(out)
 
 
 def _name(node, names, looked_into):

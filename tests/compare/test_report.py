@@ -595,7 +595,8 @@ def test_any_scores_make_a_page(seed, count, seeds):
              "score_std": float(rng.choice([0, 0.1])), "others": {}, "lr": 0.1, "trainable": int(rng.integers(0, 10**6) * rng.integers(2)),
              "trainable_without_head": 0, "total": 10**7, "step_ms": float(rng.choice([0, 3.5])), "peak_mb": 0.0, "size_mb": 0.0,
              "seconds": 0.0} for name in rng.choice(list(METHODS), count, replace=False)]
-    Page(report_html({"rows": rows}, {}))
+    page = Page(report_html({"rows": rows}, {}))
+    assert page.tables and all(row["method"] in page.words for row in rows)
 
 
 def test_what_trains_nothing_is_a_line_and_not_a_mark_at_one_parameter(examples):

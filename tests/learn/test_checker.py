@@ -193,7 +193,9 @@ SHORTCUTS = {
     ("def halve(input):\n    return input / 2\n", None), ("def halve(x):\n    vars = x / 2\n    return vars\n", None),
     ("def halve(x):\n    open = [x]\n    return [each / 2 for each in open][0]\n", None), ("halve = lambda input: input / 2\n", None),
     ("def halve(x, y=vars):\n    vars = y\n    return x / 2\n", 1), ("def halve(x):\n    [0 for vars in [x]]\n    return vars(x)\n", 3),
-    ("def halve(x):\n    global vars\n    vars = vars\n    return x\n", 3), ("vars = 3\n\n\ndef halve(x):\n    return vars\n", 5),
+    ("def halve(x):\n    global vars\n    vars = vars\n    return x\n", 3),
+    ("def halve(x):\n    vars = 1\n    def inner():\n        global vars\n        return vars(x)\n    return inner()\n", 5),
+    ("def halve(x):\n    vars = 1\n    class A:\n        global vars\n        found = vars(x)\n    return A.found\n", 5), ("vars = 3\n\n\ndef halve(x):\n    return vars\n", 5),
     ("def halve(x):\n    class A:\n        vars = x\n    return vars(A)\n", 4)])
 def test_a_variable_of_ones_own_may_be_called_like_a_built_in_function(text, line, course):
     """Where a function's own scope has it; what it stands for elsewhere, it stands for."""
