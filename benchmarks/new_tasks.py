@@ -3,9 +3,9 @@
 T0. toy:seq2seq is trained to write the answers of several tasks of the toy world, each through all its templates
 (`prompting.toy_prompts`), and asked about a task that was held out. Scores are accuracies by rank classification on test texts, the
 median over the templates with its quartiles; before, and after training on others, always in as many steps, every task as often as
-any other. Each of the 11 tasks is held out in turn, and all others are trained on. The four that ask what a text tells (what colour,
-size, room or owner) are also asked after one, two and three of the others among them, drawn by the seed. Neither these nor the
-learning rate are chosen by a held-out task.
+any other; a step is taken on several batches, each of a task drawn anew, as T0's batches mix their tasks. Each of the 12 tasks is held
+out in turn, and all others are trained on. The five that ask what a text tells (what colour, size, room, owner or thing) are also asked
+after one, two, three and four of the others among them, in an order drawn by the seed.
 
 Meta-learning. A new task is to tell two classes of one toy task apart, in an order of its own, from 1, 5 or 20 examples of each: topics,
 questions, colours. The classes of the tasks that are adapted to at the end (travel and school, size and room, black and white) were
@@ -31,7 +31,7 @@ EXAMPLE = """examples:
   python -m benchmarks.new_tasks --only meta
   python -m benchmarks.new_tasks --fast            # exercises every part; its numbers mean nothing
 """
-QUESTIONS = ("reading", "reading_size", "reading_room", "reading_owner")
+QUESTIONS = ("reading", "reading_size", "reading_room", "reading_owner", "reading_thing")
 SEEN = {"topic": ("food", "film", "music", "sport"), "question": ("owner", "thing", "colour"), "reading": ("red", "blue", "green", "yellow")}
 NEW = {"topic": ("travel", "school"), "question": ("size", "room"), "reading": ("black", "white")}
 RULES = {"reptile": 0.3, "fomaml": 0.1, "maml": 0.1}  # with the learning rate of their inner steps
@@ -44,9 +44,10 @@ class Scale:
 
     seeds: int = 5
     t0_seeds: int = 3
-    counts: tuple = (1, 2, 3, 10)  # of the tasks that are trained on
+    counts: tuple = (1, 2, 3, 4, 11)  # of the tasks that are trained on
     held: tuple = None            # tasks that are held out in turn, None for all
     t0_steps: int = 400
+    t0_batches: int = 4           # that make one step
     t0_lr: float = 3e-4
     train: int = 600              # texts of each task
     test: int = 300
@@ -100,8 +101,8 @@ def t0_scores(held, count, scale, seed):
         works = {f"{task} {number}": work for task, each in of_task.items() for number, work in enumerate(each)}
         limit = [scale.train / len(each) for each in of_task.values() for _ in each]  # the same for a task, however many templates it has
         model.requires_grad_(True)
-        fit(model, dict(model.named_parameters()), ManyTasks(works, limit=limit, batches=scale.t0_steps),
-            Settings(lr=scale.t0_lr, epochs=1, seed=seed))
+        fit(model, dict(model.named_parameters()), ManyTasks(works, limit=limit, batches=scale.t0_steps * scale.t0_batches),
+            Settings(lr=scale.t0_lr, epochs=1, seed=seed, accumulate=scale.t0_batches))
     return over_templates(model, works_of(held, scale, seed, "test", model.config, tokenizer))
 
 
@@ -123,6 +124,17 @@ def spread(found):
         return ""
     (low, high), medians = zip(*(each["quartiles"] for each in found)), [100 * each["median"] for each in found]
     return f"{of_seeds(medians)} ({100 * statistics.mean(low):.0f} to {100 * statistics.mean(high):.0f})"
+
+
+def averages(found):
+    """{row: cells} of a table of `t0`: the medians' mean over the held-out questions, and over all that was held out."""
+    out = {}
+    for name, tasks in (("mean of the questions", [task for task in found if task in QUESTIONS]), ("mean of all", list(found))):
+        out[name] = [""] * len(found[tasks[0]])
+        for i, asked in enumerate(zip(*(found[task].values() for task in tasks))):  # of one number of others: [a task's, of each seed]
+            if None not in asked:
+                out[name][i] = of_seeds([100 * statistics.mean(each["median"] for each in of_seed) for of_seed in zip(*asked)])
+    return out
 
 
 # ---- meta-learning ---------------------------------------------------------------------------------------------
@@ -277,8 +289,10 @@ def tables(found, scale):
     """{title: (heads, rows)} of what was found."""
     out = {}
     if "t0" in found:
-        out["held-out task: accuracy (%), median over templates (and quartiles)"] = table(
-            found["t0"], "held out", ["before", *(f"after {count} other{'s' * (count > 1)}" for count in scale.counts)], spread)
+        columns = ["before", *(f"after {count} other{'s' * (count > 1)}" for count in scale.counts)]
+        heads, rows = table(found["t0"], "held out", columns, spread)
+        out["held-out task: accuracy (%), median over templates (and quartiles)"] = (
+            heads, rows + [[name, *cells] for name, cells in averages(found["t0"]).items()])
     if "meta" in found:
         out["a new task: accuracy (%)"] = table(found["meta"], "start", [f"{shots} of each class" for shots in scale.shots])
     return out

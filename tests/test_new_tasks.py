@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import new_tasks
-from benchmarks.new_tasks import FAST, NEW, QUESTIONS, SEEN, Kept, Tasks, adapted, learner, others, spread, t0_scores, table
+from benchmarks.new_tasks import FAST, NEW, QUESTIONS, SEEN, Kept, Tasks, adapted, averages, learner, others, spread, t0_scores, table
 from minipeft.data import Tokenizer, toy
 from minipeft.prompting import ManyTasks
 
@@ -20,11 +20,11 @@ def tokenizer():
 def test_classes_that_are_new_were_never_seen():
     assert set(NEW) == set(SEEN) and all(not set(NEW[task]) & set(SEEN[task]) for task in NEW)
     for seed in range(5):
-        three = others("reading", 3, seed)
-        assert set(three) == set(QUESTIONS) - {"reading"} and others("reading", 1, seed) == three[:1]
-        assert set(others("reading", 10, seed)) == set(toy.TASKS) - {"reading"} and len(toy.TASKS) == 11
+        four = others("reading", 4, seed)
+        assert set(four) == set(QUESTIONS) - {"reading"} and others("reading", 1, seed) == four[:1]
+        assert set(others("reading", 11, seed)) == set(toy.TASKS) - {"reading"} and len(toy.TASKS) == 12
     assert len({others("reading", 1, seed)[0] for seed in range(9)}) > 1
-    assert set(others("topic", 10, 0)) == set(toy.TASKS) - {"topic"}
+    assert set(others("topic", 11, 0)) == set(toy.TASKS) - {"topic"}
     assert all(set((*NEW[task], *SEEN[task])) == set(toy.TASKS[task].labels) for task in ("topic", "reading", "question"))
 
 
@@ -63,7 +63,7 @@ def test_a_held_out_task_is_asked_and_not_trained(monkeypatch):
     seen, works_of = [], new_tasks.works_of
     monkeypatch.setattr(new_tasks, "works_of", lambda task, scale, seed, part, *more: seen.append((task, part)) or works_of(
         task, scale, seed, part, *more))
-    found = t0_scores("reading_size", 10, replace(FAST, t0_steps=2), 0)
+    found = t0_scores("reading_size", 11, replace(FAST, t0_steps=2), 0)
     assert [task for task, part in seen if part == "test"] == ["reading_size"]
     assert {task for task, part in seen if part == "train"} == set(toy.TASKS) - {"reading_size"}
     assert len(found["scores"]) == 4 and 0 <= found["median"] <= 1
@@ -84,6 +84,22 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert spread(found) == "55.0 ± 7.1 (30 to 80)" and spread(None) == ""
 
 
+def test_averages_are_over_what_was_asked_of_every_task():
+    of = lambda *medians: [{"median": m, "quartiles": (m, m)} for m in medians]
+    found = {"reading": {0: of(0.1, 0.3), 2: of(0.5, 0.9), 11: of(0.2, 0.2)},
+             "reading_size": {0: of(0.3, 0.7), 2: of(0.7, 0.9), 11: of(0.4, 0.6)}, "topic": {0: of(0.5, 0.8), 2: None, 11: of(0.6, 0.7)}}
+    assert averages(found) == {"mean of the questions": ["35.0 ± 21.2", "75.0 ± 21.2", "35.0 ± 7.1"],
+                               "mean of all": ["45.0 ± 21.2", "", "45.0 ± 7.1"]}
+
+
+def test_a_step_is_over_several_batches(monkeypatch):
+    seen = []
+    monkeypatch.setattr("minipeft.training.fit", lambda model, parameters, work, settings: seen.append((work, settings)))
+    t0_scores("topic", 2, replace(FAST, t0_steps=5, t0_batches=3), 0)
+    ((work, settings),) = seen
+    assert settings.accumulate == 3 and work.number_of_batches() == 15
+
+
 def test_every_task_is_drawn_as_often_however_many_templates_it_has(monkeypatch):
     seen = []
     class Seen(ManyTasks):
@@ -92,8 +108,8 @@ def test_every_task_is_drawn_as_often_however_many_templates_it_has(monkeypatch)
             seen.append(self)
 
     monkeypatch.setattr("minipeft.prompting.ManyTasks", Seen)
-    t0_scores("reading", 10, replace(FAST, t0_steps=1), 0)
+    t0_scores("reading", 11, replace(FAST, t0_steps=1), 0)
     (many,), share = seen, {}
     for name, p in zip(many.names, many.p):
         share[name.split()[0]] = share.get(name.split()[0], 0) + p
-    assert len(share) == 10 and all(p == pytest.approx(0.1) for p in share.values())
+    assert len(share) == 11 and all(p == pytest.approx(1 / 11) for p in share.values())

@@ -328,7 +328,8 @@ TASKS = {"sentiment": Task(_sentiment, ("negative", "positive")), "rating": Task
          "topic": Task(_topic, tuple(TOPICS)), "question": Task(_question, tuple(ATTRIBUTES)), "truth": Task(_truth, TRUTHS),
          "same": Task(_same, ("different", "same")), "reading": Task(_reading("colour"), COLOURS),
          "grammar": Task(_grammar, ("wrong", "right")), "reading_size": Task(_reading("size"), SIZES),
-         "reading_room": Task(_reading("room"), ROOMS), "reading_owner": Task(_reading("owner"), PEOPLE)}
+         "reading_room": Task(_reading("room"), ROOMS), "reading_owner": Task(_reading("owner"), PEOPLE),
+         "reading_thing": Task(_reading("thing"), THINGS)}
 
 
 def _answer(rng, hard):

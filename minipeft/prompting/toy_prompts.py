@@ -4,7 +4,7 @@ The first pattern of a task is close to what the world's raw text says; the othe
 might who has not seen that text.
 """
 
-from ..data.toy import ATTRIBUTES, COLOURS, PEOPLE, RATINGS, ROOMS, SIZES, TOPICS, TRUTHS
+from ..data.toy import ATTRIBUTES, COLOURS, PEOPLE, RATINGS, ROOMS, SIZES, THINGS, TOPICS, TRUTHS
 from .templates import Template
 from .verbalizers import Verbalizer
 
@@ -43,6 +43,7 @@ PATTERNS = {
     "grammar": (("{text} is it true ? {mask} .", _YES),
                 ("{text} is this right ? {mask} .", _YES)),
     "reading_size": _reading(SIZES), "reading_room": _reading(ROOMS), "reading_owner": _reading(PEOPLE),
+    "reading_thing": _reading(THINGS),
 }
 
 

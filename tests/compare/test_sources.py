@@ -30,9 +30,8 @@ def test_toy_tasks_that_are_none(data):
     with pytest.raises(ValueError) as caught:
         toy_task(data)
     assert str(caught.value) == ("data: expected toy:NAME or toy:NAME:DIFFICULTY with a NAME among sentiment, rating, topic, "
-                                 "question, truth, same, reading, grammar, reading_size, reading_room, reading_owner, answer, "
-                                 "describe, text and a DIFFICULTY among easy, "
-                                 f"medium, hard, got '{data}'")
+                                 "question, truth, same, reading, grammar, reading_size, reading_room, reading_owner, "
+                                 f"reading_thing, answer, describe, text and a DIFFICULTY among easy, medium, hard, got '{data}'")
 
 
 def test_paths_are_read_as_ever(world):

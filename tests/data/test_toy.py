@@ -80,11 +80,14 @@ def read_label(name, text, text2):
     if name == "same":
         return "same" if fact(text) == fact(text2) else "different"
     if name.startswith("reading"):
-        asked = {"reading": "colour", "reading_size": "size", "reading_room": "room", "reading_owner": "owner"}[name]
-        thing = next(word for word in text2.split() if word in toy.THINGS)
-        (told,) = (f for f in map(fact, sentences(text)) if f["thing"] == thing)
-        assert all(told[attribute] in text2.split() for attribute in told if attribute != asked or attribute == "thing")
-        assert asked == "owner" or f"{thing} of {told['owner']}" in text2
+        asked = {"reading": "colour", "reading_size": "size", "reading_room": "room", "reading_owner": "owner",
+                 "reading_thing": "thing"}[name]
+        key, names = ("owner", toy.PEOPLE) if asked == "thing" else ("thing", toy.THINGS)  # what tells which fact is asked about
+        known = next(word for word in text2.split() if word in names)
+        (told,) = (f for f in map(fact, sentences(text)) if f[key] == known)
+        assert all(told[attribute] in text2.split() for attribute in told if attribute != asked)
+        assert told[asked] not in text2.replace("how large", "").split()
+        assert asked in ("owner", "thing") or f"{known} of {told['owner']}" in text2
         return told[asked]
     grammatical = any(re.fullmatch(p, text) for p in SAID)
     if grammatical:
