@@ -1,12 +1,12 @@
 """How far a few labels go: head fine-tuning, prompts, PET, iPET and demonstrations, on 0 to 1,000 labelled texts.
 
-Data. ``toy:rating``, a review in one of four classes from terrible to great, or ``toy:sentiment``, in one of two (chance 25 and 50 %,
-Bayes' rule 98); for each seed, K texts of each class are drawn from the same 8,000, and 2,000 others are the raw text that PET and
-iPET label. Scores are accuracies on 1,000 test texts, in per cent; five seeds, mean and sample standard deviation.
+Data. ``toy:rating``, a review in one of four classes from terrible to great, or ``toy:sentiment``, in one of two (chance 25 and
+50 %, Bayes' rule 98); for each seed, K texts of each class are drawn from the same 8,000, and 2,000 others are the raw text that
+PET and iPET label. Scores are accuracies on 1,000 test texts, in per cent; five seeds, mean and sample standard deviation.
 
-Prompts. Three that somebody might try first, none of which stands in the text that the models were trained on. (The package's own,
-such as "{text} it was {mask} .", stand there word for word: they answer as well without any label as these do with a hundred, and
-labels teach them nothing, so there would be nothing to see.)
+Prompts. Three that somebody might try first, none of which stands in the text that the models were trained on. (The package's
+own, such as "{text} it was {mask} .", stand there word for word: they answer as well without any label as these do with a
+hundred, and labels teach them nothing, so there would be nothing to see.)
 
 Sides. All train everything (full fine-tuning) on toy:encoder.
 
@@ -16,8 +16,8 @@ Sides. All train everything (full fine-tuning) on toy:encoder.
     in context   solved examples before each text, as many as fit into the 64 tokens that toy:decoder was trained on; nothing is
                  trained; through the first of the prompts, and through one that the raw text has ("known prompt")
 
-Head and prompt are trained with 0.3, 1 and 3 times the learning rate that the package takes, and the best on dev counts, which has
-K texts of each class, no more than train (the lowest of equals). PET and iPET choose nothing. Without labels: a head that was
+Head and prompt are trained with 0.3, 1 and 3 times the learning rate that the package takes, and the best on dev counts, which
+has K texts of each class, no more than train (the lowest of equals). PET and iPET choose nothing. Without labels: a head that was
 drawn, the prompt as it is, PET and iPET on what the untrained prompts say.
 
 How many texts a prompt is worth: the mean, over the accuracies that both reach, of the labels that the prompt saves a head
@@ -102,9 +102,10 @@ class Study:
         decoder, method = method == "in_context", method if shots else WITHOUT.get(method, method)
         templates = [KNOWN] if "known" in side else list(PROMPTS)
         asked = {} if method in ("full", "base") else {"template": templates, "verbalizer": [WORDS[self.scale.task]]}
-        options = {"pair_steps": self.scale.pair_steps, "pair_models": self.scale.pair_models} if method in ("pet", "ipet") else {}
-        return Run("toy:decoder" if decoder else "toy:encoder", str(folder), method, options=options, lr=lr, shots=shots, seed=seed,
-                   max_length=64 if decoder else 96, unlabelled=str(raw) if options else None, **asked)
+        options = {"pair_steps": self.scale.pair_steps,
+                   "pair_models": self.scale.pair_models} if method in ("pet", "ipet") else {}
+        return Run("toy:decoder" if decoder else "toy:encoder", str(folder), method, options=options, lr=lr, shots=shots,
+                   seed=seed, max_length=64 if decoder else 96, unlabelled=str(raw) if options else None, **asked)
 
     def result(self, run, name):
         """What comes of a run, which is made unless it was before."""
@@ -206,8 +207,8 @@ def picture(scale, curves):
             spread = [statistics.stdev(each) for each in columns]
             colour, marker = SERIES[number], "osD^vP"[number]
             axes.plot(places, means, marker + "-", color=colour, markersize=5)
-            axes.fill_between(places, [m - s for m, s in zip(means, spread)], [m + s for m, s in zip(means, spread)], color=colour,
-                              alpha=0.12, linewidth=0)
+            axes.fill_between(places, [m - s for m, s in zip(means, spread)], [m + s for m, s in zip(means, spread)],
+                              color=colour, alpha=0.12, linewidth=0)
             axes.annotate(side, (places[-1] + 0.12, names[number]), va="center", color=colour, annotation_clip=False)
         axes.set_xticks(places, [str(size) for size in scale.texts])
         axes.set_xlim(-0.3, len(places) - 0.1)
@@ -215,7 +216,8 @@ def picture(scale, curves):
         axes.set_ylabel("accuracy (%)")
         axes.grid(axis="y")
         freeze(figure)
-        said = "; ".join(f"{side}: {', '.join(f'{statistics.mean(each):.0f}' for each in columns)}" for side, columns in curves.items())
+        said = "; ".join(f"{side}: {', '.join(f'{statistics.mean(each):.0f}' for each in columns)}"
+                         for side, columns in curves.items())
         return alone(to_svg(figure, "few", "Accuracy against labelled texts",
                             f"Accuracy in per cent at {', '.join(map(str, scale.texts))} labelled texts. {said}."))
 
@@ -229,7 +231,8 @@ def make_parser():
     parser.add_argument("--picture", metavar="FILE", help="also draw the curves, as SVG")
     parser.add_argument("--sides", nargs="+", choices=SIDES, metavar="SIDE", help=f"only these: {'; '.join(SIDES)}")
     parser.add_argument("--task", choices=WORDS, default="rating", help="rating (four classes, the default) or sentiment (two)")
-    parser.add_argument("--texts", nargs="+", type=int, metavar="N", help="only with so many labelled texts, as many of each class")
+    parser.add_argument("--texts", nargs="+", type=int, metavar="N",
+                        help="only with so many labelled texts, as many of each class")
     parser.add_argument("--models", type=int, choices=range(1, 10), metavar="N",
                         help="of each prompt of PET and iPET, 1 to 9 (default: 3)")
     return parser

@@ -42,7 +42,8 @@ def activation_case(name):
         import torch
         from torch.nn import functional as F
 
-        calls = {"erf": torch.erf, "gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu, "relu": F.relu}
+        calls = {"erf": torch.erf, "gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+                 "silu": F.silu, "relu": F.relu}
         call = calls[name.removesuffix("_backward")]
         x, tx = _draw(rng, SHAPES[size])
         if not name.endswith("_backward"):

@@ -1,17 +1,19 @@
 """What other tasks teach a model about a new one: prompted multi-task training (T0), and meta-learning.
 
 T0. toy:seq2seq is trained to write the answers of several tasks of the toy world, each through all its templates
-(`prompting.toy_prompts`), and asked about a task that was held out. Scores are accuracies by rank classification on test texts, the
-median over the templates with its quartiles; before, and after training on others, always in as many steps, every task as often as
-any other; a step is taken on several batches, each of a task drawn anew, as T0's batches mix their tasks. Each of the 12 tasks is held
-out in turn, and all others are trained on. The five that ask what a text tells (what colour, size, room, owner or thing) are also asked
-after one, two, three and four of the others among them, in an order drawn by the seed.
+(`prompting.toy_prompts`), and asked about a task that was held out. Scores are accuracies by rank classification on test texts,
+the median over the templates with its quartiles; before, and after training on others, always in as many steps, every task as
+often as any other; a step is taken on several batches, each of a task drawn anew, as T0's batches mix their tasks. Each of the 12
+tasks is held out in turn, and all others are trained on. The five that ask what a text tells (what colour, size, room, owner or
+thing) are also asked after one, two, three and four of the others among them, in an order drawn by the seed.
 
-Meta-learning. A new task is to tell two classes of one toy task apart, in an order of its own, from 1, 5 or 20 examples of each: topics,
-questions, colours. The classes of the tasks that are adapted to at the end (travel and school, size and room, black and white) were
-never seen in meta-training. LoRA and a head on toy:encoder are all that is trained; the same steps of gradient descent adapt
+Meta-learning. A new task is to tell two classes of one toy task apart, in an order of its own, from 1, 5 or 20 examples of each:
+topics, questions, colours. The classes of the tasks that are adapted to at the end (travel and school, size and room, black and
+white) were never seen in meta-training. LoRA and a head on toy:encoder are all that is trained;
+the same steps of gradient descent adapt
 
-    scratch      a new head, and LoRA at zero; the learning rate that is best among several on the same test tasks, to its advantage
+    scratch      a new head, and LoRA at zero; the learning rate that is best among several
+                 on the same test tasks, to its advantage
     Reptile, first-order MAML, MAML      the start that was meta-learned
     prototypes   no step at all: the nearest mean; before and after training by episodes
 
@@ -32,7 +34,8 @@ EXAMPLE = """examples:
   python -m benchmarks.new_tasks --fast            # exercises every part; its numbers mean nothing
 """
 QUESTIONS = ("reading", "reading_size", "reading_room", "reading_owner", "reading_thing")
-SEEN = {"topic": ("food", "film", "music", "sport"), "question": ("owner", "thing", "colour"), "reading": ("red", "blue", "green", "yellow")}
+SEEN = {"topic": ("food", "film", "music", "sport"), "question": ("owner", "thing", "colour"),
+        "reading": ("red", "blue", "green", "yellow")}
 NEW = {"topic": ("travel", "school"), "question": ("size", "room"), "reading": ("black", "white")}
 RULES = {"reptile": 0.3, "fomaml": 0.1, "maml": 0.1}  # with the learning rate of their inner steps
 SCRATCH_RATES = (0.03, 0.1, 0.3, 1.0)
@@ -74,7 +77,8 @@ def works_of(task, scale, seed, part, config, tokenizer):
     sizes = {"train": scale.train, "dev": 1, "test": scale.test}
     drawn = toy.dataset(task, "easy", seed=seed, **sizes)
     dataset = Dataset({part: drawn.splits[part]}, drawn.labels)
-    return [RankClassification(tokenizer, dataset, config, template, verbalizer, 96, 16) for template, verbalizer in prompts(task)]
+    return [RankClassification(tokenizer, dataset, config, template, verbalizer, 96, 16)
+            for template, verbalizer in prompts(task)]
 
 
 def others(held, count, seed):
@@ -99,7 +103,8 @@ def t0_scores(held, count, scale, seed):
     if count:
         of_task = {task: works_of(task, scale, seed, "train", model.config, tokenizer) for task in others(held, count, seed)}
         works = {f"{task} {number}": work for task, each in of_task.items() for number, work in enumerate(each)}
-        limit = [scale.train / len(each) for each in of_task.values() for _ in each]  # the same for a task, however many templates it has
+        # the same for a task, however many templates it has
+        limit = [scale.train / len(each) for each in of_task.values() for _ in each]
         model.requires_grad_(True)
         fit(model, dict(model.named_parameters()), ManyTasks(works, limit=limit, batches=scale.t0_steps * scale.t0_batches),
             Settings(lr=scale.t0_lr, epochs=1, seed=seed, accumulate=scale.t0_batches))
@@ -131,7 +136,8 @@ def averages(found):
     out = {}
     for name, tasks in (("mean of the questions", [task for task in found if task in QUESTIONS]), ("mean of all", list(found))):
         out[name] = [""] * len(found[tasks[0]])
-        for i, asked in enumerate(zip(*(found[task].values() for task in tasks))):  # of one number of others: [a task's, of each seed]
+        # of one number of others: [a task's, of each seed]
+        for i, asked in enumerate(zip(*(found[task].values() for task in tasks))):
             if None not in asked:
                 out[name][i] = of_seeds([100 * statistics.mean(each["median"] for each in of_seed) for of_seed in zip(*asked)])
     return out
@@ -241,7 +247,8 @@ def meta_scores(start, scale, seed):
     each = max(scale.shots) + scale.query // 2
     new, (model, parameters) = Tasks(NEW, seed + 100, each, tokenizer), learner(seed)
     if start == "scratch":
-        return {shots: max(adapted(model, parameters, new, scale, shots, lr, seed) for lr in SCRATCH_RATES) for shots in scale.shots}
+        return {shots: max(adapted(model, parameters, new, scale, shots, lr, seed) for lr in SCRATCH_RATES)
+                for shots in scale.shots}
     seen = Tasks(SEEN, seed, each, tokenizer) if start != "prototypes" else None
     if start in RULES:
         def draw(rng):
@@ -334,7 +341,8 @@ def main(arguments=None):
     common.set_threads(1)
     scale = FAST if args.fast else Scale()
     try:
-        kept = Kept(Path(common.study_folder("new_tasks", args)) / "found.json", lambda line: print(line, file=sys.stderr, flush=True))
+        kept = Kept(Path(common.study_folder("new_tasks", args)) / "found.json",
+                    lambda line: print(line, file=sys.stderr, flush=True))
         found = {name: part(scale, kept) for name, part in PARTS.items() if args.only in (None, name)}
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)

@@ -95,8 +95,8 @@ SETTINGS = {
     "calibrate": (("zero_shot", "in_context"), None, "divide out the answers to a text without content"),
     "ranking": (("zero_shot", "in_context", "prompt_based"), None, "classify by the probability of the class's whole answer"),
     "per_class": (("in_context",), whole(0), "solved examples of each class before a text, 0 for all"),
-    "sets": (("in_context", "prompt_based"), whole(1), "sets of solved examples that a prediction is averaged over (prompt_based: with "
-                                                       "--demonstrations)"),
+    "sets": (("in_context", "prompt_based"), whole(1), "sets of solved examples that a prediction is averaged over "
+                                                       "(prompt_based: with --demonstrations)"),
     "similar": (("in_context", "prompt_based"), None, "draw solved examples from the half that is most similar to the text "
                                                       "(prompt_based: with --demonstrations)"),
     "demonstrations": (("prompt_based",), whole(0), "solved examples of each class before a text"),

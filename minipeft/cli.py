@@ -12,14 +12,14 @@ import sys
 import textwrap
 from pathlib import Path
 
-from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, COMPARED, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS, PROMPTED, RUNS,
-                        SHARE, STRATEGIES, TASKS, UP_TO_1, add_method_settings, four_bits, given_settings, sweep, whole)
+from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, COMPARED, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS, PROMPTED,
+                        RUNS, SHARE, STRATEGIES, TASKS, UP_TO_1, add_method_settings, four_bits, given_settings, sweep, whole)
 
 EXAMPLES = {
     "finetune": "minipeft finetune --model models/minilm --data data/sst2 --method lora --rank 8 --out runs/sst2-lora",
     "predict": 'minipeft predict --model models/minilm --adapter runs/sst2-lora --text "a gorgeous , witty film"',
-    "prompt": 'minipeft prompt --model toy:encoder --template "{text} It was {mask} ." --verbalizer "great=positive,terrible=negative" '
-              '--text "the soup was not bad ."',
+    "prompt": 'minipeft prompt --model toy:encoder --template "{text} It was {mask} ." '
+              '--verbalizer "great=positive,terrible=negative" --text "the soup was not bad ."',
     "compare": "minipeft compare --model models/minilm --data data/sst2 --methods full,head,lora --jobs 2 --out runs/sst2",
     "plan": "minipeft plan --model roberta-base --method lora --rank 8 --targets q,v",
     "pretrain": "minipeft pretrain --arch encoder --corpus python-docs --out models/manual",
@@ -45,7 +45,8 @@ more examples:
 
 """
 
-PROMPT_NOTE = """{text} stands for the text, {text2} for the second of a pair, {mask} for the word that the model fills in. A verbalizer
+PROMPT_NOTE = """\
+{text} stands for the text, {text2} for the second of a pair, {mask} for the word that the model fills in. A verbalizer
 names words for each class, word=class,word=class,...; each must be one token, unless --ranking is given.
 
   nothing else              zero-shot: the model as it is
@@ -216,7 +217,8 @@ def _prompting_arguments(parser):
     parser.add_argument("--template", metavar="TEXT", action="append",
                         help='what the model reads, as in "{text} It was {mask}."; several times: several prompts, for PET')
     parser.add_argument("--verbalizer", metavar="WORDS", action="append",
-                        help="words for the classes, as in great=positive,terrible=negative; several times: one for each template")
+                        help="words for the classes, as in great=positive,terrible=negative; "
+                             "several times: one for each template")
     parser.add_argument("--shots", type=whole(0), metavar="K", help="learn from K examples of each class, drawn by the seed")
     parser.add_argument("--unlabelled", metavar="PATH", help="raw text for PET and iPET: a file or folder as --data's")
 
@@ -260,7 +262,8 @@ def _finetune_parser(commands):
     finetune.add_argument("--model", required=True, metavar="DIR", help=MODEL)
     finetune.add_argument("--data", required=True, metavar="PATH",
                           help="folder with train/dev/test files, or one file (TSV, CSV, JSONL; lm: text), with the columns "
-                               "text[,text2],label; seq2seq: text,text2; or a task of the toy world, toy:NAME[:DIFFICULTY], or python-docs")
+                               "text[,text2],label; seq2seq: text,text2; or a task of the toy world, "
+                               "toy:NAME[:DIFFICULTY], or python-docs")
     finetune.add_argument("--method", choices=RUNS, default="lora", metavar="METHOD",
                           help=f"fine-tuning method: {', '.join(RUNS)}")
     finetune.add_argument("--seed", type=whole(0), default=0, help="seed of everything random")
@@ -305,7 +308,8 @@ def _prompt_parser(commands):
                         help="look for the N best verbalizers on train (with --method on dev, after fine-tuning), and stop")
     prompt.add_argument("--splits", type=whole(1), metavar="N", help="draws of --shots examples (default: 5)")
     prompt.add_argument("--seed", type=whole(0), default=0, help="the first draw")
-    prompt.add_argument("--jobs", type=whole(1), metavar="N", help="runs at a time (default: as many as there are cores, at most 4)")
+    prompt.add_argument("--jobs", type=whole(1), metavar="N",
+                        help="runs at a time (default: as many as there are cores, at most 4)")
     prompt.add_argument("--out", metavar="DIR", help="keep what is trained in this folder; finished runs in it are not repeated")
     _training_arguments(prompt, (*PROMPTED, *STRATEGIES), without=("by",))  # which is --method here
 
@@ -385,8 +389,8 @@ def _learn_parser(commands):
     learn = _command(commands, "learn", "Work through the course: lessons, exercises, checks and hints.", LEARN_NOTE)
     learn.add_argument("action", nargs="?", default="watch", choices=LEARN_ACTIONS, metavar="ACTION",
                        help=', '.join(LEARN_ACTIONS))
-    learn.add_argument("item", nargs="?", metavar="ITEM", help="an exercise, as 08.2 (default: the one in hand); init: a new folder; "
-                                                               "notebook: a lesson, as 8")
+    learn.add_argument("item", nargs="?", metavar="ITEM",
+                       help="an exercise, as 08.2 (default: the one in hand); init: a new folder; notebook: a lesson, as 8")
     learn.add_argument("--dir", metavar="DIR", help="folder of the course (default: this one, or the one that it lies in)")
     learn.add_argument("--json", dest="as_json", action="store_true", help="check: print what came of it as JSON")
     learn.add_argument("--all", action="store_true", help="check: every exercise")
@@ -396,7 +400,8 @@ def _learn_parser(commands):
 
 def _teach_parser(commands):
     """The options of ``teach``."""
-    teach = _command(commands, "teach", "Hand the course out, grade it, take it elsewhere, and see how a class gets on.", TEACH_NOTE)
+    teach = _command(commands, "teach",
+                     "Hand the course out, grade it, take it elsewhere, and see how a class gets on.", TEACH_NOTE)
     teach.add_argument("action", choices=TEACH_ACTIONS, metavar="ACTION", help=", ".join(TEACH_ACTIONS))
     teach.add_argument("folder", metavar="DIR", help="release, export: where to; grade, report: what was handed in")
     teach.add_argument("--student", metavar="NAME", help="release: one student")
@@ -421,8 +426,8 @@ def make_parser():
     parser.add_argument("--version", action="version", version=f"minipeft {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    for add in (_finetune_parser, _predict_parser, _prompt_parser, _compare_parser, _plan_parser, _pretrain_parser, _generate_parser, _doctor_parser,
-                _learn_parser, _teach_parser):
+    for add in (_finetune_parser, _predict_parser, _prompt_parser, _compare_parser, _plan_parser, _pretrain_parser,
+                _generate_parser, _doctor_parser, _learn_parser, _teach_parser):
         add(commands)
     return parser
 
@@ -516,7 +521,8 @@ def prompt(args):
     try:
         rows, lines, found = run(args, fields)
     except KeyboardInterrupt:
-        kept = f"what is done is kept in {args.out}. To go on, repeat the command" if args.out else "nothing is kept without --out"
+        kept = (f"what is done is kept in {args.out}. To go on, repeat the command" if args.out
+                else "nothing is kept without --out")
         print(f"minipeft: stopped; {kept}", file=sys.stderr)
         return 130
     _write_json(args, found)

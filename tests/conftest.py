@@ -51,7 +51,8 @@ def rng():
 
 @pytest.fixture(scope="session")
 def run_python():
-    """``run_python(code, NAME="value")``: run code in a fresh interpreter that finds this package; returns the finished process."""
+    """``run_python(code, NAME="value")``: run code in a fresh interpreter that finds this package;
+    returns the finished process."""
 
     def run(code, **environment):
         paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]

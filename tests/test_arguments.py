@@ -13,7 +13,8 @@ from minipeft.compare.run import OFFERED
 from minipeft.methods import METHODS, RULES
 
 # Settings without an option: they are no single value, or come from --words, or are for those who write programs.
-WITHOUT = {"warmup", "final", "beta1", "beta2", "keeps_base", "rank_pattern", "alpha_pattern", "rank_stabilised", "words", "shift_positions", "importance"}
+WITHOUT = {"warmup", "final", "beta1", "beta2", "keeps_base", "rank_pattern", "alpha_pattern", "rank_stabilised", "words",
+           "shift_positions", "importance"}
 
 
 def settings_of(name):
@@ -25,7 +26,8 @@ def test_every_method_and_every_setting_is_on_offer():
     assert STRATEGIES == tuple(strategies.STRATEGIES) and COMPARED == tuple(OFFERED)
     assert MAIN == comparison.MAIN
     for field, (having, _, _) in SETTINGS.items():
-        assert set(having) == {name for name in OFFERED if field in settings_of(name)} - ({"pissa"} if field == "alpha" else set()), field
+        assert set(having) == ({name for name in OFFERED if field in settings_of(name)}
+                               - ({"pissa"} if field == "alpha" else set())), field
     assert set().union(*map(settings_of, OFFERED)) - set(SETTINGS) == WITHOUT & set().union(*map(settings_of, OFFERED))
 
 

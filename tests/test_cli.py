@@ -636,7 +636,8 @@ KILLED = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("method", [
     "lora", "full", "adalora --interval 1 --target-rank 1",
-    "full --mixout 0.3 --l2-sp 0.1 --unfreeze --layer-decay 2 --label-smoothing 0.1 --schedule slanted", "prefix --reparametrise --hidden 6"])
+    "full --mixout 0.3 --l2-sp 0.1 --unfreeze --layer-decay 2 --label-smoothing 0.1 --schedule slanted",
+    "prefix --reparametrise --hidden 6"])
 def test_killed_at_any_moment(method, at, run_python):
     """Killed with -9 in the middle of each write of a file: what --resume makes is what an uninterrupted run makes."""
     line = f"finetune --model bert --data data --method {method} --rank 2 --max-length 16 --epochs 2"
@@ -854,7 +855,8 @@ def test_drafts(at, command, refused):
     told = json.loads(Path("d.json").read_text())
     assert (code, out) == (0, plain) and err == f"note: {told['accepted']} of {told['drafted']} drafted tokens were accepted\n"
     assert 0 <= told["accepted"] <= told["drafted"] and told["drafted"] >= 3
-    refused(f"{line} --draft-layers 2", "--draft-layers: expected a Decoder with an LMHead, and 1 to 1 of its 2 blocks to draft; got")
+    refused(f"{line} --draft-layers 2",
+            "--draft-layers: expected a Decoder with an LMHead, and 1 to 1 of its 2 blocks to draft; got")
     refused(f"{line} --draft-layers 1 --temperature 1", "--draft-layers: what is drafted is verified against the most probable")
     refused("generate --model t5 --prompt film --draft-layers 1", "--draft-layers: expected a Decoder with an LMHead")
 
@@ -1108,7 +1110,8 @@ def test_models_and_adapters_that_do_not_fit(adapter, refused, command):
         "bert: this model has no classification or language-model head; give the --adapter that brings one",
     )
     refused("predict --model bert --adapter bert --data data", "bert: neither minipeft.json nor adapter_config.json")
-    refused("predict --model gpt2 --adapter runs/a --data data", "runs/a: the adapter was made for a bert model, and this is a gpt2 model")
+    refused("predict --model gpt2 --adapter runs/a --data data",
+            "runs/a: the adapter was made for a bert model, and this is a gpt2 model")
     tensors = files.read_tensors(Path("runs/a/adapter_model.safetensors"))
     files.write_tensors(Path("runs/a/adapter_model.safetensors"), {name: a[..., 1:] for name, a in tensors.items()})
     refused("predict --model bert --adapter runs/a --data data", "tensors of another shape: base_model.model.")

@@ -58,7 +58,8 @@ def test_what_is_shown(study):
     assert lines[0] == "| labelled texts | 0 | 4 | labels saved |" and len(lines) == 2 + len(SIDES)
     assert rows_of(SMALL, curves)[0][0] == "head" and rows_of(SMALL, curves)[0][-1] == "–"
     text = picture(SMALL, curves)
-    assert text.startswith("<svg xmlns=") and "<title>Accuracy against labelled texts</title>" in text and all(s in text for s in SIDES)
+    assert (text.startswith("<svg xmlns=") and "<title>Accuracy against labelled texts</title>" in text
+            and all(s in text for s in SIDES))
 
 
 def test_labels_saved_are_those_of_the_package():
@@ -70,7 +71,8 @@ def test_labels_saved_are_those_of_the_package():
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(few_labels, "FAST", replace(SMALL, texts=(0,)))
-    assert few_labels.main(["--fast", "--sides", "prompt", "head", "--json", "j.json", "--markdown", "m.md", "--picture", "p.svg"]) == 0
+    assert few_labels.main(["--fast", "--sides", "prompt", "head", "--json", "j.json", "--markdown", "m.md",
+                            "--picture", "p.svg"]) == 0
     assert set(json.loads((tmp_path / "j.json").read_text())) == {"scale", "curves", "advantages"}
     assert (tmp_path / "m.md").read_text().startswith("| labelled texts | 0 |") and (tmp_path / "p.svg").is_file()
     assert "head" in capsys.readouterr().out
@@ -78,7 +80,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
 def test_a_part_of_the_study_with_several_models(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert few_labels.main(["--fast", "--sides", "iPET", "--task", "sentiment", "--texts", "2", "--models", "2", "--json", "j.json"]) == 0
+    assert few_labels.main(["--fast", "--sides", "iPET", "--task", "sentiment", "--texts", "2", "--models", "2",
+                            "--json", "j.json"]) == 0
     assert json.loads((tmp_path / "j.json").read_text())["scale"]["pair_models"] == 2
     names = {path.name for path in tmp_path.rglob("sentiment-iPET*") if path.is_dir()}
     assert names == {"sentiment-iPET-1-seed0-models2", "sentiment-iPET-1-seed1-models2"}

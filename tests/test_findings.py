@@ -27,7 +27,8 @@ def test_above(gaps, verdict):
 
 
 def test_above_is_students_test():
-    """By hand: gaps 1, 2, 3 have mean 2 and standard error 1 / sqrt 3; the one-sided 95 % point at 2 degrees of freedom is 2.92."""
+    """By hand: gaps 1, 2, 3 have mean 2 and standard error 1 / sqrt 3;
+    the one-sided 95 % point at 2 degrees of freedom is 2.92."""
     assert above("words", [1, 2, 3], [0, 0, 0]) == Check("words", 2, pytest.approx(3**-0.5), "yes")
     assert above("", [1 - 0.32, 2 - 0.32, 3 - 0.32], [0, 0, 0]).verdict == "within the noise"  # 1.68 < 2.92 / sqrt 3 = 1.686
     assert above("", [1 - 0.31, 2 - 0.31, 3 - 0.31], [0, 0, 0]).verdict == "yes"

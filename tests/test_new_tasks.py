@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import new_tasks
-from benchmarks.new_tasks import FAST, NEW, QUESTIONS, SEEN, Kept, Tasks, adapted, averages, learner, others, spread, t0_scores, table
+from benchmarks.new_tasks import (FAST, NEW, QUESTIONS, SEEN, Kept, Tasks, adapted, averages, learner, others, spread,
+                                  t0_scores, table)
 from minipeft.data import Tokenizer, toy
 from minipeft.prompting import ManyTasks
 
@@ -87,7 +88,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 def test_averages_are_over_what_was_asked_of_every_task():
     of = lambda *medians: [{"median": m, "quartiles": (m, m)} for m in medians]
     found = {"reading": {0: of(0.1, 0.3), 2: of(0.5, 0.9), 11: of(0.2, 0.2)},
-             "reading_size": {0: of(0.3, 0.7), 2: of(0.7, 0.9), 11: of(0.4, 0.6)}, "topic": {0: of(0.5, 0.8), 2: None, 11: of(0.6, 0.7)}}
+             "reading_size": {0: of(0.3, 0.7), 2: of(0.7, 0.9), 11: of(0.4, 0.6)},
+             "topic": {0: of(0.5, 0.8), 2: None, 11: of(0.6, 0.7)}}
     assert averages(found) == {"mean of the questions": ["35.0 ± 21.2", "75.0 ± 21.2", "35.0 ± 7.1"],
                                "mean of all": ["45.0 ± 21.2", "", "45.0 ± 7.1"]}
 

@@ -175,8 +175,10 @@ def test_requirements_are_ranges():
     required = options["install_requires"].split()
     names = [re.split("[<>=]", line)[0] for line in required]
     assert names == ["numpy", "numba", "safetensors", "tokenizers", "rich", "matplotlib", "joblib"]
-    extras = {name: setup()["options.extras_require"][name].strip().splitlines() for name in ("seq2seq", "dask", "learn", "test", "peers")}
-    assert all(re.fullmatch(r'[a-z-]+>=[0-9.]+(; python_version < "3.11")?', line) for line in required + sum(extras.values(), []))
+    extras = {name: setup()["options.extras_require"][name].strip().splitlines()
+              for name in ("seq2seq", "dask", "learn", "test", "peers")}
+    assert all(re.fullmatch(r'[a-z-]+>=[0-9.]+(; python_version < "3.11")?', line)
+               for line in required + sum(extras.values(), []))
     asked = extras["seq2seq"] + extras["dask"] + extras["learn"]
     assert set(asked) <= set(extras["test"])  # or tests of scores, of clusters and of the course would be skipped
     assert options["python_requires"] == ">=3.10"
@@ -246,8 +248,8 @@ def test_no_pickle_and_no_text_is_run(path):
 
 def test_the_search_finds_every_form():
     text = (
-        "import pickle\nfrom joblib import load, delayed\nfrom joblib import Parallel, delayed\nimport numpy as np\nnp.load(f)\nnp.fromfile(f)\n"
-        "x(allow_pickle=True)\neval('1')\n"
+        "import pickle\nfrom joblib import load, delayed\nfrom joblib import Parallel, delayed\nimport numpy as np\nnp.load(f)\n"
+        "np.fromfile(f)\nx(allow_pickle=True)\neval('1')\n"
         "import torch.serialization\nre.compile('x')\nfrom .pickles import y\n"
     )
     assert sorted(unsafe(text)) == sorted(
@@ -259,6 +261,15 @@ def test_every_file_opens_with_a_sentence():
     for path in FILES:
         first = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         assert first and re.search(r"[.:](\s|$)", first), path
+
+
+def test_no_line_is_longer_than_the_rule():
+    longest = int(setup()["flake8"]["max-line-length"])
+    parts = ("minipeft", "lessons", "tests", "benchmarks")
+    files = [path for part in parts for path in sorted((REPOSITORY / part).rglob("*.py"))]
+    lines = [f"{path.relative_to(REPOSITORY)}:{number}: {len(line)} characters" for path in files
+             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1) if len(line) > longest]
+    assert len(files) > 200 and not lines, "\n".join(lines)
 
 
 def test_functions_are_short_and_public_ones_explained():

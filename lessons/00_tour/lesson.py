@@ -41,7 +41,8 @@ print(f"{total:,} numbers in {sum(1 for _ in model.parameters())} arrays")
 attachment = attach(model, LoRA(rank=4, alpha=8), rng=rng)
 for part, count, formula in attachment.table()[:3]:
     print(f"{part:24s}{count:8,}  {formula}")
-predict(f"LoRA of rank 4 sits beside two maps of each of the three blocks. How many numbers are trained, the head left aside, beside {total:,}?",
+predict(f"LoRA of rank 4 sits beside two maps of each of the three blocks. How many numbers are trained, the head left aside, "
+        f"beside {total:,}?",
         f"{attachment.trainable_without_head:,}")
 
 # %% [markdown]
@@ -87,8 +88,8 @@ results = {}
 with tempfile.TemporaryDirectory() as folder:
     data = written("toy:rating", folder)
     for method in ("head", "lora"):
-        results[method] = execute(Run("toy:encoder", data, method, epochs=1, train_limit=64 if fast() else None), f"{folder}/{method}",
-                                  quiet=True)
+        results[method] = execute(Run("toy:encoder", data, method, epochs=1, train_limit=64 if fast() else None),
+                                  f"{folder}/{method}", quiet=True)
         print(f"{method:5s} accuracy {results[method]['score']:.3f}, {results[method]['trainable']:,} numbers trained, "
               f"{1000 * results[method]['size_mb']:.0f} kB on disk")
 
@@ -106,8 +107,8 @@ show(figure, "losses", "Training loss against steps: " + ", ".join(
 
 # %% [markdown]
 # On a real model, MiniLM with 22.7 million numbers, and on SST-2, sentences of film reviews in two classes, the README has such a
-# table for ten methods. The model as it was has an accuracy of 0.505, with the head alone trained 0.648, with LoRA on 0.33 % of the
-# numbers 0.843, and with all numbers trained 0.844.
+# table for ten methods. The model as it was has an accuracy of 0.505, with the head alone trained 0.648, with LoRA on 0.33 % of
+# the numbers 0.843, and with all numbers trained 0.844.
 #
 # ## Where it breaks
 #

@@ -133,7 +133,8 @@ def test_within_the_engine(impl, graft, rng):
 
 
 def leaves(rng, lead=None, bias=True, trained=(True, True, True)):
-    """x (*lead, D_in), W (D_in, D_out) and b (D_out,) or None, as Tensors of sizes that are drawn; ``lead`` too where it is None."""
+    """x (*lead, D_in), W (D_in, D_out) and b (D_out,) or None, as Tensors of sizes that are drawn;
+    ``lead`` too where it is None."""
     rows, d_in, d_out = sizes(rng, 3)
     shapes = [(*((rows,) if lead is None else lead), d_in), (d_in, d_out), (d_out,) if bias else None]
     return [None if s is None else Tensor(rng.standard_normal(s), requires_grad=t) for s, t in zip(shapes, trained)]

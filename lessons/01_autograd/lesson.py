@@ -377,10 +377,9 @@ show(figure, "cost", "Time of forward and backward, as a share of a step that tr
 # because dx has to travel there. What lies near the output is cheaper.
 #
 # On a real model it is the same. The README has the time of one step of MiniLM (22.7 million numbers) on SST-2, sentences of film
-# reviews, good or bad: training everything takes 451 ms and a peak of 799 MB. With the biases alone it is 296 ms (0.66 of that) and
-# 518 MB; with LoRA, two thin matrices beside some of the frozen ones (lesson 8), 326 ms (0.72) and 526 MB; with the head alone, at
-# the very end, 139 ms (0.31) and 326 MB. The count
-# above said 2/3, a bit more than 2/3, and 1/3.
+# reviews, good or bad: training everything takes 451 ms and a peak of 799 MB. With the biases alone it is 296 ms (0.66 of that)
+# and 518 MB; with LoRA, two thin matrices beside some of the frozen ones (lesson 8), 326 ms (0.72) and 526 MB; with the head
+# alone, at the very end, 139 ms (0.31) and 326 MB. The count above said 2/3, a bit more than 2/3, and 1/3.
 #
 # ## And does it learn?
 #

@@ -284,8 +284,8 @@ show(figure, "adam", "Time of AdamW for each number against the size of the arra
 #
 # And a whole training, once with the loops and once with the definitions: a network that reads the counts of a review's words
 # (those of lesson 1) through four maps of width 128, with a layer norm and a GELU behind each, a fifth to the two classes, and
-# cross-entropy at the end. The numbers agree up to rounding, the time does not. (Most of the difference is the error function in GELU's definition, a loop in
-# Python in disguise.)
+# cross-entropy at the end. The numbers agree up to rounding, the time does not. (Most of the difference is the error function in
+# GELU's definition, a loop in Python in disguise.)
 
 # %%
 from minipeft import autograd as F
@@ -300,7 +300,8 @@ labels = np.array([each.label for each in data])
 def trained(steps, width=128, depth=4):
     """The loss at each step of a training on all reviews at once, always from the same numbers."""
     draw, losses, sizes = np.random.default_rng(0), [], [len(words)] + [width] * depth + [2]
-    maps = [F.Tensor(draw.standard_normal(shape, np.float32) / shape[0] ** 0.5, requires_grad=True) for shape in zip(sizes, sizes[1:])]
+    maps = [F.Tensor(draw.standard_normal(shape, np.float32) / shape[0] ** 0.5, requires_grad=True)
+            for shape in zip(sizes, sizes[1:])]
     gain, bias = F.Tensor(np.ones(width, np.float32)), F.Tensor(np.zeros(width, np.float32))
     means = [(np.zeros_like(W.data), np.zeros_like(W.data)) for W in maps]  # AdamW's m and v
     for step in range(1, steps + 1):

@@ -337,8 +337,8 @@ def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
         partial[start] += gradient[i] * ((x[i] - mean) * rstd)
 
 
-@mutant("02.5", "overwrites_x", "x is only read, and others read it after you: write the normalised row into an array of its own, or "
-                                "into none.")
+@mutant("02.5", "overwrites_x", "x is only read, and others read it after you: write the normalised row into an array of its "
+                                "own, or into none.")
 def _norm_backward_gain_blocks(start, stop, x, gradient, eps, centred, partial):
     for block in range(start, stop):
         partial[block] = 0

@@ -91,7 +91,8 @@ def test_the_number_of_heads_is_given(impl, rng):
 def test_gradients_find_their_way_back(impl, rng):
     """The gradient of x is the gradient of the heads, put side by side."""
     batch, heads, length, width = sizes(rng, 4)
-    layer, x = attention(impl, rng, heads, width=width), Tensor(rng.standard_normal((batch, length, heads * width)), requires_grad=True)
+    layer, x = (attention(impl, rng, heads, width=width),
+                Tensor(rng.standard_normal((batch, length, heads * width)), requires_grad=True))
     g = rng.standard_normal((batch, heads, length, width))
     layer.split(x, heads).backward(g)
     expected = np.zeros((batch, length, heads * width))
@@ -152,7 +153,8 @@ def test_causal(impl, rng, extra):
     queries, width = sizes(rng, 2, low=3)
     q, k = arrays(rng, queries, queries + extra, width=width)
     out = impl(Tensor(q), Tensor(k), scale=0.5, causal=True)
-    same(out, Tensor(weights_of(q, k, scale=0.5, causal=True)), f"the weights of {queries} queries over {queries + extra} keys", 1e-10)
+    same(out, Tensor(weights_of(q, k, scale=0.5, causal=True)), f"the weights of {queries} queries over {queries + extra} keys",
+         1e-10)
     same(impl(Tensor(q), Tensor(k), scale=0.5), Tensor(weights_of(q, k, scale=0.5)), "the weights where causal is false", 1e-10)
 
 

@@ -334,7 +334,8 @@ predict(f"{words} tokens are written behind {P}. Through how many tokens does ea
 #
 # A task that needs both: read eight digits and give them in reverse order. One block is trained from nothing, three times: whole;
 # with its position vectors held at zero; and with a core that lets nothing through. `replace` puts another module in the place of
-# a child, which is how every method of this course enters a model. AdamW takes the steps (lesson 2 has its formula, lesson 5 derives it).
+# a child, which is how every method of this course enters a model. AdamW takes the steps (lesson 2 has its formula, lesson 5
+# derives it).
 
 # %%
 from minipeft.models import Encoder, MaskedLMHead, TransformerConfig

@@ -158,7 +158,8 @@ MASK, WORDS, SPECIALS = 4, 1000, (0, 2, 3, 4)
 
 
 def masked(impl, rng, probability=0.15, rows=100, length=60):
-    """(ids, mask, corrupted, labels): texts of words 10 to 999 between special tokens, padded on the right; some more of each size."""
+    """(ids, mask, corrupted, labels): texts of words 10 to 999 between special tokens, padded on the right;
+    some more of each size."""
     rows, length = rows + int(rng.integers(10)), length + int(rng.integers(10))
     ids = rng.integers(10, WORDS, (rows, length))
     ids[:, 0], ids[:, 7] = 2, 3

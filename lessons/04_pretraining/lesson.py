@@ -25,8 +25,8 @@
 #      (T5)
 #
 # A *language model* says which token comes where: it gives a probability to each token of the vocabulary. A *masked language
-# model*, an encoder, says it for gaps in the middle and sees both sides; a *causal language model*, a decoder, says it for the next
-# token and sees the left side only.
+# model*, an encoder, says it for gaps in the middle and sees both sides; a *causal language model*, a decoder, says it for the
+# next token and sees the left side only.
 
 # %% [markdown]
 # ## The equation, derived
@@ -309,8 +309,8 @@ with tempfile.TemporaryDirectory() as folder:
 # tasks with one output layer added to it (Devlin et al., section 3.1 and abstract). How much to mask is open: 40 % did better
 # than 15 % for models of BERT-large's size (Wettig et al., 2023, abstract); the package takes 30 % for its small encoder. And the
 # context counts there too: stories260K, a LLaMA of 260 thousand numbers, has on a sample of TinyStories, the kind of text that it
-# was trained on, a perplexity of 9.5 with blocks of 16 tokens, 7.1 with 64 and 6.3 with 256 (its vocabulary has 512; measured with
-# `LanguageModelling`, as above).
+# was trained on, a perplexity of 9.5 with blocks of 16 tokens, 7.1 with 64 and 6.3 with 256 (its vocabulary has 512; measured
+# with `LanguageModelling`, as above).
 #
 # ## Where it breaks
 #

@@ -126,7 +126,8 @@ def test_warm_up_rises_to_one(impl, rng, warmup):
     """In the warm-up the factor is 1/w, 2/w, ..., 1: the first step is not lost, and the last has the whole rate."""
     total, warmup = steps(rng) if warmup is None else (12, warmup)
     for schedule in ("linear", "cosine", "constant"):
-        same(curve(impl, schedule, total, warmup)[:warmup], np.arange(1, warmup + 1) / warmup, f"the first {warmup} factors of {schedule}", 1e-12)
+        same(curve(impl, schedule, total, warmup)[:warmup], np.arange(1, warmup + 1) / warmup,
+             f"the first {warmup} factors of {schedule}", 1e-12)
 
 
 @exercise("05.2")
@@ -204,8 +205,10 @@ def test_an_unknown_schedule_is_refused(impl):
 def moved(kind, rng, alpha, beta):
     """(an L2-SP whose parameters have moved, their starts, where they are)."""
     width, classes, d_in = sizes(rng, 3)
-    start = {"blocks.0.attn.q.weight": rng.standard_normal((d_in, width)), "embed.norm.bias": rng.standard_normal(width),
-             "head.classifier.weight": rng.standard_normal((width, classes)), "head.classifier.bias": rng.standard_normal(classes)}
+    start = {"blocks.0.attn.q.weight": rng.standard_normal((d_in, width)),
+             "embed.norm.bias": rng.standard_normal(width),
+             "head.classifier.weight": rng.standard_normal((width, classes)),
+             "head.classifier.bias": rng.standard_normal(classes)}
     parameters = {path: Parameter(array.copy()) for path, array in start.items()}
     hook = kind(parameters, alpha, beta)
     for p in parameters.values():
@@ -238,7 +241,8 @@ def test_the_gradients_pull_back(impl, rng):
     """The gradient is a (theta - theta_0) in the body and b theta in the head, times the gradient from above."""
     hook, start, now = moved(impl, rng, 0.7, 0.2)
     value = hook.penalty()
-    holds(getattr(value, "requires_grad", False), "the penalty has no gradient; compute it from the Tensors p, not from their arrays")
+    holds(getattr(value, "requires_grad", False),
+          "the penalty has no gradient; compute it from the Tensors p, not from their arrays")
     value.backward(np.array(1.9))
     for path, p in hook.parameters.items():
         pull = 0.2 * now[path] if path.startswith("head.") else 0.7 * (now[path] - start[path])
@@ -357,7 +361,8 @@ def test_the_step_freezes_the_others(impl, rng):
 
 
 def mixing(kind, rng, p=0.4, shape=None, seed=5):
-    """(a mixout layer in training whose weight has moved, its start, how far it has moved, b); without a shape a large one is drawn."""
+    """(a mixout layer in training whose weight has moved, its start, how far it has moved, b);
+    without a shape a large one is drawn."""
     shape = shape or (int(rng.integers(25, 35)), int(rng.integers(15, 24)))
     base = Linear(*shape, rng=rng, std=1.0).astype(np.float64)
     base.bias.data = rng.standard_normal(shape[1])
@@ -407,8 +412,10 @@ def test_how_many_are_mixed(impl, rng, p):
     mixed = np.abs(weight_of(layer, b) - start) < 1e-9  # (60, 50)
     share = mixed.mean()
     holds(abs(share - p) < 0.07, f"{share:.2f} of the entries have their start's value; expected about {p}")
-    holds(0 < mixed.mean(axis=0).min() and mixed.mean(axis=0).max() < 1, "whole columns are mixed or left; each entry is drawn on its own")
-    holds(0 < mixed.mean(axis=1).min() and mixed.mean(axis=1).max() < 1, "whole rows are mixed or left; each entry is drawn on its own")
+    holds(0 < mixed.mean(axis=0).min() and mixed.mean(axis=0).max() < 1,
+          "whole columns are mixed or left; each entry is drawn on its own")
+    holds(0 < mixed.mean(axis=1).min() and mixed.mean(axis=1).max() < 1,
+          "whole rows are mixed or left; each entry is drawn on its own")
 
 
 @exercise("05.5")

@@ -254,18 +254,21 @@ def penalty(self):
 
 @mutant("05.3", "length", "You took the root: the penalty is the squared distance, whose gradient grows with the distance.")
 def penalty(self):
-    return summed(self, lambda path, p, head: ((self.beta if head else self.alpha) / 2, ((off(self, path, p, head) ** 2).sum() + 1e-12) ** 0.5))
+    return summed(self, lambda path, p, head: ((self.beta if head else self.alpha) / 2,
+                                               ((off(self, path, p, head) ** 2).sum() + 1e-12) ** 0.5))
 
 
 @mutant("05.3", "detached", "The number is right, but it was computed from arrays, so that no gradient reaches the "
         "parameters: stay with Tensors.")
 def penalty(self):
-    return summed(self, lambda path, p, head: ((self.beta if head else self.alpha) / 2, F.Tensor((off(self, path, p, head).data ** 2).sum())))
+    return summed(self, lambda path, p, head: ((self.beta if head else self.alpha) / 2,
+                                               F.Tensor((off(self, path, p, head).data ** 2).sum())))
 
 
 @mutant("05.3", "never_none", "With both strengths zero there is nothing to add: return None, so that the loop adds nothing.")
 def penalty(self):
-    return summed(self, lambda path, p, head: ((self.beta if head else self.alpha) / 2, (off(self, path, p, head) ** 2).sum()), False)
+    return summed(self, lambda path, p, head: ((self.beta if head else self.alpha) / 2, (off(self, path, p, head) ** 2).sum()),
+                  False)
 
 
 # ---- 05.4 ----

@@ -225,7 +225,8 @@ class Prompts:
 
 
 def ranking(impl, rng, normalised, scale=1.0):
-    """(a `RankClassification` whose answers have logits drawn by lot, {class: (logits (B, T, V), tokens)}, a batch of prompts)."""
+    """(a `RankClassification` whose answers have logits drawn by lot,
+    {class: (logits (B, T, V), tokens)}, a batch of prompts)."""
     work, told, (size, vocabulary) = impl.__new__(impl), {}, sizes(rng, 2, high=7)
     lengths = sizes(rng, 3, low=1, high=3)  # of each class's answer, in tokens
     work.words = [[int(i) for i in rng.integers(vocabulary, size=length)] for length in lengths]

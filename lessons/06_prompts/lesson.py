@@ -68,8 +68,8 @@ from minipeft.training import Classification
 
 KNOWN, NULL = "{text} it was {mask} .", "{text} {mask}"
 example = Example("the cake was dull .")
-predict("\"negative\" has the label words bad and dull, \"positive\" has good alone. At a gap the logits are 4 for bad, 2 for dull and "
-        "4 for good. Which class has the higher score, and which would have it if a class's logits were added up?",
+predict("\"negative\" has the label words bad and dull, \"positive\" has good alone. At a gap the logits are 4 for bad, 2 for "
+        "dull and 4 for good. Which class has the higher score, and which would have it if a class's logits were added up?",
         "positive: 4 against a mean of 3. Added up it would be negative, 6 against 4, for no better reason than its two words.")
 
 # %% [markdown]

@@ -103,7 +103,8 @@ print(f"{len(data.splits['train'])} labelled texts, {len(data.splits[RAW])} raw 
 odds = (0.99 / 0.01 * 0.4 / 0.6) ** 0.5
 predict("Two pairs of equal weight, two classes: one says 0.99 to 0.01, the other 0.4 to 0.6. Which class does the mean of log q "
         "name, at what odds, and at what odds with temperature 2?",
-        f"The first, at {odds:.1f} : 1, the root of 99 times 2/3: who is sure counts for more. With T = 2 it is {odds**0.5:.1f} : 1.")
+        f"The first, at {odds:.1f} : 1, the root of 99 times 2/3: who is sure counts for more. With T = 2 it is "
+        f"{odds**0.5:.1f} : 1.")
 
 # %% [markdown]
 # ## Exercises: an ensemble, its labels, and how they are learned

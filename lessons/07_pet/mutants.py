@@ -263,8 +263,8 @@ def _labelled_by_others(self, log_q, number, generation, rng):
     return _labelling(self, log_q, number, generation, rng, picked=lambda given, p, n: rng.choice(given, n, p=p / p.sum()))
 
 
-@mutant("07.5", "more_than_there_are", "Together the classes got more texts than there are in self.raw, so that one text was given to "
-        "several: where they want more, each gets the same share of what it wants.")
+@mutant("07.5", "more_than_there_are", "Together the classes got more texts than there are in self.raw, so that one text was "
+        "given to several: where they want more, each gets the same share of what it wants.")
 def _labelled_by_others(self, log_q, number, generation, rng):
     return _labelling(self, log_q, number, generation, rng, most=1.0)
 

@@ -172,7 +172,8 @@ def test_the_rank(impl, rng):
     """The change of rank 1 has one direction only."""
     layer, *_ = made(impl, rng, rank=1)
     values = np.linalg.svd(layer.change(), compute_uv=False)
-    holds(values[0] > 1e-3 and (values[1:] < 1e-10).all(), f"the singular values are {values.round(4)}; expected one that is not zero")
+    holds(values[0] > 1e-3 and (values[1:] < 1e-10).all(),
+          f"the singular values are {values.round(4)}; expected one that is not zero")
 
 
 # ---- 08.3: the scale -------------------------------------------------------------------------------------------
@@ -194,7 +195,8 @@ def test_stabilised(impl, rank, alpha, expected):
 
 @exercise("08.3")
 def test_it_uses_what_it_is_given(impl):
-    """Rank and alpha are those that are given, not those of the method's own fields: a pattern may ask for others at some maps."""
+    """Rank and alpha are those that are given, not those of the method's own fields:
+    a pattern may ask for others at some maps."""
     same(float(impl(rank=2, alpha=100).scale(5, 10)), 2.0, "s for rank 5 and alpha 10", 1e-12)
 
 

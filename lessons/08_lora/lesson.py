@@ -129,7 +129,8 @@ with tempfile.TemporaryDirectory() as folder:
         print(f"rank {rank:2d}: accuracy {result['score']:.3f}, {result['trainable_without_head']:,} parameters besides the head")
 
 least, most = min(ranks), max(ranks)
-predict(f"From rank {least} to rank {most} there are {most // least} times as many numbers to train. How much does the accuracy rise?",
+predict(f"From rank {least} to rank {most} there are {most // least} times as many numbers to train. "
+        "How much does the accuracy rise?",
         f"By {scores[most] - scores[least]:+.3f}: " + ", ".join(f"rank {r} {s:.3f}" for r, s in scores.items()) + ".")
 
 # %%

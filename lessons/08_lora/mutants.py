@@ -103,7 +103,8 @@ def scale(self, rank, alpha):
     return alpha / math.sqrt(rank)
 
 
-@mutant("08.3", "own_fields", "Use the rank and alpha that are given: self.rank and self.alpha are only the defaults of the method.")
+@mutant("08.3", "own_fields",
+        "Use the rank and alpha that are given: self.rank and self.alpha are only the defaults of the method.")
 def scale(self, rank, alpha):
     return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
@@ -111,13 +112,15 @@ def scale(self, rank, alpha):
 # ---- 08.4 ----
 
 
-@mutant("08.4", "whole_matrices", "That is the number of entries of the matrices themselves times R; U and V together have R (D_in + D_out).")
+@mutant("08.4", "whole_matrices",
+        "That is the number of entries of the matrices themselves times R; U and V together have R (D_in + D_out).")
 def count(self, config):
     shapes = linear_shapes(config)
     return sum(rank * math.prod(shapes[path]) for path, (rank, _) in self.places(list(shapes)).items())
 
 
-@mutant("08.4", "one_rank", "A pattern may ask for another rank at some maps: use the rank that self.places gives for each, not self.rank.")
+@mutant("08.4", "one_rank",
+        "A pattern may ask for another rank at some maps: use the rank that self.places gives for each, not self.rank.")
 def count(self, config):
     shapes = linear_shapes(config)
     return sum(self.rank * sum(shapes[path]) for path in self.places(list(shapes)))
@@ -164,7 +167,8 @@ def lengths(self):
     return (whole**2).sum(axis=0) ** 0.5
 
 
-@mutant("08.5", "always_detached", "No gradient reaches U and V: stay with Tensors, and detach only where self.detach_norm asks for it.")
+@mutant("08.5", "always_detached",
+        "No gradient reaches U and V: stay with Tensors, and detach only where self.detach_norm asks for it.")
 def lengths(self):
     whole = self.base_weight + self.scale * self.U.data @ self.V.data.T
     return F.Tensor(np.sqrt((whole**2).sum(axis=0)))

@@ -198,7 +198,8 @@ def test_gradients_reach_both(impl, rng):
 
 @exercise("09.2")
 def test_a_step_leaves_the_base_as_it_was(graft, rng):
-    """A step of AdamW on all that has a gradient moves the adapters and the head; every other array of the model keeps its bits."""
+    """A step of AdamW on all that has a gradient moves the adapters and the head;
+    every other array of the model keeps its bits."""
     model = classifier(rng)
     with graft():
         moves_only(lambda: moved(model, "houlsby", rng, bottleneck=2), model, rng.integers(0, 17, (2, 5)), rng)
@@ -214,8 +215,8 @@ def test_the_size_times_the_joins(impl, rng, targets, joins):
     layers, third, bottleneck = sizes(rng, 3)
     width, joins = 3 * third, 2 if joins is None else joins * layers
     entries = [np.zeros((width, bottleneck)), np.zeros(bottleneck), np.zeros((bottleneck, width)), np.zeros(width)]
-    same(impl(bottleneck=bottleneck, targets=targets).count(config_of(layers=layers, width=width)), joins * sum(e.size for e in entries),
-         "the count", 0)
+    same(impl(bottleneck=bottleneck, targets=targets).count(config_of(layers=layers, width=width)),
+         joins * sum(e.size for e in entries), "the count", 0)
 
 
 @exercise("09.3")

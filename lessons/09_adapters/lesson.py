@@ -351,10 +351,10 @@ place.cleanup()
 #
 # ### 4. The score
 #
-# On a real model, MiniLM on SST-2 (2,000 sentences, two epochs, three seeds; README.md): full fine-tuning 0.844 ± 0.008, LoRA of rank 8 with
-# 74,498 numbers 0.843 ± 0.004, Houlsby's adapters of R = 16 with 153,026 numbers 0.827 ± 0.005. The library AdapterHub, given the
-# same adapters, sentences and rate, reached 0.833 ± 0.007 (benchmarks/README.md). One data set decides nothing; but nothing here
-# says that the nonlinearity, for which merging is given up, buys accuracy.
+# On a real model, MiniLM on SST-2 (2,000 sentences, two epochs, three seeds; README.md): full fine-tuning 0.844 ± 0.008, LoRA of
+# rank 8 with 74,498 numbers 0.843 ± 0.004, Houlsby's adapters of R = 16 with 153,026 numbers 0.827 ± 0.005. The library
+# AdapterHub, given the same adapters, sentences and rate, reached 0.833 ± 0.007 (benchmarks/README.md). One data set decides
+# nothing; but nothing here says that the nonlinearity, for which merging is given up, buys accuracy.
 #
 # ## Compacter: matrices out of Kronecker products
 #

@@ -1,4 +1,5 @@
-"""What an answer to lesson 10 must do: which biases, the scales and their merging, the labels' vectors, and which numbers matter."""
+"""What an answer to lesson 10 must do: which biases, the scales and their merging, the labels' vectors,
+and which numbers matter."""
 
 from dataclasses import replace
 
@@ -17,8 +18,8 @@ from minipeft.nn import Linear
 
 def small(family="bert", layers=2, pooling="mean", labels=("a", "b", "c"), **more):
     """A small config; D = 12, F = 20."""
-    shape = {"vocab_size": 17, "hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20, "max_position_embeddings": 16,
-             "type_vocab_size": 2 if family == "bert" else 0, "initializer_range": 0.4}
+    shape = {"vocab_size": 17, "hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 20,
+             "max_position_embeddings": 16, "type_vocab_size": 2 if family == "bert" else 0, "initializer_range": 0.4}
     return TransformerConfig(model_type=family, num_hidden_layers=layers, labels=labels, pooling=pooling, **shape | more)
 
 
@@ -46,13 +47,15 @@ def compare(found, model, expected):
     holds(not strange, f"{strange[:2]} are no paths of parameters; a path ends in .bias, as in blocks.0.attn.q.bias")
     same(np.array([path in found for path in own]), np.array([path in expected for path in own]),
          f"whether each of the {len(own)} parameters is trained", 0)
-    holds(all(found[path] is own[path] for path in found), "the Parameters are copies; training them would leave the model as it is")
+    holds(all(found[path] is own[path] for path in found),
+          "the Parameters are copies; training them would leave the model as it is")
 
 
 @exercise("10.1")
 @pytest.mark.parametrize("layers", [1, 3])
 def test_every_bias(impl, rng, layers):
-    """All biases are trained: those of the maps of the blocks and those of the norms, but not the classifier's, which is the head's."""
+    """All biases are trained: those of the maps of the blocks and those of the norms,
+    but not the classifier's, which is the head's."""
     model = classifier(rng, layers=layers)
     compare(impl().base_parameters(model), model,
             ["embed.norm.bias", *(f"blocks.{i}.{name}.bias" for i in range(layers) for name in BLOCK)])
@@ -70,7 +73,8 @@ def test_the_pooler(impl, rng):
 def test_two_terms(impl, rng):
     """With terms="two" only the biases of the queries and of the feed-forward's first map are trained."""
     model = classifier(rng)
-    compare(impl(terms="two").base_parameters(model), model, [f"blocks.{i}.{name}.bias" for i in range(2) for name in ("attn.q", "mlp.up")])
+    compare(impl(terms="two").base_parameters(model), model,
+            [f"blocks.{i}.{name}.bias" for i in range(2) for name in ("attn.q", "mlp.up")])
 
 
 @exercise("10.1")
@@ -78,7 +82,8 @@ def test_a_decoder(impl, rng):
     """In GPT-2 the norms stand elsewhere; their biases are trained just so, and the last norm's too."""
     model = classifier(rng, family="gpt2", pooling="last")
     names = [name.replace(".join", "") for name in BLOCK]
-    compare(impl().base_parameters(model), model, ["final_norm.bias", *(f"blocks.{i}.{name}.bias" for i in range(2) for name in names)])
+    compare(impl().base_parameters(model), model,
+            ["final_norm.bias", *(f"blocks.{i}.{name}.bias" for i in range(2) for name in names)])
 
 
 @exercise("10.1")
@@ -107,8 +112,10 @@ def test_everything_else_stays(impl, rng):
 
 @exercise("10.1")
 def test_no_bias_at_all(impl, rng):
-    """A model without a bias is refused with ValueError, unless biases of zeros are to be added; then the base has none to train."""
-    model = make_model(small("llama", pooling="last", attention_bias=False, attention_out_bias=False, mlp_bias=False), "classify", rng)
+    """A model without a bias is refused with ValueError, unless biases of zeros are to be added;
+    then the base has none to train."""
+    model = make_model(small("llama", pooling="last", attention_bias=False, attention_out_bias=False, mlp_bias=False),
+                       "classify", rng)
     added = impl(add_zero_biases=True).base_parameters(model)
     holds(isinstance(added, dict) and not added, "with add_zero_biases a model without biases should give an empty dict")
     try:
@@ -168,7 +175,8 @@ def test_leading_axes(impl, rng):
     """y may be (B, T, D): the same scales at every place of every text."""
     layer, w, b, l = scaled(impl, rng, False)
     y = rng.standard_normal((2, 3, w.shape[1]))
-    same(layer.scale(Tensor(y)), Tensor(np.array([[[l[j] * v for j, v in enumerate(row)] for row in text] for text in y])), "l * y", 1e-12)
+    same(layer.scale(Tensor(y)), Tensor(np.array([[[l[j] * v for j, v in enumerate(row)] for row in text] for text in y])),
+         "l * y", 1e-12)
 
 
 @exercise("10.2")
@@ -406,8 +414,8 @@ def test_the_definition(impl, rng, count):
     """F is the mean over texts of the squared slopes of log p(y|x), over all classes y, each weighed by p(y|x)."""
     model, batches = classifier(rng), examples(rng, count)
     expected, found = from_the_logits(model, batches), impl(model, batches)
-    holds(isinstance(found, dict) and set(found) == set(expected), "F must have an entry for the weight and the bias of each map of the "
-          "blocks, and no other")
+    holds(isinstance(found, dict) and set(found) == set(expected),
+          "F must have an entry for the weight and the bias of each map of the blocks, and no other")
     for path in ("blocks.0.attn.q.weight", "blocks.0.attn.v.bias", "blocks.1.mlp.up.weight", "blocks.1.mlp.down.bias"):
         same(found[path], expected[path], f"F of {path}", 1e-7)
 

@@ -192,8 +192,8 @@ print("largest difference merged against beside:", np.abs(model(ids).logits.data
 attachment.unmerge()
 
 predict("Why does (IA)³ have no scale for the queries?",
-        "A score is the sum of q_j k_j over the coordinates j. With factors on both it is the sum of (l_q l_k)_j q_j k_j, and one "
-        "vector of factors can be that product: a scale of the keys alone says as much.")
+        "A score is the sum of q_j k_j over the coordinates j. With factors on both it is the sum of (l_q l_k)_j q_j k_j, and "
+        "one vector of factors can be that product: a scale of the keys alone says as much.")
 
 # %% [markdown]
 # What can a scale say that a bias cannot? It depends on the input: coordinate j of a token that has much of it changes much. What

@@ -59,7 +59,8 @@ def base_parameters(self, model):
         "path ends in .bias.")
 def base_parameters(self, model):
     found = {path: p for path, p in model.named_parameters() if p.ndim == 1 and not path.startswith(TASK_MAP)}
-    chosen = {path: p for path, p in found.items() if path.rpartition(".")[0] in self._chosen([name.rpartition(".")[0] for name in found])}
+    chosen = {path: p for path, p in found.items()
+              if path.rpartition(".")[0] in self._chosen([name.rpartition(".")[0] for name in found])}
     if not any(path.endswith(".bias") for path in chosen):
         if not self.add_zero_biases:
             raise ValueError("there is no bias to train")
@@ -231,7 +232,8 @@ def forward(self, h):
 
 
 def informed(model, batches, contribution, divide=True):
-    """What these wrong answers have right; ``contribution(gradients, p, label)`` of a text from [{path: gradient} of each class]."""
+    """What these wrong answers have right;
+    ``contribution(gradients, p, label)`` of a text from [{path: gradient} of each class]."""
     if not model.config.labels:
         raise ValueError("no classes")
     paths = linear_paths(model)
@@ -246,11 +248,13 @@ def informed(model, batches, contribution, divide=True):
                 raise ValueError("one text at a time")
             slopes, p = [], []
             for label in range(len(model.config.labels)):
-                loss = F.cross_entropy(model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits, np.array([label]))
+                loss = F.cross_entropy(model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits,
+                                       np.array([label]))
                 slopes.append(dict(zip(parameters, F.grad(loss, list(parameters.values())))))
                 p.append(math.exp(-loss.item()))
             for path in out:
-                out[path] += contribution([s[path].astype(np.float64) for s in slopes], p, int(batch.labels[0])) / (len(batches) if divide else 1)
+                out[path] += (contribution([s[path].astype(np.float64) for s in slopes], p, int(batch.labels[0]))
+                              / (len(batches) if divide else 1))
     finally:
         for path, parameter in parameters.items():
             parameter.requires_grad = before[path]

@@ -275,9 +275,9 @@ print(f"spread (standard deviation) of the vectors of places 0 to 63: {places[:6
 # seen. Two causes came together in one number, as they often do. Whoever only turned `num_virtual_tokens` would have concluded
 # that long prefixes are bad.
 #
-# benchmarks/README.md has the words from place 0 on, with five seeds: accuracy 72.7 at length 1, 76.0 at 32, and 75.3 at 64, which
-# is level with 32 within the noise. In Li and Liang's experiments (section 7.1) the score rises up to a length that depends on the task, 10 for tables and 200
-# for summaries, and then falls a little.
+# benchmarks/README.md has the words from place 0 on, with five seeds: accuracy 72.7 at length 1, 76.0 at 32, and 75.3 at 64,
+# which is level with 32 within the noise. In Li and Liang's experiments (section 7.1) the score rises up to a length that depends
+# on the task, 10 for tables and 200 for summaries, and then falls a little.
 #
 # Who looks at the prefix?
 

@@ -97,7 +97,8 @@ def test_a_step_leaves_the_base_as_it_was(graft, rng):
     """A step of AdamW on all that has a gradient moves the prompt; every array of the model keeps its bits."""
     model = model_of("gpt2", rng)
     with graft():
-        moves_only(lambda: attach(model, SoftPrompt(num_virtual_tokens=3), rng=rng), model, rng.integers(0, VOCABULARY, (2, 5)), rng)
+        moves_only(lambda: attach(model, SoftPrompt(num_virtual_tokens=3), rng=rng), model,
+                   rng.integers(0, VOCABULARY, (2, 5)), rng)
 
 
 @exercise("12.1")

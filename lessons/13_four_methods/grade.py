@@ -171,7 +171,8 @@ def test_a_whole_model(impl, rng):
     same(head.forward, base_forward(width, layers, inner, classes, batch, length), "forward of the base", 0)
     same(head.backward, 2 * batch * width * classes, "backward of the head alone: dW of the classifier", 0)
     lora = impl(shape, METHODS["lora"](rank=r), batch, length)
-    same(lora.extra, layers * 2 * 2 * batch * length * (width * r + r * width), "LoRA's own operations: x U and (x U) Vᵀ at q and v", 0)
+    same(lora.extra, layers * 2 * 2 * batch * length * (width * r + r * width),
+         "LoRA's own operations: x U and (x U) Vᵀ at q and v", 0)
     full = impl(shape, METHODS["full"](), batch, length)
     maps = 2 * full.forward - 2 * batch * length * width     # all products have dx and dW; the mean's weights are not trained
     same(full.backward, maps, "backward of full fine-tuning", 0)

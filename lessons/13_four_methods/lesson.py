@@ -126,7 +126,8 @@ axes.set_ylabel("share trained (%)")
 axes.legend(fontsize=8)
 kept = {name: [r.character.title for r in found if r.row.share_without_head < r.character.bound] for name, found in rows.items()}
 show(figure, "shares", "Share of the parameters that is trained, against the size of the model, with the usual bound of each "
-     "method as a dotted line. Below their bound lie, " + "; ".join(f"in {name}: {', '.join(k)}" for name, k in kept.items()) + ".")
+     "method as a dotted line. Below their bound lie, "
+     + "; ".join(f"in {name}: {', '.join(k)}" for name, k in kept.items()) + ".")
 
 # %% [markdown]
 # Read a column of the table downwards. Adapters keep their bound of 5 % on every model here: it is fifty times looser than
@@ -219,7 +220,8 @@ from minipeft.compare.report_facts import pareto
 
 front = pareto([(p["cost"], p["score"]) for p in points])
 predict(f"Six methods, {len(points)} runs. How many are on the front, and is full fine-tuning among them?",
-        f"{sum(front)} of {len(points)}; full fine-tuning is " + ("on it." if front[0] else "off it: something smaller is as good."))
+        f"{sum(front)} of {len(points)}; full fine-tuning is "
+        + ("on it." if front[0] else "off it: something smaller is as good."))
 print(f"{'':12s} {'trained':>9s} {'accuracy':>9s} {'step':>9s} {'inference':>10s}")
 for p, on in zip(points, front):
     print(f"{p['name']:12s} {p['cost']:9,} {p['score']:9.3f} {p['step']:6.1f} ms {p['inference']:9.2f}x {'front' if on else ''}")
@@ -289,7 +291,8 @@ MEASURED = {
     "prefix": (
         ("partly", f"6 points above a soft prompt of its length (F4); {scores_of('prefix')}. A prefix for each row is not built "
                    "here, and no large model that writes was at hand"),
-        ("partly", "72.7 at n = 1, 76.0 at 32, and at 64 75.3, no lower than the noise (F5); 1.01 and 1.09 times the base's time (B)"),
+        ("partly", "72.7 at n = 1, 76.0 at 32, and at 64 75.3, no lower than the noise (F5); "
+                   "1.01 and 1.09 times the base's time (B)"),
         ("partly", "on an encoder 0.804 at n = 20, behind LoRA and adapters (R)"),
         ("holds", "it takes positions: at most n = 511 on BERT-base, and then one is left to the text")),
     "prompt": (

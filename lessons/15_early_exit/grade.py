@@ -16,11 +16,13 @@ BOTH = pytest.mark.parametrize("kind", ["bert", "gpt2"])
 
 
 def classifier(kind, rng, layers):
-    """A model with a head, in float64, its width and number of classes drawn; a decoder has a final norm with numbers of its own."""
+    """A model with a head, in float64, its width and number of classes drawn;
+    a decoder has a final norm with numbers of its own."""
     quarter, classes = sizes(rng, 2, high=5)
     more = {"type_vocab_size": 2} if kind == "bert" else {}
-    config = TransformerConfig(model_type=kind, vocab_size=13, hidden_size=4 * quarter, num_hidden_layers=layers, num_attention_heads=2,
-                               intermediate_size=10, max_position_embeddings=24, initializer_range=0.6, **more)
+    config = TransformerConfig(model_type=kind, vocab_size=13, hidden_size=4 * quarter, num_hidden_layers=layers,
+                               num_attention_heads=2, intermediate_size=10, max_position_embeddings=24,
+                               initializer_range=0.6, **more)
     model = (Encoder if kind == "bert" else Decoder)(config, rng)
     model.head = ClassificationHead(4 * quarter, classes, "mean", rng=rng, std=1.0)
     model.astype(np.float64)

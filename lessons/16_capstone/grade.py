@@ -54,7 +54,8 @@ def test_in_training_a_batch_has_neighbours(impl, rng):
     """In training a batch holds examples that are neighbours when the examples of its pool are sorted by length."""
     lengths = rng.integers(1, 40, (POOL - 10) * 4)  # one pool, of more than POOL examples
     expected = of_length(np.argsort(lengths, kind="stable").reshape(-1, 4), lengths)
-    same(np.array(of_length(impl(encodings(lengths), 4, rng), lengths)), np.array(expected), "the lengths in the batches, sorted", 0)
+    same(np.array(of_length(impl(encodings(lengths), 4, rng), lengths)), np.array(expected),
+         "the lengths in the batches, sorted", 0)
 
 
 @exercise("16.1")
@@ -69,7 +70,8 @@ def test_in_training_the_batches_are_shuffled(impl, rng):
 def test_the_company_changes(impl, rng):
     """From epoch to epoch an example meets others, for only POOL batches are sorted together."""
     lengths = rng.permutation(3 * POOL * 2) + 1  # three pools of batches of two; no two lengths are equal
-    first, second = (of_length(impl(encodings(lengths), 2, np.random.default_rng([seed, int(lengths[0])])), lengths) for seed in (1, 2))
+    first, second = (of_length(impl(encodings(lengths), 2, np.random.default_rng([seed, int(lengths[0])])), lengths)
+                     for seed in (1, 2))
     kept = sum(pair in second for pair in first)
     holds(kept < len(first) // 2, f"{kept} of {len(first)} batches are the same in two epochs")
     apart = np.mean([pair[-1] - pair[0] for pair in first])
@@ -227,7 +229,8 @@ class Sums:
 
 def work_on(impl, rng, counts, classes=3):
     """(work, {split: texts}) on texts of different lengths."""
-    texts = {split: [" ".join(map(str, rng.integers(1, 50, rng.integers(1, 9)))) for _ in range(n)] for split, n in counts.items()}
+    texts = {split: [" ".join(map(str, rng.integers(1, 50, rng.integers(1, 9)))) for _ in range(n)]
+             for split, n in counts.items()}
     splits = {split: [Example(text, None, 0) for text in part] for split, part in texts.items()}
     return impl(Digits(), Dataset(splits, tuple(f"class {i}" for i in range(classes))), 128, 4), texts
 

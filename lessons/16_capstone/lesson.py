@@ -13,11 +13,11 @@
 #
 # The model is a *Hugging Face folder* of a BERT, GPT-2 or LLaMA model: `config.json` (its shape), `model.safetensors` (its
 # numbers) and `tokenizer.json` (how a text becomes numbers). The data is a folder with `train.tsv` and `dev.tsv`, whose columns
-# are `text` and `label` (`text2` between them, where the texts come in pairs). With MiniLM and SST-2 the whole lesson takes three and
-# a half to seven minutes, on the toy world less than one.
+# are `text` and `label` (`text2` between them, where the texts come in pairs). With MiniLM and SST-2 the whole lesson takes three
+# and a half to seven minutes, on the toy world less than one.
 #
-# You need lesson 5 (what a step of fine-tuning is), lesson 8 (LoRA), and for the choice among methods lessons 10 (few numbers) and
-# 13 (the others, and what they cost). 90 minutes.
+# You need lesson 5 (what a step of fine-tuning is), lesson 8 (LoRA), and for the choice among methods lessons 10 (few numbers)
+# and 13 (the others, and what they cost). 90 minutes.
 
 # %% [markdown]
 # ## The idea in a picture

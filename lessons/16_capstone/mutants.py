@@ -46,25 +46,30 @@ def make_batches(encodings, batch_size, rng=None):
     return cut(np.argsort(lengths, kind="stable") if rng is None else rng.permutation(len(lengths)), batch_size)
 
 
-@mutant("16.1", "short_first", "The batches of a pool still come in the order of their lengths: shuffle the batches too, after they are cut.")
+@mutant("16.1", "short_first",
+        "The batches of a pool still come in the order of their lengths: shuffle the batches too, after they are cut.")
 def make_batches(encodings, batch_size, rng=None):
     lengths = lengths_of(encodings)
     return cut(sorted_within(drawn(lengths, rng), lengths, len(lengths) if rng is None else POOL * batch_size), batch_size)
 
 
-@mutant("16.1", "one_pool", "You sort all examples at once in training: the same texts meet in every epoch. Sort within pools of POOL * batch_size.")
+@mutant("16.1", "one_pool",
+        "You sort all examples at once in training: the same texts meet in every epoch. Sort within pools of POOL * batch_size.")
 def make_batches(encodings, batch_size, rng=None):
     lengths = lengths_of(encodings)
     return cut(sorted_within(drawn(lengths, rng), lengths, len(lengths)), batch_size, rng)
 
 
-@mutant("16.1", "examples_in_place", "You shuffle the batches and not the examples: pools of the data as it lies there are the same in every epoch.")
+@mutant("16.1", "examples_in_place",
+        "You shuffle the batches and not the examples: pools of the data as it lies there are the same in every epoch.")
 def make_batches(encodings, batch_size, rng=None):
     lengths = lengths_of(encodings)
-    return cut(sorted_within(np.arange(len(lengths)), lengths, len(lengths) if rng is None else POOL * batch_size), batch_size, rng)
+    return cut(sorted_within(np.arange(len(lengths)), lengths, len(lengths) if rng is None else POOL * batch_size),
+               batch_size, rng)
 
 
-@mutant("16.1", "pool_of_examples", "Your pools hold POOL examples; they should hold POOL batches, which is POOL * batch_size examples.")
+@mutant("16.1", "pool_of_examples",
+        "Your pools hold POOL examples; they should hold POOL batches, which is POOL * batch_size examples.")
 def make_batches(encodings, batch_size, rng=None):
     lengths = lengths_of(encodings)
     return cut(sorted_within(drawn(lengths, rng), lengths, len(lengths) if rng is None else POOL), batch_size, rng)
@@ -116,7 +121,8 @@ def train_step(work, model, parameters, optimizer, group, clip):
     return mean_of(losses)
 
 
-@mutant("16.2", "equal_shares", "You gave every batch the same share; a batch with few examples then counts too much. Its share is n_b / N.")
+@mutant("16.2", "equal_shares",
+        "You gave every batch the same share; a batch with few examples then counts too much. Its share is n_b / N.")
 def train_step(work, model, parameters, optimizer, group, clip):
     optimizer.zero_grad()
     losses = accumulated(work, model, group, lambda batch, total: 1 / len(group))
@@ -152,7 +158,8 @@ def train_step(work, model, parameters, optimizer, group, clip):
     return mean_of(losses)
 
 
-@mutant("16.2", "one_by_one", "You clipped each parameter by its own length, which turns the direction; |g| is the length of all of them together.")
+@mutant("16.2", "one_by_one",
+        "You clipped each parameter by its own length, which turns the direction; |g| is the length of all of them together.")
 def train_step(work, model, parameters, optimizer, group, clip):
     optimizer.zero_grad()
     losses = accumulated(work, model, group, lambda batch, total: work.weight(batch) / total)
@@ -206,7 +213,9 @@ def predicted(self, model, split, turn=softmax, of=None):
     return out
 
 
-@mutant("16.3", "batch_order", "The rows come in the order of the batches, which is that of the lengths; out[indices] = ... puts them where they belong.")
+@mutant("16.3", "batch_order",
+        "The rows come in the order of the batches, which is that of the lengths; "
+        "out[indices] = ... puts them where they belong.")
 def predict(self, model, split):
     parts = [np.zeros((0, len(self.labels)))]
     with no_grad():
@@ -215,7 +224,8 @@ def predict(self, model, split):
     return np.concatenate(parts)
 
 
-@mutant("16.3", "training_texts", "self.collate takes the training texts unless it is told the split: self.collate(indices, split).")
+@mutant("16.3", "training_texts",
+        "self.collate takes the training texts unless it is told the split: self.collate(indices, split).")
 def predict(self, model, split):
     return predicted(self, model, split, of="train")
 
@@ -235,7 +245,8 @@ def predict(self, model, split):
     return predicted(self, model, split, lambda z: np.exp(z - z.max(axis=0)) / np.exp(z - z.max(axis=0)).sum(axis=0))
 
 
-@mutant("16.3", "recorded", "Each batch keeps its activations for a backward pass that never comes: put the loop inside no_grad().")
+@mutant("16.3", "recorded",
+        "Each batch keeps its activations for a backward pass that never comes: put the loop inside no_grad().")
 def predict(self, model, split):
     out = np.zeros((len(self.encodings[split]), len(self.labels)))
     for indices in batches_of(self.encodings[split], self.batch_size):
@@ -265,7 +276,8 @@ def matthews(predicted, actual, classes):
     return float((c * s - (p * a).sum()) / under) if under > 0 else 0.0
 
 
-@mutant("16.4", "one_variance", "You divided by the variance of the actual classes; it is the root of that times the predictions' variance.")
+@mutant("16.4", "one_variance",
+        "You divided by the variance of the actual classes; it is the root of that times the predictions' variance.")
 def matthews(predicted, actual, classes):
     p, a, c, s = counts(predicted, actual, classes)
     under = s**2 - (a**2).sum()
@@ -285,7 +297,8 @@ def matthews(predicted, actual, classes):
     return float(c / s)
 
 
-@mutant("16.4", "two_classes", "You used the formula for two classes, with TP, TN, FP and FN of class 1; there may be more of them.")
+@mutant("16.4", "two_classes",
+        "You used the formula for two classes, with TP, TN, FP and FN of class 1; there may be more of them.")
 def matthews(predicted, actual, classes):
     table = confusion(predicted, actual, classes).astype(np.float64)
     tn, fp, fn, tp = table[0, 0], table[0, 1], table[1, 0], table[1, 1]
@@ -345,7 +358,8 @@ def _fuse(parts, widths):
     return shared(parts) if one_u(parts) else blocks(parts, widths, lambda s, first: first / s)
 
 
-@mutant("16.5", "scaled_in", "You multiplied each block by its whole scale, and the scale that you return multiplies it once more.")
+@mutant("16.5", "scaled_in",
+        "You multiplied each block by its whole scale, and the scale that you return multiplies it once more.")
 def _fuse(parts, widths):
     if one_u(parts):
         a, b, scale = shared(parts)
@@ -353,12 +367,14 @@ def _fuse(parts, widths):
     return blocks(parts, widths, lambda s, first: s)
 
 
-@mutant("16.5", "always_blocks", "Parts with the same U and scale need no blocks: A is that U transposed, once, and the rank stays what it was.")
+@mutant("16.5", "always_blocks",
+        "Parts with the same U and scale need no blocks: A is that U transposed, once, and the rank stays what it was.")
 def _fuse(parts, widths):
     return blocks(parts, widths, lambda s, first: s / first)
 
 
-@mutant("16.5", "gaps_closed", "A part without an adapter still has outputs: its rows of B are zeros, and the next block comes behind them.")
+@mutant("16.5", "gaps_closed",
+        "A part without an adapter still has outputs: its rows of B are zeros, and the next block comes behind them.")
 def _fuse(parts, widths):
     there = [(part, width) for part, width in zip(parts, widths) if part is not None]
     parts, widths = [part for part, _ in there], [width for _, width in there]

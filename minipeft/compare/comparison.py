@@ -37,7 +37,8 @@ A row (times and memory in ms and MB of 10^6 bytes; None where there is nothing 
 
 A run's result.json has the same for one seed and besides: losses [one for each step], evaluations [{"epoch", "step", "score",
 "loss", ...} on dev at the end of each epoch], steps, epochs, batch_length (tokens in a row of a batch, on average), scores {every
-metric on the scored split}, seed, data, format_note, inference (see `measure.inference`). Its analysis.json has those of these keys that apply:
+metric on the scored split}, seed, data, format_note, inference (see `measure.inference`). Its analysis.json has those of these
+keys that apply:
 
     singular_values     {path of a map: [of the change of its weight, the largest first]}, for LoRA's family and full fine-tuning
                         (the same maps)
@@ -307,7 +308,8 @@ def compare(model, data, methods, seeds, out, settings, sweeps=None, tune=False,
     task = settings.get("task", "classify")
     data = [data] if isinstance(data, (str, Path)) else list(data or [DATA[task]])
     if model is None and not all(map(toy_task, data)):
-        raise ValueError("model: is needed with data of your own; without it only toy: data are compared, on the package's models")
+        raise ValueError("model: is needed with data of your own; "
+                         "without it only toy: data are compared, on the package's models")
     model = model or MODELS[task]
     for name, value in (("seeds", seeds), ("jobs", 1 if jobs is None else jobs), ("threads", threads)):
         if value < 1:

@@ -52,7 +52,8 @@ def check_fit(method, shape, number, length=0, base_bits=None):
         raise ValueError(f"bitfit: this {shape.model_type} model has no bias to train; --add-zero-biases adds biases of zeros")
     if name == "head" and shape.head == 0:
         raise ValueError("head: the output map is tied to the word vectors, so that there is none of its own to train")
-    if isinstance(method, EarlyExitTuning) and (shape.task != "classify" or config.encoder_decoder or config.num_hidden_layers < 2):
+    if isinstance(method, EarlyExitTuning) and (shape.task != "classify" or config.encoder_decoder
+                                                or config.num_hidden_layers < 2):
         raise ValueError(f"{name}: expected an encoder or a decoder with 2 blocks or more that classifies, got a "
                          f"{shape.model_type} with {config.num_hidden_layers} blocks, for {shape.task}; see --task")
     if base_bits and method.full_precision:

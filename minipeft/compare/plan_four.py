@@ -52,14 +52,14 @@ FOUR = (
               "any, and large decoders above all; also on a base in 4 bits",
               "weights can be wrapped and rewritten; no latency may be added"),
     Character("prefix", "prefix", "Θ(d n L)", 0.001, "num_virtual_tokens", "n",
-              "the weights stay as they are; every row of a batch may have its own prefix (in this package a batch has one); strong in "
-              "writing from few data",
+              "the weights stay as they are; every row of a batch may have its own prefix (in this package a batch has one); "
+              "strong in writing from few data",
               "prefix length: n places of every cache, and of learned positions; training is touchy, more n does not always help",
               "decoders and encoder-decoders that write; encoders with n larger (P-tuning v2)",
               "keys and values can be put before those of the words in every layer"),
     Character("prompt", "soft prompt", "Θ(d n)", 0.0005, "num_virtual_tokens", "n",
-              "the smallest file; only the input changes, so that the model is served as it is and tasks mix in a batch (not in this "
-              "package)",
+              "the smallest file; only the input changes, so that the model is served as it is and tasks mix in a batch "
+              "(not in this package)",
               "limited capacity: well behind on small models; n more tokens through all layers; slow to train",
               "very large ones, from about ten billion parameters on",
               "word vectors can be given in place of ids; high learning rates and long training"),

@@ -183,7 +183,8 @@ def _on_dask(jobs, threads, address):
 
 
 def _stop_runs_of(client):
-    """On a worker: tell the runs of a Dask client that it was interrupted, each once, and begin none; returns how many are left."""
+    """On a worker: tell the runs of a Dask client that it was interrupted, each once, and begin none;
+    returns how many are left."""
     told, left = _gone.setdefault(client, set()), [process for process, whose in list(_alive.items()) if whose == client]
     for process in left:
         if process not in told:

@@ -43,7 +43,8 @@ def check(args):
     if args.unlabelled and args.shots is None:
         raise ValueError("--unlabelled: raw text goes with a few labelled examples; say how many of each class with --shots K")
     if args.search_words and args.unlabelled:
-        raise ValueError("--search-words: looks for words on labelled texts; leave out --unlabelled, and give it with the words found")
+        raise ValueError("--search-words: looks for words on labelled texts; leave out --unlabelled, "
+                         "and give it with the words found")
     if args.generations is not None and not args.unlabelled:
         raise ValueError("--generations: are of iPET, which labels raw text; give it with --unlabelled PATH")
 
@@ -103,7 +104,8 @@ def asked(args, options):
 
 
 def searched(args, settings):
-    """Verbalizers found by search, the best first: on train as the model is, or with ``--method`` on dev after fine-tuning by it."""
+    """Verbalizers found by search, the best first: on train as the model is, or with ``--method`` on dev
+    after fine-tuning by it."""
     tokenizer, config = Tokenizer.from_folder(args.model), load_config(args.model)
     dataset = read(args.data, "classify")
     if args.method and "dev" not in dataset.splits:
@@ -195,4 +197,5 @@ def described(args, strategy, results):
     if args.out:
         lines.append(f"saved {args.out}")
     return rows, lines, {"strategy": strategy, "data": name_of(args.data), "metric": metric, "scores": scores,
-                         "mean": statistics.mean(scores), "split": results[0]["split"], "shots": args.shots, "trainable": results[0]["trainable"]}
+                         "mean": statistics.mean(scores), "split": results[0]["split"], "shots": args.shots,
+                         "trainable": results[0]["trainable"]}

@@ -26,7 +26,8 @@ def exits(view):
 
 
 def exit_points(early):
-    """[(share of the full model's cost, point)] of an analysis: what was timed, or where nothing was, the points of the curves."""
+    """[(share of the full model's cost, point)] of an analysis: what was timed, or where nothing was,
+    the points of the curves."""
     points = [(p["ratio"], p) for p in early.get("timed") or []]
     return points or [(p["ideal"], {**p, "rule": rule}) for rule, line in (early.get("curves") or {}).items() for p in line]
 
@@ -144,7 +145,8 @@ def prefix_attention(view):
                          whole=max(float(shares.max()), 1e-9))
         data = (["layer", *(f"head {h}" for h in heads)],
                 [[name, *(percent(float(share)) for share in line)] for name, line in zip(names, shares)])
-        caption = f"{label}, first seed: the share of attention that goes to the virtual tokens, mean over dev; fullest: the largest."
+        caption = (f"{label}, first seed: the share of attention that goes to the virtual tokens, mean over dev; "
+                   "fullest: the largest.")
         parts.append(figure(svg, caption, title, data))
     if not parts:
         return None

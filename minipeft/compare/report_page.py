@@ -163,8 +163,10 @@ def figure(svg, caption, label, data):
 def alone(html):
     """The first drawing of a part of the page as a file of its own, with the page's colours, in light and in dark."""
     svg = re.search(r"<svg.*?</svg>", html, re.S)[0]
-    style = f"{COLOURS}svg {{ background: var(--paper); font-family: {FONT}; }} * {{ stroke-linejoin: round; }} text {{ stroke: none; }}"
-    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace("<title>", f"<style>{style}</style><title>", 1)
+    style = (f"{COLOURS}svg {{ background: var(--paper); font-family: {FONT}; }} "
+             "* { stroke-linejoin: round; } text { stroke: none; }")
+    return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
+        "<title>", f"<style>{style}</style><title>", 1)
 
 
 def page(title, under, sections):

@@ -53,10 +53,10 @@ class Run:
     """What to do: everything that ``minipeft finetune --help`` and ``minipeft compare --help`` explain.
 
     ``options`` are settings of the method, {field: value}, and ``words`` a text whose tokens start its virtual tokens. ``lr``,
-    ``epochs`` and ``metric`` may be given as None, which becomes the method's own learning rate (see ``rates.py``), `EPOCHS` (with
-    few examples `FEW_EPOCHS`) and the task's first metric; None in the others stands for a default that depends on the model or
-    means no limit. ``shots`` examples of each class are drawn by the seed, in place of all; ``template``, ``verbalizer`` (lists)
-    and ``unlabelled`` (a path) are for strategies.
+    ``epochs`` and ``metric`` may be given as None, which becomes the method's own learning rate (see ``rates.py``), `EPOCHS`
+    (with few examples `FEW_EPOCHS`) and the task's first metric; None in the others stands for a default that depends on the
+    model or means no limit. ``shots`` examples of each class are drawn by the seed, in place of all; ``template``, ``verbalizer``
+    (lists) and ``unlabelled`` (a path) are for strategies.
     """
 
     model: str
@@ -223,8 +223,8 @@ def notes_on_data(work, length):
         elif work.bleu_tokenizer == "13a" and work.metric == "bleu":
             words = [len(reference.split()) for part in work.sources.values() for s in part for reference in s.references]
             if words and max(words) < 4:
-                out.append(f"note: no reference has more than {max(words)} words, and BLEU counts four in a row; use --metric exact or "
-                           "rouge_l")
+                out.append(f"note: no reference has more than {max(words)} words, and BLEU counts four in a row; "
+                           "use --metric exact or rouge_l")
     return out
 
 
@@ -235,7 +235,8 @@ def check_task(run, config):
         raise ValueError(f"{run.method}: a strategy classifies texts; use --task classify")
     if config.encoder_decoder and run.strategy() is not None and not prompted:
         raise ValueError(f"{run.method}: its prompts teach a classifier, and {run.model} is T5, an encoder-decoder, which has no "
-                         "classification head; use prompt_based (minipeft prompt --shots K --method full), or an encoder or a decoder")
+                         "classification head; use prompt_based (minipeft prompt --shots K --method full), "
+                         "or an encoder or a decoder")
     if config.encoder_decoder and run.task != "seq2seq" and not prompted:
         raise ValueError(f"task {run.task}: {run.model} is T5, an encoder-decoder, which writes one text from another; use "
                          "--task seq2seq with it, or a model of another kind (BERT, GPT-2, LLaMA)")

@@ -30,7 +30,8 @@ KINDS = (ClozeClassification, RankClassification)  # by one word at the gap, by 
 def toy_prompts(task):
     """([templates], [verbalizers as text]) of a task of the toy world, for those who give none."""
     if task not in PATTERNS:
-        raise ValueError(f"template: there are prompts of the package's own for {', '.join(PATTERNS)}; for {task} give --template")
+        raise ValueError(f"template: there are prompts of the package's own for {', '.join(PATTERNS)}; "
+                         f"for {task} give --template")
     words = [",".join(f"{word}={label}" for label, word in own.items()) for _, own in PATTERNS[task]]
     return [pattern for pattern, _ in PATTERNS[task]], words
 
@@ -45,8 +46,8 @@ def pairs_of(run, labels):
     """[(`Template`, `Verbalizer`)] of a run; one verbalizer goes with all templates, and one template with all verbalizers."""
     for name in ("template", "verbalizer"):
         if not getattr(run, name):
-            raise ValueError(f"{name}: {run.method} asks through a template and reads the answer by a verbalizer; give --template "
-                             "and --verbalizer")
+            raise ValueError(f"{name}: {run.method} asks through a template and reads the answer by a verbalizer; "
+                             "give --template and --verbalizer")
     templates = [Template(text) for text in run.template]
     verbalizers = [Verbalizer.parse(text, labels) for text in run.verbalizer]
     count = max(len(templates), len(verbalizers))
@@ -110,8 +111,8 @@ def with_its_head(folder):
     """A model with the head that it was pre-trained with. Raises ValueError where the folder has none that writes words."""
     model = load_pretrained(folder)
     if model.head is None or not hasattr(unwrap(model.head), "project"):
-        raise ValueError(f"template: {name_of(folder)} has no language-model head, which fills in the gap; expected a model for masked, "
-                         "causal or sequence-to-sequence language modelling")
+        raise ValueError(f"template: {name_of(folder)} has no language-model head, which fills in the gap; "
+                         "expected a model for masked, causal or sequence-to-sequence language modelling")
     return model
 
 
@@ -164,7 +165,8 @@ class InContext(ZeroShot):
 def drawn(strategy, per_class, run, tokenizer, config, dataset, length):
     """The `Demonstrations` of a strategy with ``sets`` and ``similar``: from train, by the run's seed."""
     vectors = text_vectors(load_pretrained(run.model), tokenizer, length) if strategy.similar else None
-    return Demonstrations(dataset.splits["train"], per_class, strategy.sets, vectors, separator_of(tokenizer, kind_of(config)), run.seed)
+    return Demonstrations(dataset.splits["train"], per_class, strategy.sets, vectors,
+                          separator_of(tokenizer, kind_of(config)), run.seed)
 
 
 @dataclass

@@ -54,8 +54,8 @@ class TextCorpus:
 
     def __init__(self, name, texts, note):
         if len(texts) < FEWEST:
-            raise ValueError(f"corpus: expected at least {FEWEST} texts (lines, or paragraphs between empty lines) in {name}, got "
-                             f"{len(texts)}; give a longer file")
+            raise ValueError(f"corpus: expected at least {FEWEST} texts (lines, or paragraphs between empty lines) in {name}, "
+                             f"got {len(texts)}; give a longer file")
         self.name, self.note = name, note
         every = max(round(1 / HELD_SHARE), -(-len(texts) // HELD))
         self.held_out = texts[::every]

@@ -87,7 +87,8 @@ def read_json(path, what, kind=dict):
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: this {what} is not JSON ({error.msg}, line {error.lineno} column {error.colno})") from None
     if not isinstance(value, kind):
-        raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'array'} in this {what}, got {type(value).__name__}")
+        raise ValueError(f"{path}: expected a JSON {'object' if kind is dict else 'array'} in this {what}, "
+                         f"got {type(value).__name__}")
     return value
 
 

@@ -18,9 +18,9 @@ great . anna left happy ."), facts by questions and answers.
 Every label is a function of the text, except that a share ``noise`` of the labels is changed to another class, drawn evenly: the
 best possible accuracy, Bayes' rule, is 1 - noise. Which split a text belongs to is a function of the text too (see `split_of`),
 so that train, dev and test never share one, whatever the sizes and seeds, and raw text never has the verdicts on a review of dev
-or test. Only reviews are kept apart so. In 384,000 passages, as many as the encoder was pre-trained on, stand up to 8 % of dev's and
-test's pairs of `same` and the `reading` tasks, up to 20 % of the sources of `answer`, and 67 % of those of `describe`, 24 % of
-the sentences of `grammar` and 79 % of the questions of `question`.
+or test. Only reviews are kept apart so. In 384,000 passages, as many as the encoder was pre-trained on, stand up to 8 % of dev's
+and test's pairs of `same` and the `reading` tasks, up to 20 % of the sources of `answer`, and 67 % of those of `describe`, 24 %
+of the sentences of `grammar` and 79 % of the questions of `question`.
 """
 
 import hashlib

@@ -254,8 +254,8 @@ def save_pretrained(model, folder, tokenizer_from=None):
     """Write a model as a Hugging Face folder that ``transformers`` loads.
 
     Args:
-        model: Encoder, Decoder or Seq2Seq. Attached methods are not written; merge or save them. Where one is merged, the head that it has
-            trained is the one that is written.
+        model: Encoder, Decoder or Seq2Seq. Attached methods are not written; merge or save them. Where one is merged, the head
+            that it has trained is the one that is written.
         folder: created if missing; files in it are replaced one by one, each atomically, the config last.
         tokenizer_from: folder whose tokenizer files are copied along.
 

@@ -27,7 +27,8 @@ from .stubs import found
 
 
 def load(path, name="learner", given=()):
-    """The module of a Python file, read anew. ``given``: {name: object} of what its code has in the place of built-in functions."""
+    """The module of a Python file, read anew. ``given``: {name: object} of what its code has
+    in the place of built-in functions."""
     spec = importlib.util.spec_from_file_location(name, path)
     module = sys.modules[name] = importlib.util.module_from_spec(spec)  # Numba's cache asks for a function's module by name
     if given:
@@ -130,7 +131,8 @@ def _arrays(named):
         if isinstance(value, (Tensor, np.ndarray)):
             out.append((name, value))
         elif isinstance(value, (list, tuple)):
-            out += [(name, each) for each in value if isinstance(each, np.ndarray) or isinstance(each, Tensor) and not each.requires_grad]
+            out += [(name, each) for each in value
+                    if isinstance(each, np.ndarray) or isinstance(each, Tensor) and not each.requires_grad]
         elif isinstance(value, dict) or name == "self" and hasattr(value, "__dict__"):
             inner = value if isinstance(value, dict) else vars(value)
             inner = {**inner, **(dict(value.named_parameters()) if isinstance(value, Module) else {})}
@@ -161,7 +163,8 @@ def grafted(exercise, answer):
 
 @contextlib.contextmanager
 def hidden(exercise, path):
-    """Inside this block the package's own answer raises `Shortcut` where a line of the file at ``path`` calls it, by whatever name.
+    """Inside this block the package's own answer raises `Shortcut` where a line of the file at ``path`` calls it,
+    by whatever name.
 
     Not of a compiled kernel, which only the kernels themselves can reach.
     """

@@ -32,8 +32,8 @@ def assignment_of(lesson, form):
 
 
 def parts_of(lesson):
-    """[("text", markdown) or ("exercise", `Exercise`) or ("code", source)] of a lesson, in order; its own solutions are left to the
-    exercise's cell."""
+    """[("text", markdown) or ("exercise", `Exercise`) or ("code", source)] of a lesson, in order; its own solutions are left
+    to the exercise's cell."""
     import jupytext
 
     exercises, out = {e.id: e for e in lesson.exercises()}, []
@@ -83,10 +83,11 @@ def _nbgrader(lesson):
             name = part.id.replace(".", "_")
             cells.append(v4.new_markdown_cell(f"**Exercise {part.id}.** {part.task}"))
             cells.append(v4.new_code_cell(_answer(part, BEGIN, END), metadata={"nbgrader": {
-                "grade": False, "grade_id": f"answer_{name}", "locked": False, "schema_version": 3, "solution": True, "task": False}}))
-            cells.append(v4.new_code_cell(_grading(part), metadata={"nbgrader": {
-                "grade": True, "grade_id": f"test_{name}", "locked": True, "points": part.points, "schema_version": 3, "solution": False,
+                "grade": False, "grade_id": f"answer_{name}", "locked": False, "schema_version": 3, "solution": True,
                 "task": False}}))
+            cells.append(v4.new_code_cell(_grading(part), metadata={"nbgrader": {
+                "grade": True, "grade_id": f"test_{name}", "locked": True, "points": part.points, "schema_version": 3,
+                "solution": False, "task": False}}))
     return cells
 
 
@@ -104,14 +105,15 @@ def _otter(lesson):
         else:
             cells += [raw(f"# BEGIN QUESTION\nname: e{part.id.replace('.', '_')}\npoints: {part.points}"),
                       v4.new_markdown_cell(f"**Exercise {part.id}.** {part.task}"), raw("# BEGIN SOLUTION"),
-                      v4.new_code_cell(_answer(part, "# BEGIN SOLUTION", "# END SOLUTION")), raw("# END SOLUTION"), raw("# BEGIN TESTS"),
-                      v4.new_code_cell(_grading(part, ", quiet=True")), raw("# END TESTS"), raw("# END QUESTION")]
+                      v4.new_code_cell(_answer(part, "# BEGIN SOLUTION", "# END SOLUTION")), raw("# END SOLUTION"),
+                      raw("# BEGIN TESTS"), v4.new_code_cell(_grading(part, ", quiet=True")), raw("# END TESTS"),
+                      raw("# END QUESTION")]
     return cells
 
 
 def graded_cell(id, answer, quiet=False):
-    """Check an answer that was written in a notebook, and say what holds unless ``quiet`` (otter takes a cell that prints for a wrong
-    answer). Raises AssertionError, which says what does not hold, where it is not right."""
+    """Check an answer that was written in a notebook, and say what holds unless ``quiet`` (otter takes a cell that prints for a
+    wrong answer). Raises AssertionError, which says what does not hold, where it is not right."""
     from .teach import said_of
 
     exercise = Course().exercise(id)

@@ -16,7 +16,8 @@ from pathlib import Path
 from .child import ENDLESS, fault
 
 SECONDS, MEGABYTES = 10, 2000   # for reading the file and for each test; memory beyond what Python and the package take
-GRACE = 2                       # seconds after which a test that its own clock did not end is ended from outside: compiled code is not
+# seconds after which a test that its own clock did not end is ended from outside: compiled code is not
+GRACE = 2
 START = 60                      # seconds that Python, the package and the grader may take in one go
 COMPILING = 90                  # seconds for all that Numba compiles, during which the clock of a test stands still
 
@@ -50,8 +51,8 @@ class Outcome:
 
     def as_dict(self):
         """What `minipeft learn check --json` prints."""
-        return {"id": self.id, "passed": self.passed, "fault": self.fault, "tests": self.tests, "diagnosis": self.diagnosis, "trace": self.trace,
-                "seconds": round(self.seconds, 3), "stage": self.stage}
+        return {"id": self.id, "passed": self.passed, "fault": self.fault, "tests": self.tests, "diagnosis": self.diagnosis,
+                "trace": self.trace, "seconds": round(self.seconds, 3), "stage": self.stage}
 
 
 STAGES = (("without the compiler", {"NUMBA_DISABLE_JIT": "1", "MINIPEFT_NUM_THREADS": "1"}),
@@ -66,9 +67,11 @@ def check(exercise, path, variant=0, progress=None, seconds=SECONDS, megabytes=M
     """
     path, started = Path(path), time.monotonic()
     if not path.is_file():
-        return Outcome(exercise.id, fault("missing", f"there is no {path}; minipeft learn reset {exercise.id} makes it anew", str(path)))
+        return Outcome(exercise.id,
+                       fault("missing", f"there is no {path}; minipeft learn reset {exercise.id} makes it anew", str(path)))
     if not path.read_text(encoding="utf-8", errors="replace").strip():
-        return Outcome(exercise.id, fault("empty", f"the file is empty; minipeft learn reset {exercise.id} makes it anew", str(path)))
+        return Outcome(exercise.id,
+                       fault("empty", f"the file is empty; minipeft learn reset {exercise.id} makes it anew", str(path)))
     outcome, said = None, []
 
     def compiling():
@@ -76,7 +79,8 @@ def check(exercise, path, variant=0, progress=None, seconds=SECONDS, megabytes=M
             said.append(progress("compiling with Numba, which is outside the limit of time"))
 
     for stage, environment in STAGES if exercise.kernel else (("", {}),):
-        job = {"variant": variant, "seconds": seconds, "megabytes": megabytes, "compiled": stage.startswith("compiled"), "trace": trace}
+        job = {"variant": variant, "seconds": seconds, "megabytes": megabytes,
+               "compiled": stage.startswith("compiled"), "trace": trace}
         outcome = _run(exercise, path, job, environment, compiling)
         outcome.stage, outcome.seconds = stage, time.monotonic() - started
         if not outcome.passed:
@@ -110,14 +114,17 @@ def _run(exercise, path, job, environment, compiling):
             told = {}
         if told.get("token") != token:
             how = f"signal {-process.returncode}" if process.returncode < 0 else f"code {process.returncode}"
-            return Outcome(exercise.id, fault("ended", f"the file ended the process before the grader was done ({how})", str(path)))
+            return Outcome(exercise.id,
+                           fault("ended", f"the file ended the process before the grader was done ({how})", str(path)))
         return Outcome(exercise.id, told["fault"], told["tests"], told["diagnosis"], told.get("trace"))
 
 
 def _late(process, seconds, compiling):
-    """Wait until a process ends; returns None, or in words what it took too long for. ``compiling``: called when Numba compiles."""
+    """Wait until a process ends; returns None, or in words what it took too long for.
+    ``compiling``: called when Numba compiles."""
     limits = {"grading": (START, f"minipeft itself took longer than {START} s; is the machine busy? check again"),
-              "loading": (seconds, f"reading the file took longer than {seconds:g} s; is there a loop without an end at its top level?"),
+              "loading": (seconds, f"reading the file took longer than {seconds:g} s; "
+                                   "is there a loop without an end at its top level?"),
               "testing": (seconds + GRACE, f"it ran longer than {seconds:g} s; {ENDLESS}"),
               "tracing": (START, f"following it step by step took longer than {START} s; minipeft learn check does without"),
               "compiling": (COMPILING, f"Numba compiled for longer than {COMPILING} s; what you wrote may be too long for it")}

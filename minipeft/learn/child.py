@@ -1,8 +1,8 @@
 """The process in which one learner's file is graded: it reads a job from stdin, and leaves what came of it in a file.
 
     job: {"id", "path", "lessons", "variant", "seconds", "megabytes", "compiled", "trace", "result", "token"}
-    result: {"token", "fault": {"kind", "message", "where", "line"} or None, "tests": [...], "diagnosis": {"name", "text"} or None,
-             "trace": see `trace.divergence`}
+    result: {"token", "fault": {"kind", "message", "where", "line"} or None, "tests": [...],
+             "diagnosis": {"name", "text"} or None, "trace": see `trace.divergence`}
 
 The token is not known to the learner's file, so that a result which is not the grader's is none. What the file prints is thrown
 away. On stdout stands what the process is about to do, a word in a line, by which whoever waits knows how long that may take:
@@ -63,7 +63,8 @@ def pause(say):
 
 
 def alarm(seconds):
-    """Set the clock by which pytest's timeout ends a test, 0 for none; returns the seconds that it had. Where there is none, 0."""
+    """Set the clock by which pytest's timeout ends a test, 0 for none; returns the seconds that it had.
+    Where there is none, 0."""
     return signal.setitimer(signal.ITIMER_REAL, seconds)[0] if hasattr(signal, "setitimer") else 0
 
 
@@ -86,11 +87,12 @@ def judge(job, say):
     try:
         found = shortcuts(exercise, text)
     except SyntaxError as error:
-        return {"fault": fault("syntax", f"not Python: {error.msg}", path, error.lineno or 0, (error.text or "").strip()), "tests": [],
-                "diagnosis": None}
+        return {"fault": fault("syntax", f"not Python: {error.msg}", path, error.lineno or 0, (error.text or "").strip()),
+                "tests": [], "diagnosis": None}
     if found:
         number, said = found[0]
-        return {"fault": fault("shortcut", said, path, number, text.splitlines()[number - 1].strip()), "tests": [], "diagnosis": None}
+        return {"fault": fault("shortcut", said, path, number, text.splitlines()[number - 1].strip()),
+                "tests": [], "diagnosis": None}
     from .answers import hidden
 
     with hidden(exercise, path), pause(say):
@@ -117,8 +119,8 @@ def graded(exercise, path, job, say):
         return {"fault": {**fault(kind, said, path), "where": where, "line": line}, "tests": [], "diagnosis": None}
     say("grading")
     if job["compiled"] and not compiled(answer):
-        return {"fault": fault("load", f"{exercise.name} is not compiled; write @jit above it, as in the stub", path), "tests": [],
-                "diagnosis": None}
+        return {"fault": fault("load", f"{exercise.name} is not compiled; write @jit above it, as in the stub", path),
+                "tests": [], "diagnosis": None}
 
     @contextlib.contextmanager
     def test():
@@ -129,8 +131,9 @@ def graded(exercise, path, job, say):
     told = grade(exercise, [Candidate(YOURS, answer, path), *wrong], job["variant"], job["seconds"], around=test)
     mine = told.pop(YOURS)
     if not mine:
-        return {"fault": fault("untested", f"no test of {exercise.id} ran; the lesson's grader has none, or cannot be read", path), "tests": [],
-                "diagnosis": None}
+        return {"fault": fault("untested",
+                               f"no test of {exercise.id} ran; the lesson's grader has none, or cannot be read", path),
+                "tests": [], "diagnosis": None}
     known = None if all(each.passed for each in mine) else diagnosed(mine, told, {c.name: c for c in wrong})
     failed, trace = next((each for each in mine if not each.passed), None), None
     if job["trace"] and failed and failed.kind != "time":
@@ -175,7 +178,8 @@ def main():
     try:
         judged = judge(job, lambda word: print(word, file=out, flush=True))
     except BaseException as error:
-        judged = {"fault": fault("grader", f"the grader itself failed ({type(error).__name__}: {error})"), "tests": [], "diagnosis": None}
+        judged = {"fault": fault("grader", f"the grader itself failed ({type(error).__name__}: {error})"),
+                  "tests": [], "diagnosis": None}
     with tempfile.NamedTemporaryFile("w", dir=result.parent, delete=False, encoding="utf-8") as file:
         json.dump({"token": token, **judged}, file)
     os.replace(file.name, result)

@@ -65,7 +65,8 @@ def array_of(value):
 def same(yours, expected, what="the result", tolerance=1e-5, kind=None):
     """Claim that a value is the expected one: the kind of object, the shape, the type of its numbers and the numbers.
 
-    The type is claimed of Tensors and arrays, and of NumPy's single numbers where the expected one is of NumPy too: 1.0 has no type.
+    The type is claimed of Tensors and arrays, and of NumPy's single numbers where the expected one is of NumPy too:
+    1.0 has no type.
 
     Args:
         yours, expected: Tensor, array or number. what: its name. tolerance: of the largest entry (and at least of 1e-8); 0 for
@@ -76,10 +77,12 @@ def same(yours, expected, what="the result", tolerance=1e-5, kind=None):
     kind = kind or (Tensor if isinstance(expected, Tensor) else None)
     if kind is not None and not isinstance(yours, kind):
         SEEN.append(type(yours).__name__)
-        raise Broken(f"{what} is {_a(type(yours).__name__)}; expected {_a(kind.__name__)}", what, type(yours).__name__, kind.__name__)
+        raise Broken(f"{what} is {_a(type(yours).__name__)}; expected {_a(kind.__name__)}",
+                     what, type(yours).__name__, kind.__name__)
     if yours is None or isinstance(yours, (str, bytes, dict, set)):
         SEEN.append(type(yours).__name__)
-        raise Broken(f"{what} is {yours!r}; expected {describe(array_of(expected))}", what, repr(yours), describe(array_of(expected)))
+        raise Broken(f"{what} is {yours!r}; expected {describe(array_of(expected))}",
+                     what, repr(yours), describe(array_of(expected)))
     a, b = array_of(yours), array_of(expected)
     SEEN.append(a.copy())
     if a.dtype.kind not in "fiub":

@@ -45,7 +45,8 @@ def init(args):
     workspace = Workspace.make(args.item, course)
     first = workspace.exercises[0]
     path = workspace.path(first).relative_to(workspace.folder)
-    print(f"Lessons: {len(course.lessons)}, exercises: {len(workspace.exercises)}, in {args.item}. Go on with:\n\n  cd {args.item}\n"
+    print(f"Lessons: {len(course.lessons)}, exercises: {len(workspace.exercises)}, in {args.item}. Go on with:\n\n"
+          f"  cd {args.item}\n"
           f"  minipeft learn\n\nThere the first lesson's text is {first.lesson.folder.name}/{LESSON}, and the first exercise "
           f"{path}" + (", which is solved already." if first.id in first.lesson.solved else "."))
     return 0

@@ -111,7 +111,8 @@ class Lesson:
                 continue
             id, symbol = found.groups()
             if not ID.fullmatch(id) or id[:2] != self.number or ":" not in symbol:
-                raise ValueError(f"{self.path(LESSON)}:{place + 1}: expected an id such as {self.number}.1 and MODULE:NAME, got {line!r}")
+                raise ValueError(f"{self.path(LESSON)}:{place + 1}: "
+                                 f"expected an id such as {self.number}.1 and MODULE:NAME, got {line!r}")
             task = []
             for after in lines[place + 1:]:
                 said = TASK.match(after)
@@ -148,7 +149,8 @@ class Course:
                             told.get("tier", "core"), told.get("points", {}), tuple(told.get("stretch", ())),
                             tuple(told.get("kernels", ())), tuple(told.get("introduces", ())), tuple(told.get("solved", ())))
             if lesson.tier not in TIERS:
-                raise ValueError(f"{self.folder / COURSE}: tier of {told['folder']} is {lesson.tier!r}; expected {' or '.join(TIERS)}")
+                raise ValueError(f"{self.folder / COURSE}: tier of {told['folder']} is {lesson.tier!r}; "
+                                 f"expected {' or '.join(TIERS)}")
             self.lessons.append(lesson)
         self.exercises = [exercise for lesson in self.lessons for exercise in lesson.exercises()]
 
@@ -158,7 +160,8 @@ class Course:
             if exercise.id == id:
                 return exercise
         lessons = ", ".join(dict.fromkeys(e.id for e in self.exercises if e.id[:2] == str(id)[:2]))
-        raise ValueError(f"exercise: there is no {id}; " + (f"lesson {str(id)[:2]} has {lessons}" if lessons else "minipeft learn list shows all"))
+        raise ValueError(f"exercise: there is no {id}; " + (f"lesson {str(id)[:2]} has {lessons}" if lessons
+                                                            else "minipeft learn list shows all"))
 
     def lesson(self, number):
         """The `Lesson` with a number, given as 8 or "08". Raises ValueError where there is none."""

@@ -11,8 +11,8 @@ from .stubs import solution_of
 from .workspace import Workspace
 
 INSTALL = "pip install 'minipeft[learn]' (or '.[learn]' in the project's folder)"
-LIBRARIES = {"pytest": "checks", "pytest-timeout": "checks", "watchfiles": "watching", "jupytext": "lessons", "nbformat": "notebooks",
-             "nbclient": "notebooks", "ipykernel": "notebooks"}
+LIBRARIES = {"pytest": "checks", "pytest-timeout": "checks", "watchfiles": "watching", "jupytext": "lessons",
+             "nbformat": "notebooks", "nbclient": "notebooks", "ipykernel": "notebooks"}
 
 
 def found(name, value, advice=""):
@@ -42,7 +42,8 @@ def examine(folder):
 def _memory():
     """Whether the system can limit what a check takes."""
     if memory() is None:
-        return found("memory limit", "none on this system; an answer that takes ever more memory is ended by the limit of time alone")
+        return found("memory limit",
+                     "none on this system; an answer that takes ever more memory is ended by the limit of time alone")
     return found("memory limit", f"{MEGABYTES} MB for each check")
 
 
@@ -52,13 +53,15 @@ def _of_folder(folder, course):
         workspace = Workspace.around(folder, course)
     except (ValueError, OSError) as error:
         none = "no folder of the course" in str(error)
-        yield found("your folder", "none here; minipeft learn init DIR makes one" if none else "cannot be read", "" if none else str(error))
+        yield found("your folder", "none here; minipeft learn init DIR makes one" if none else "cannot be read",
+                    "" if none else str(error))
         return
     solved = sum(map(workspace.solved, workspace.exercises))
     yield found("your folder", f"{workspace.folder}, {solved} of {len(workspace.exercises)} solved")
     for exercise in workspace.exercises:
         if not workspace.path(exercise).is_file():
-            yield found(exercise.id, f"{workspace.path(exercise).name} is missing", f"minipeft learn reset {exercise.id} makes it anew")
+            yield found(exercise.id, f"{workspace.path(exercise).name} is missing",
+                        f"minipeft learn reset {exercise.id} makes it anew")
 
 
 def _one_check(course):

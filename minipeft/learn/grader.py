@@ -56,7 +56,8 @@ class Told:
 
     def as_dict(self):
         """What JSON can hold."""
-        out = {name: getattr(self, name) for name in ("name", "claim", "passed", "kind", "message", "where", "line", "what", "largest")}
+        out = {name: getattr(self, name)
+               for name in ("name", "claim", "passed", "kind", "message", "where", "line", "what", "largest")}
         return out | {"yours": shown(self.yours), "expected": shown(self.expected)}
 
     def like(self, other):
@@ -104,7 +105,8 @@ class Plugin:
     @pytest.fixture
     def rng(self, request):
         """A generator that is the same for every answer, and another for each student's variant."""
-        name = request.node.originalname + str(sorted((k, repr(v)) for k, v in request.node.callspec.params.items() if k != "candidate"))
+        name = request.node.originalname + str(sorted((k, repr(v)) for k, v in request.node.callspec.params.items()
+                                                      if k != "candidate"))
         return np.random.default_rng([self.variant, zlib.crc32(name.encode())])
 
     @pytest.fixture
@@ -145,8 +147,10 @@ class Plugin:
         name, mine = item.callspec.params["candidate"], self.told.get(YOURS)
         if name == YOURS or mine is None:
             return None
-        known = any(other not in (name, YOURS) and len(told) == len(mine) and alike(mine, told) for other, told in self.told.items())
-        return True if known or all(told.passed for told in mine) or not alike(mine, self.told[name]) else None  # True: it is dealt with
+        known = any(other not in (name, YOURS) and len(told) == len(mine) and alike(mine, told)
+                    for other, told in self.told.items())
+        # True: it is dealt with
+        return True if known or all(told.passed for told in mine) or not alike(mine, self.told[name]) else None
 
     @pytest.hookimpl(hookwrapper=True)
     def pytest_pyfunc_call(self, pyfuncitem):
@@ -198,7 +202,8 @@ def place_of(error, candidate):
     """("file:line", the line) in a candidate's file at which an error came up; that of its definition where it did not there."""
     if candidate.path is None:
         return "", ""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if os.path.realpath(f.filename) == os.path.realpath(candidate.path)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__)
+              if os.path.realpath(f.filename) == os.path.realpath(candidate.path)]
     if frames:
         return f"{os.path.basename(candidate.path)}:{frames[-1].lineno}", (frames[-1].line or "").strip()
     code = getattr(getattr(candidate.answer, "py_func", candidate.answer), "__code__", None)
@@ -217,8 +222,9 @@ def grade(exercise, candidates, variant=0, seconds=None, only=None, around=conte
         {candidate's name: [`Told` of each test]}. A candidate without a test has an empty list.
     """
     plugin = Plugin(exercise, candidates, variant, only, around, seconds)
-    options = [str(exercise.lesson.path(GRADE)), "-q", "--tb=no", "--noconftest", "-c", os.devnull, "--rootdir", str(exercise.lesson.folder),
-               "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--import-mode=importlib", "-W", "ignore"]
+    options = [str(exercise.lesson.path(GRADE)), "-q", "--tb=no", "--noconftest", "-c", os.devnull,
+               "--rootdir", str(exercise.lesson.folder), "-p", "no:cacheprovider", "-p", "no:hypothesispytest",
+               "--import-mode=importlib", "-W", "ignore"]
     if seconds is not None:
         options += ["-p", "pytest_timeout", "--timeout", str(seconds)]
     _forget(exercise.lesson.path(GRADE))  # pytest knows files by name, and every lesson has a grade.py
@@ -229,7 +235,8 @@ def grade(exercise, candidates, variant=0, seconds=None, only=None, around=conte
     for name, told in plugin.told.items():
         waited = name != YOURS and mine is not None and all(each.passed for each in mine)
         if len(told) < plugin.planned[name] and not waited:
-            told.append(Told("the end", "The tests run to their end.", False, "error", "the answer ended the tests before they were done"))
+            told.append(Told("the end", "The tests run to their end.", False, "error",
+                             "the answer ended the tests before they were done"))
     return plugin.told
 
 

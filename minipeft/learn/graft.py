@@ -39,5 +39,6 @@ def train(workspace, out=None):
 
         data = written("toy:rating", folder / "data")
         result = execute(Run("toy:encoder", data, "lora", epochs=1), folder / "run", title="your LoRA")
-    print(f"accuracy {result['score']:.4f} on {result['split']} after {result['steps']} steps; {result['trainable']:,} parameters trained")
+    print(f"accuracy {result['score']:.4f} on {result['split']} after {result['steps']} steps; "
+          f"{result['trainable']:,} parameters trained")
     return 0

@@ -1,4 +1,5 @@
-"""What keeps the course from rotting: checks of every lesson, each of which gives a list of what is wrong, empty where all is well.
+"""What keeps the course from rotting: checks of every lesson, each of which gives a list of what is wrong,
+empty where all is well.
 
 Tests run them over the course, and over a small broken course on which each of them must find its fault.
 """
@@ -52,7 +53,8 @@ def canary(exercise, answer):
 
 
 def answer_faults(exercise):
-    """Of an exercise: its stub must fail with its own id, its solution pass, its canary fail, its wrong answers be refused and known.
+    """Of an exercise: its stub must fail with its own id, its solution pass, its canary fail,
+    its wrong answers be refused and known.
 
     All are graded in one process.
     """
@@ -69,7 +71,8 @@ def answer_faults(exercise):
                 out.append(f"{exercise.id}: the solution fails {each.name}: {each.message}")
         for each in told["stub"]:
             if each.passed or each.kind != "unwritten":
-                out.append(f"{exercise.id}: the stub does not fail with its id in {each.name} but {'passes' if each.passed else each.message}")
+                out.append(f"{exercise.id}: the stub does not fail with its id in {each.name} but "
+                           f"{'passes' if each.passed else each.message}")
         if all(each.passed for each in told["canary"]):
             out.append(f"{exercise.id}: an answer that raises passes every test")
         found = shortcuts(exercise, solution_of(exercise))
@@ -91,8 +94,8 @@ def mutant_faults(exercise, wrong, told, candidates):
                 for _, said in shortcuts(exercise, mutant_file(exercise, mutant))]
         missing = missing_names(mutant_file(exercise, mutant))
         if missing:
-            out.append(f"{exercise.id}: the wrong answer {mutant.name} takes more from mutants.py than a learner's file would have: "
-                       f"{', '.join(sorted(missing))}")
+            out.append(f"{exercise.id}: the wrong answer {mutant.name} takes more from mutants.py than a learner's file "
+                       f"would have: {', '.join(sorted(missing))}")
         if mutant.answer.__name__ != exercise.name:
             out.append(f"{exercise.id}: the wrong answer {mutant.name} is called {mutant.answer.__name__}, not {exercise.name}")
         if all(each.passed for each in told[mutant.name]):
@@ -171,14 +174,15 @@ def anatomy_faults(lesson):
         needs = tuple(sorted({f"{int(n):02d}" for n in re.findall(r"\d+", said.group(1))})) if said else None
         expected = tuple(number for number in lesson.needs if number != TOUR)
         if needs != expected or int(said.group(2)) != lesson.minutes:
-            out.append(f"{lesson.folder.name}: the text says {said.group() if said else 'nothing of what one needs'!r}; course.toml says "
-                       f"{', '.join(expected) or 'no lesson'} and {lesson.minutes} minutes")
+            out.append(f"{lesson.folder.name}: the text says {said.group() if said else 'nothing of what one needs'!r}; "
+                       f"course.toml says {', '.join(expected) or 'no lesson'} and {lesson.minutes} minutes")
     return out + figure_faults(lesson)
 
 
 def _prose(text):
     """What a lesson says beside its code and its exercises, in one line."""
-    return " ".join(line.removeprefix("#").strip() for line in text.splitlines() if line.startswith("#") and not line.startswith("#@"))
+    return " ".join(line.removeprefix("#").strip() for line in text.splitlines()
+                    if line.startswith("#") and not line.startswith("#@"))
 
 
 def figure_faults(lesson):
@@ -262,7 +266,8 @@ def running_faults(lesson, seconds, fast=True):
     """The lesson's file runs from top to bottom; it is stopped when it has taken ``seconds`` of a core."""
     code = "import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
     with tempfile.TemporaryDirectory() as folder:
-        done = _process(code, lesson.path(LESSON).resolve(), seconds=seconds, cwd=folder, MPLBACKEND="Agg", **({FAST: "1"} if fast else {}))
+        done = _process(code, lesson.path(LESSON).resolve(), seconds=seconds, cwd=folder, MPLBACKEND="Agg",
+                        **({FAST: "1"} if fast else {}))
     return _ended(lesson.folder.name, done, seconds)
 
 
@@ -275,11 +280,13 @@ def answers_faults(lesson, seconds):
 
 
 def _process(code, *arguments, seconds=None, cwd=None, **more):
-    """Run Python code in a process of its own on one core; it is ended when it has taken ``seconds`` of it. Unlike the clock's, they
-    do not depend on what else the machine does."""
+    """Run Python code in a process of its own on one core; it is ended when it has taken ``seconds`` of it. Unlike the clock's,
+    they do not depend on what else the machine does."""
     limit = f"import resource; resource.setrlimit(resource.RLIMIT_CPU, ({seconds}, {seconds + 1})); " if seconds else ""
-    return subprocess.run([sys.executable, "-W", "error::SyntaxWarning", "-c", f"import json, sys; {limit}{code}", *map(str, arguments)],
-                          cwd=cwd, env=environment_with(MINIPEFT_NUM_THREADS="1", **more), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-W", "error::SyntaxWarning", "-c", f"import json, sys; {limit}{code}",
+                           *map(str, arguments)],
+                          cwd=cwd, env=environment_with(MINIPEFT_NUM_THREADS="1", **more), stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, check=False)
 
 
 def _ended(name, done, seconds):
@@ -295,7 +302,8 @@ def grader_faults(lesson):
     tree = ast.parse(lesson.path(GRADE).read_text(encoding="utf-8"))
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            marks = [d.args[0].value for d in node.decorator_list if isinstance(d, ast.Call) and getattr(d.func, "id", "") == "exercise"]
+            marks = [d.args[0].value for d in node.decorator_list
+                     if isinstance(d, ast.Call) and getattr(d.func, "id", "") == "exercise"]
             if not ast.get_docstring(node):
                 out.append(f"{lesson.folder.name}: {node.name} does not say what it claims")
             if not marks or not set(marks) <= ids:

@@ -28,8 +28,9 @@ def lesson_with_stubs(lesson):
         if found:
             latest = exercises[found.group(1)]
             stub = [f"# {text}".rstrip() for text in stub_of(latest).splitlines()]
-            out += ["# %% [markdown]", f"# **Exercise {latest.id}.** Write it in `{latest.filename}`; `minipeft learn check {latest.id}` looks at "
-                    "it. It starts as", "#", "# ```python", *stub, "# ```", "#", "# %%"]
+            out += ["# %% [markdown]",
+                    f"# **Exercise {latest.id}.** Write it in `{latest.filename}`; `minipeft learn check {latest.id}` "
+                    "looks at it. It starts as", "#", "# ```python", *stub, "# ```", "#", "# %%"]
         if line.strip() == BEGIN:
             hidden = True
             out += ["from minipeft.learn import answer", "", f'{latest.name} = answer("{latest.id}")  # yours, once it passes']

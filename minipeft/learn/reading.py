@@ -1,7 +1,7 @@
 """What lessons use besides the package: a short form, questions to answer before the answer is read, figures with their text.
 
-A lesson's file runs from top to bottom as a script, in a notebook, and in tests. ``fast()`` is true in tests, which run the same code
-with smaller sizes.
+A lesson's file runs from top to bottom as a script, in a notebook, and in tests. ``fast()`` is true in tests, which run the same
+code with smaller sizes.
 """
 
 import base64
@@ -58,7 +58,8 @@ def _keep(question, guess, answer):
                 return []
             files.write_json(path, [*known, {"question": question, "guess": guess, "answer": answer,
                                              "at": time.strftime("%Y-%m-%dT%H:%M:%S")}])
-            return [each["guess"] for each in known if isinstance(each, dict) and each.get("question") == question and "guess" in each]
+            return [each["guess"] for each in known
+                    if isinstance(each, dict) and each.get("question") == question and "guess" in each]
     return []
 
 

@@ -31,7 +31,8 @@ def outcome_screen(outcome, exercise, workspace=None, path=None):
     parts.append(Text(""))
     if outcome.fault is not None:
         fault = outcome.fault
-        parts += [Text(f"✗ {fault['message']}", BAD), *([Text(f"  {outcome.stage}", SOFT)] if outcome.stage else []), *_place(fault)]
+        parts += [Text(f"✗ {fault['message']}", BAD),
+                  *([Text(f"  {outcome.stage}", SOFT)] if outcome.stage else []), *_place(fault)]
     elif outcome.passed:
         count = len(outcome.tests)
         parts.append(Text(f"✓ {count} claim{'s hold' if count > 1 else ' holds'}", GOOD))
@@ -91,10 +92,11 @@ def trace_screen(outcome, exercise):
     if trace is None and outcome.failed is not None and outcome.failed["kind"] == "time":
         return Group(*parts, Text(f"It was not followed: {outcome.failed['message']}"))
     if trace is None:
-        return Group(*parts, Text("No step was seen that departs from the solution: it stops with an error before, or writes the result "
-                                  "without a step in between."))
-    said = {"value": "The first step whose value the solution never has", "gradient": "The first step that gets, or hands on, another "
-            "gradient than in the solution", "missing": "All your steps are right; what comes next in the solution has this value"}[trace["kind"]]
+        return Group(*parts, Text("No step was seen that departs from the solution: it stops with an error before, "
+                                  "or writes the result without a step in between."))
+    said = {"value": "The first step whose value the solution never has",
+            "gradient": "The first step that gets, or hands on, another gradient than in the solution",
+            "missing": "All your steps are right; what comes next in the solution has this value"}[trace["kind"]]
     parts += [Text(f"{said} ({trace['operation']}):"), *_place(trace), Text("")]
     table = Table(box=None, padding=(0, 3, 0, 2), header_style=SOFT)
     sides = [("yours", trace["yours"])] * (trace["kind"] != "missing") + [("the nearest in the solution", trace["nearest"])]
@@ -116,7 +118,8 @@ def list_screen(workspace):
         table.add_row("", Text(lesson.number, NAME), Text(f"{lesson.title}  ({lesson.minutes} min)", NAME), "", "")
         for exercise in own:
             done = workspace.of(exercise)
-            mark = Text("✓", GOOD) if done["passed"] else Text("▸" if exercise is current else "○", "yellow" if exercise is current else SOFT)
+            mark = Text("✓", GOOD) if done["passed"] else Text("▸" if exercise is current else "○",
+                                                               "yellow" if exercise is current else SOFT)
             stretch = " · stretch" * (exercise.tier == "stretch")
             table.add_row(mark, exercise.id, Text.assemble(exercise.qualname, (stretch, SOFT)), str(done["attempts"] or ""),
                           str(done["hints"] or ""))

@@ -1,9 +1,9 @@
 """What an answer may not do, found in its syntax tree: take the answer from the package, or go around the checker.
 
 Only what is needed to write the answer can be imported: what the stub imports, NumPy, Numba, the engine's operations and a few
-modules of Python's own. A module can be looked into and nothing else, ``np.exp`` and not ``np``, so that another name for it hides
-nothing. The answer's own name, wherever it could be had ready-made, may not be used, nor may what runs text as a program, reaches
-into the interpreter or changes what others use.
+modules of Python's own. A module can be looked into and nothing else, ``np.exp`` and not ``np``, so that another name for it
+hides nothing. The answer's own name, wherever it could be had ready-made, may not be used, nor may what runs text as a program,
+reaches into the interpreter or changes what others use.
 """
 
 import ast
@@ -14,22 +14,23 @@ from .stubs import stub_of
 
 ENGINE = "minipeft.autograd"
 MODULES = {"numpy", "numpy.linalg", "numpy.random", "numpy.fft", "numpy.lib", "numpy.lib.stride_tricks", "numpy.typing", "numba",
-           "numba.core.types", "numba.typed", "math", "functools", "itertools", "collections", "collections.abc", "dataclasses", "typing",
-           "operator", "__future__"}
-BUILTINS = {"eval", "exec", "compile", "__import__", "open", "globals", "locals", "vars", "super", "input", "breakpoint", "exit", "quit",
-            "setattr", "delattr", "memoryview", "help"}
+           "numba.core.types", "numba.typed", "math", "functools", "itertools", "collections", "collections.abc", "dataclasses",
+           "typing", "operator", "__future__"}
+BUILTINS = {"eval", "exec", "compile", "__import__", "open", "globals", "locals", "vars", "super", "input", "breakpoint", "exit",
+            "quit", "setattr", "delattr", "memoryview", "help"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 SCOPES = (*FUNCTIONS, ast.ClassDef, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)  # what has variables of its own
-ATTRIBUTES = {"sys", "_sys", "os", "_os", "inspect", "builtins", "importlib", "gc", "ctypes", "_getframe", "mro",  # the interpreter
-              "gi_frame", "cr_frame", "ag_frame", "tb_frame", "f_back", "f_locals", "f_globals", "f_builtins",     # whoever calls
-              "attrgetter", "methodcaller", "update_wrapper", "wraps",                                             # attributes by name
-              "get_type_hints", "ForwardRef", "singledispatch", "singledispatchmethod",                            # these run text
-              "load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap", "DataSource", "save", "savez", "savez_compressed",
-              "savetxt", "tofile", "dump", "objmode"}                                                              # files
+ATTRIBUTES = {
+    "sys", "_sys", "os", "_os", "inspect", "builtins", "importlib", "gc", "ctypes", "_getframe", "mro",  # the interpreter
+    "gi_frame", "cr_frame", "ag_frame", "tb_frame", "f_back", "f_locals", "f_globals", "f_builtins",     # whoever calls
+    "attrgetter", "methodcaller", "update_wrapper", "wraps",                                             # attributes by name
+    "get_type_hints", "ForwardRef", "singledispatch", "singledispatchmethod",                            # these run text
+    "load", "loadtxt", "genfromtxt", "fromfile", "fromregex", "memmap", "DataSource", "save", "savez", "savez_compressed",
+    "savetxt", "tofile", "dump", "objmode"}                                                              # files
 
 # What a class in an answer may define; with __eq__ a result could be the same as any other.
-SPECIAL = {"__init__", "__post_init__", "__call__", "__enter__", "__exit__", "__iter__", "__next__", "__len__", "__getitem__", "__repr__",
-           "__slots__"}
+SPECIAL = {"__init__", "__post_init__", "__call__", "__enter__", "__exit__", "__iter__", "__next__", "__len__", "__getitem__",
+           "__repr__", "__slots__"}
 
 
 class Shortcut(Exception):
@@ -136,7 +137,8 @@ def engine_open(exercise, of_stub):
 
 
 def ready_made(exercise, module, name):
-    """Whether an operation of the engine is the answer, or is made of it: F.attention_weights has attention_weights_composed in it."""
+    """Whether an operation of the engine is the answer, or is made of it:
+    F.attention_weights has attention_weights_composed in it."""
     if not module.startswith(ENGINE) or not exercise.module.startswith(ENGINE):
         return False
     todo, seen = [_value(module, name)], set()
@@ -179,7 +181,8 @@ def attribute(value, name, *default):
 def _own_names(tree):
     """Numbers (`id`) of the names that look like a built-in function's and stand for a variable of a function's own."""
     out = set()
-    doubtful = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}  # may mean the built-in one
+    # may mean the built-in one
+    doubtful = {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
 
     def walk(node, known):
         """``known``: the variables of the functions around a node."""
@@ -234,7 +237,8 @@ def _special(node):
 def _attribute(exercise, node, names, looked_into):
     """What is wrong with an attribute, or None."""
     if isinstance(node, ast.MatchClass):
-        return next((f"uses {name} in a pattern, which an answer has no need of" for name in node.kwd_attrs if closed(name)), None)
+        return next((f"uses {name} in a pattern, which an answer has no need of"
+                     for name in node.kwd_attrs if closed(name)), None)
     if not isinstance(node, ast.Attribute):
         return None
     whole = ast.unparse(node)
@@ -296,7 +300,8 @@ def _other_names(tree, names):
             value = getattr(node, "iter" if isinstance(node, (ast.For, ast.comprehension)) else "value", None)
             targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
             if isinstance(value, ast.AST) and _itself(value) & {*names, *out}:
-                out |= {n.id for t in targets if t for n in ast.walk(t) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+                out |= {n.id for t in targets if t for n in ast.walk(t)
+                        if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     return out
 
 

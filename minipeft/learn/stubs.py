@@ -43,7 +43,8 @@ class Source:
             names = _used(todo.pop())
             for part in self.tree.body:
                 bound = {part.name} if isinstance(part, ast.FunctionDef) and not part.decorator_list else {
-                    n.id for t in part.targets for n in ast.walk(t) if isinstance(n, ast.Name)} if isinstance(part, ast.Assign) else set()
+                    n.id for t in part.targets for n in ast.walk(t) if isinstance(n, ast.Name)
+                } if isinstance(part, ast.Assign) else set()
                 if bound & names and part not in found and part is not node and getattr(part, "name", "") != node.name:
                     found.add(part)
                     todo.append(part)
@@ -148,13 +149,16 @@ def mutant_file(exercise, mutant):
     """The text of a learner's file with a wrong answer in it: a `Mutant` of the lesson's mutants.py."""
     source, plain = Source(exercise.lesson.path(MUTANTS), "mutants", ""), getattr(mutant.answer, "py_func", mutant.answer)
     nodes = [n for n in source.tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and any(
-        isinstance(d, ast.Call) and [getattr(a, "value", None) for a in d.args[:2]] == [mutant.id, mutant.name] for d in n.decorator_list)]
+        isinstance(d, ast.Call) and [getattr(a, "value", None) for a in d.args[:2]] == [mutant.id, mutant.name]
+        for d in n.decorator_list)]
     if not nodes:
         raise ValueError(f"{source.path}: no wrong answer {mutant.name} of {mutant.id} ({plain.__name__})")
     node = nodes[0]
-    node.decorator_list = [d for d in node.decorator_list if not (isinstance(d, ast.Call) and getattr(d.func, "id", "") == "mutant")]
+    node.decorator_list = [d for d in node.decorator_list
+                           if not (isinstance(d, ast.Call) and getattr(d.func, "id", "") == "mutant")]
     parts = [*source.helpers_of(node), node]
-    imports = dict.fromkeys(line for part in parts for line in source.imports(part) if not line.startswith("from mutants import "))
+    imports = dict.fromkeys(line for part in parts for line in source.imports(part)
+                            if not line.startswith("from mutants import "))
     return "\n".join([*imports, "", *(f"\n{source.text_of(part)}\n" for part in parts)])
 
 
@@ -187,7 +191,8 @@ def _file(exercise, code):
     """Heading, imports and code."""
     source, node, classes = found(exercise)
     imports = source.imports(node)
-    parts = [heading(exercise, classes), "\n".join(imports) + "\n" if imports else None, "\n" + code(source, node).rstrip() + "\n"]
+    parts = [heading(exercise, classes), "\n".join(imports) + "\n" if imports else None,
+             "\n" + code(source, node).rstrip() + "\n"]
     text = "\n".join(part for part in parts if part is not None)
     return "\n".join(line for line in text.split("\n") if line.strip() not in (BEGIN, END))
 
@@ -199,13 +204,15 @@ def _emptied(exercise, source, node):
     out, first = source.text_of(node).split("\n"), min([node.lineno, *(d.lineno for d in node.decorator_list)])
     for part in reversed([n for n in node.body if isinstance(n, ast.FunctionDef)]):
         start = min([part.lineno, *(d.lineno for d in part.decorator_list)])
-        out[start - first:part.end_lineno - first + 1] = textwrap.indent(_without_body(exercise, source, part), "    ").split("\n")
+        out[start - first:part.end_lineno - first + 1] = textwrap.indent(
+            _without_body(exercise, source, part), "    ").split("\n")
     return "\n".join(out)
 
 
 def _without_body(exercise, source, node):
     """A function's lines up to its docstring, and an error for the rest."""
-    return "\n".join([*_head(source, node), f'    raise NotImplementedError("{exercise.id}: {node.name} is still to be written")'])
+    return "\n".join([*_head(source, node),
+                      f'    raise NotImplementedError("{exercise.id}: {node.name} is still to be written")'])
 
 
 def _head(source, node):

@@ -39,7 +39,8 @@ def variant_of(student):
 
 
 def students_of(args):
-    """Names from --students, a text file with one in a line, or one named by --student. Raises ValueError for none or for two alike."""
+    """Names from --students, a text file with one in a line, or one named by --student.
+    Raises ValueError for none or for two alike."""
     lines = Path(args.students).read_text(encoding="utf-8").splitlines() if args.students else [args.student or ""]
     names = [line.strip() for line in lines if line.strip()]
     if not names:
@@ -77,7 +78,8 @@ def release(args):
 def workspaces_in(folder, course):
     """[`Workspace`]: the folder itself, or those in it. Raises ValueError where there is none."""
     folder = Path(folder)
-    places = [folder] if (folder / FOLDER / STATE).is_file() else sorted(path.parent.parent for path in folder.glob(f"*/{FOLDER}/{STATE}"))
+    places = [folder] if (folder / FOLDER / STATE).is_file() else sorted(
+        path.parent.parent for path in folder.glob(f"*/{FOLDER}/{STATE}"))
     if not places:
         raise ValueError(f"{folder}: neither a folder of the course nor a folder of such folders")
     return [Workspace(place, course) for place in places]
@@ -93,7 +95,8 @@ def grade(args):
     """
     course, tiers = Course(), tiers_of(args)
     chosen = [lesson.number for lesson in map(course.lesson, args.lessons.split(","))] if args.lessons else None
-    exercises = [exercise for exercise in course.exercises if exercise.tier in tiers and (chosen is None or exercise.lesson.number in chosen)]
+    exercises = [exercise for exercise in course.exercises
+                 if exercise.tier in tiers and (chosen is None or exercise.lesson.number in chosen)]
     workspaces = workspaces_in(args.folder, course)
     if args.gradescope and len(workspaces) > 1:
         raise ValueError(f"grade: --gradescope is for one student's folder; {args.folder} has {len(workspaces)}")
@@ -124,7 +127,8 @@ def grade(args):
 
 
 def remarks_on(workspace, tiers, names):
-    """[what a folder says of itself that the instructor did not]: other tiers, or a name that another folder bears (``names``)."""
+    """[what a folder says of itself that the instructor did not]: other tiers,
+    or a name that another folder bears (``names``)."""
     said, student, out = workspace.state.get("tiers", list(TIERS)), workspace.state.get("student"), []
     said = list(map(str, said)) if isinstance(said, list) else [repr(said)]  # anything at all may stand in a student's file
     if set(said) != set(tiers):
@@ -167,7 +171,8 @@ def as_csv(rows):
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["student", "points", *ids])
     for name, outcomes in rows:
-        writer.writerow([name, f"{points_of(outcomes):g}", *(exercise.points if outcome.passed else 0 for exercise, outcome in outcomes)])
+        writer.writerow([name, f"{points_of(outcomes):g}",
+                         *(exercise.points if outcome.passed else 0 for exercise, outcome in outcomes)])
     return out.getvalue()
 
 
@@ -202,8 +207,8 @@ def report(args):
     table = Table("exercise", "solved", "tries", "hints", "gave up", "commonest wrong answers")
     for id, row in told["exercises"].items():
         known = ", ".join(f"{name} ({count})" for name, count in row["mutants"][:3])
-        table.add_row(f"{id} {course.exercise(id).qualname}", f"{row['solved']} of {told['students']}", f"{row['tries']:.1f}", f"{row['hints']:.1f}",
-                      str(row["gave_up"]), known or "–")
+        table.add_row(f"{id} {course.exercise(id).qualname}", f"{row['solved']} of {told['students']}", f"{row['tries']:.1f}",
+                      f"{row['hints']:.1f}", str(row["gave_up"]), known or "–")
     Console().print(table)
     return 0
 

@@ -2,8 +2,8 @@
 
 A test is run twice, on the learner's file and on the solution's. What is written down each time: every Tensor that a line of the
 file makes, with the gradient that reaches it on the way back, the gradient that all of them hand on to each Tensor that came from
-outside, and every array that a line binds to a name. Steps need not come in the same order, nor be the same: a value counts as known
-where any step of the solution has it, a gradient where the solution hands it on to anything.
+outside, and every array that a line binds to a name. Steps need not come in the same order, nor be the same: a value counts as
+known where any step of the solution has it, a gradient where the solution hands it on to anything.
 """
 
 import contextlib
@@ -23,7 +23,8 @@ MOST = 2000  # steps that are written down; a loop over single numbers has more 
 
 @dataclass
 class Step:
-    """One value: the line that made it, the operation or the name that it was given, the array, the gradient (later, or never)."""
+    """One value: the line that made it, the operation or the name that it was given, the array,
+    the gradient (later, or never)."""
 
     line: int
     name: str
@@ -34,8 +35,8 @@ class Step:
 
 @dataclass
 class Outside:
-    """A Tensor from outside the file: its node, its array where it is a leaf, the sums of gradients handed on to it, the last `Step`
-    that did."""
+    """A Tensor from outside the file: its node, its array where it is a leaf, the sums of gradients handed on to it,
+    the last `Step` that did."""
 
     node: object
     value: np.ndarray
@@ -146,7 +147,8 @@ def _watched(product, parent, step, record):
 
 def _close(a, b):
     """Whether two arrays are the same up to rounding."""
-    return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-7 + 1e-5 * (np.abs(b).max() if b.size else 0), equal_nan=True)
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-4, atol=1e-7 + 1e-5 * (np.abs(b).max() if b.size else 0),
+                                              equal_nan=True)
 
 
 def _alike(a, b):

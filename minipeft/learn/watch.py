@@ -71,8 +71,8 @@ class Watch:
         """Tell of saves."""
         from watchfiles import watch
 
-        for changes in watch(self.workspace.folder, stop_event=self.stop, debounce=100, step=30, rust_timeout=500, yield_on_timeout=False,
-                             raise_interrupt=False):
+        for changes in watch(self.workspace.folder, stop_event=self.stop, debounce=100, step=30, rust_timeout=500,
+                             yield_on_timeout=False, raise_interrupt=False):
             self.events.put(("saved", {str(path) for _, path in changes}))
 
     def _keys(self):
@@ -92,7 +92,8 @@ class Watch:
     def _checked(self, number, exercise, trace):
         """One check, in a thread of its own."""
         tell = lambda line: self.events.put(("progress", (number, line)))
-        self.events.put(("outcome", (number, check(exercise, self.workspace.path(exercise), self.workspace.variant, tell, trace=trace))))
+        self.events.put(("outcome", (number, check(exercise, self.workspace.path(exercise), self.workspace.variant,
+                                                   tell, trace=trace))))
 
     # ---- what is done about it ----
 
@@ -143,7 +144,8 @@ class Watch:
             self.giving_up = False
         except ValueError as error:
             self.giving_up = "--give-up" in str(error)
-            self._show(screens.message("It has not passed; s again gives up and shows the solution." if self.giving_up else str(error)))
+            self._show(screens.message("It has not passed; s again gives up and shows the solution." if self.giving_up
+                                       else str(error)))
         return True
 
     def _next(self):

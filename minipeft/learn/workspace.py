@@ -47,8 +47,8 @@ class Workspace:
             raise ValueError(f"{folder}: " + ("is a folder of the course already; minipeft learn goes on there" if known else
                                               "there is something in it; choose a folder that is new"))
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        files.write_json(folder / FOLDER / STATE, {"version": VERSION, "variant": variant, "student": student, "tiers": list(tiers),
-                                                   "exercises": {}})
+        files.write_json(folder / FOLDER / STATE, {"version": VERSION, "variant": variant, "student": student,
+                                                   "tiers": list(tiers), "exercises": {}})
         out = cls(folder, course)
         for exercise in out.exercises:
             out.write_stub(exercise)
@@ -127,10 +127,11 @@ class Workspace:
         if not self.solved(exercise):
             left = HINTS - done["hints"]
             if left > 0:
-                raise ValueError(f"solution: {exercise.id} has {left} more hint{'s' * (left > 1)}; minipeft learn hint {exercise.id}")
+                raise ValueError(f"solution: {exercise.id} has {left} more hint{'s' * (left > 1)}; "
+                                 f"minipeft learn hint {exercise.id}")
             if not give_up:
-                raise ValueError(f"solution: {exercise.id} has not passed; minipeft learn solution {exercise.id} --give-up shows it all "
-                                 "the same")
+                raise ValueError(f"solution: {exercise.id} has not passed; "
+                                 f"minipeft learn solution {exercise.id} --give-up shows it all the same")
             done["solution"] = True
             self.save()
         return solution_of(exercise)
@@ -233,8 +234,8 @@ def with_body_of(stub, mine, earlier, name):
     extra = [n for n in tree.body if n is not own and ast.dump(n) not in known and not (
         isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
     imports = ["\n".join(lines[n.lineno - 1:n.end_lineno]) for n in extra if isinstance(n, (ast.Import, ast.ImportFrom))]
-    others = ["\n".join(lines[min([n.lineno, *(d.lineno for d in getattr(n, "decorator_list", []))]) - 1:n.end_lineno]) for n in extra
-              if not isinstance(n, (ast.Import, ast.ImportFrom))]
+    others = ["\n".join(lines[min([n.lineno, *(d.lineno for d in getattr(n, "decorator_list", []))]) - 1:n.end_lineno])
+              for n in extra if not isinstance(n, (ast.Import, ast.ImportFrom))]
     text = stub.splitlines()
     start = min([target.lineno, *(d.lineno for d in target.decorator_list)])
     last = target.body[-1]

@@ -37,6 +37,6 @@ METHODS = {method.name: method for method in (
     Pfeiffer, Parallel, Compacter, Prefix, SoftPrompt, TaskEmbedding, OutputTuning)}
 
 __all__ = ["AdapterDrop", "Attachment", "Confident", "EarlyExit", "ExitLoss", "Fusion", "GradualUnfreezing", "Joint", "METHODS",
-           "Method", "RULES", "SelfDistilled", "TokenExit", "TwoStage", "activate", "adapter_drop", "attach", "combine", "dequantise",
-           "discriminative", "draft_and_verify", "fisher_importance", "layer_dropout", "match", "mixed", "quantise",
+           "Method", "RULES", "SelfDistilled", "TokenExit", "TwoStage", "activate", "adapter_drop", "attach", "combine",
+           "dequantise", "discriminative", "draft_and_verify", "fisher_importance", "layer_dropout", "match", "mixed", "quantise",
            *(method.__name__ for method in METHODS.values())]

@@ -183,8 +183,8 @@ def _check(model, ids, exit_layer, draft_tokens):
     """An empty cache for the model; ValueError where the arguments do not fit."""
     count = len(getattr(model, "blocks", ()))
     if not isinstance(unwrap(getattr(model, "head", None)), LMHead) or not 1 <= exit_layer < count:
-        raise ValueError(f"draft: expected a Decoder with an LMHead, and 1 to {max(count - 1, 1)} of its {count} blocks to draft; "
-                         f"got {type(model).__name__} and {exit_layer}")
+        raise ValueError(f"draft: expected a Decoder with an LMHead, and 1 to {max(count - 1, 1)} of its {count} blocks "
+                         f"to draft; got {type(model).__name__} and {exit_layer}")
     if len(ids) != 1 or draft_tokens < 1:
         raise ValueError(f"draft: expected one text and draft_tokens of at least 1, got {len(ids)} and {draft_tokens}")
     return KVCache(count)

@@ -107,9 +107,9 @@ class TokenExit(Module):
     def _check(self, length):
         fresh = [str(number) for number, trained in enumerate(self.trained, 1) if not trained]
         if fresh:
-            raise ValueError(f"token exit: exit {', '.join(fresh)} of {len(self.trained)} was never trained, so that tokens would "
-                             "leave there at random; train with training.fit on trainable() and an objective that weighs every "
-                             "exit, or say trained=True if this was done before")
+            raise ValueError(f"token exit: exit {', '.join(fresh)} of {len(self.trained)} was never trained, so that tokens "
+                             "would leave there at random; train with training.fit on trainable() and an objective that weighs "
+                             "every exit, or say trained=True if this was done before")
         if any(getattr(module, "rows", None) is not None for module in self.model.modules()):
             raise ValueError("token exit: the rows of this batch go through different attachments; write with each by itself")
         self.model.check_length(length)

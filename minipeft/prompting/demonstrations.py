@@ -77,7 +77,8 @@ class Demonstrations:
 
 
 def separator_of(tokenizer, kind):
-    """What parts demonstrations from each other: for a causal model the end token that parts its texts in training, else a space."""
+    """What parts demonstrations from each other: for a causal model the end token that parts its texts in training,
+    else a space."""
     return tokenizer.piece_of(tokenizer.eos_id) if kind == "causal" and tokenizer.eos_id is not None else " "
 
 

@@ -42,8 +42,8 @@ def data_advantage(sizes, head, prompt):
 
         integral of N_head(a) - N_prompt(a) da / (a_max - a_min)
 
-    N(a): examples needed for accuracy a, where a curve counts as the best so far and is linear between two sizes. Both curves reach
-    the accuracies between the larger of their first values and the smaller of their last.
+    N(a): examples needed for accuracy a, where a curve counts as the best so far and is linear between two sizes. Both curves
+    reach the accuracies between the larger of their first values and the smaller of their last.
 
     Args:
         sizes: (M,) numbers of examples, rising. head, prompt: (M,) accuracies.

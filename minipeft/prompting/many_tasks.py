@@ -18,7 +18,8 @@ from ..methods import activate, attach
 
 
 def shares(sizes, temperature=1.0, limit=None):
-    """p (T,), how often each task is drawn; ``sizes``: examples of each. ``limit``: K, or one for each task (T,); None for none."""
+    """p (T,), how often each task is drawn; ``sizes``: examples of each.
+    ``limit``: K, or one for each task (T,); None for none."""
     counts = np.minimum(np.asarray(sizes, np.float64), np.inf if limit is None else limit)
     if temperature <= 0 or not (counts > 0).all():
         raise ValueError(f"sampling: expected a temperature above 0 and examples of every task, got {temperature} and "
@@ -71,8 +72,9 @@ class ManyTasks:
     Args:
         works: {task: a work such as `ClozeClassification`}. routes: {task: names of the attachments to go through}; default: the
             model as it is, for all.
-        temperature, limit: tau and K, a number or one for each task in their order: T0 (section 5) gives a task that is put in several
-            ways the same K for all of them together. batches: how many make an epoch; default: as many as the tasks have together.
+        temperature, limit: tau and K, a number or one for each task in their order: T0 (section 5) gives a task that is put in
+            several ways the same K for all of them together. batches: how many make an epoch;
+            default: as many as the tasks have together.
     """
 
     metric = "mean"
@@ -126,7 +128,8 @@ class ManyTasks:
 
 
 def over_templates(model, works, split="test"):
-    """{"scores", "median", "quartiles"} of one task put in several ways: ``works`` has one for each template (T0, section 6.1)."""
+    """{"scores", "median", "quartiles"} of one task put in several ways:
+    ``works`` has one for each template (T0, section 6.1)."""
     scores = [work.evaluate(model, split)["score"] for work in works]
     low, median, high = np.percentile(scores, (25, 50, 75))
     return {"scores": scores, "median": float(median), "quartiles": (float(low), float(high))}

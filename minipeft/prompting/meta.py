@@ -40,8 +40,8 @@ class Episode(NamedTuple):
 class MetaSettings:
     """How to meta-learn.
 
-    ``rule``: one of `RULES`. ``inner_lr``: a, ``inner_steps``: k. ``optimizer``: of the outer steps, "sgd" for the rules as they stand
-    above, or "adam", which is given what is behind b as a gradient, Reptile's too (Nichol et al., section 3); ``lr``: b.
+    ``rule``: one of `RULES`. ``inner_lr``: a, ``inner_steps``: k. ``optimizer``: of the outer steps, "sgd" for the rules as they
+    stand above, or "adam", which is given what is behind b as a gradient, Reptile's too (Nichol et al., section 3); ``lr``: b.
     ``tasks``: episodes in an outer step; ``steps``: outer steps.
     """
 
@@ -64,7 +64,8 @@ class MetaSettings:
 
 
 def places_of(model, parameters):
-    """{path: [(module, attribute)]}: where the model holds each of ``parameters`` ({path: Parameter}), tied ones several times."""
+    """{path: [(module, attribute)]}: where the model holds each of ``parameters`` ({path: Parameter}),
+    tied ones several times."""
     held = {id(p): path for path, p in parameters.items()}
     out = {path: [] for path in parameters}
     for module in model.modules():

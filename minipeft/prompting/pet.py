@@ -91,14 +91,16 @@ class Ensemble:
     Args:
         model: with its language-model head. tokenizer, dataset, max_length: as for `ClozeClassification`; the dataset has the
             splits train (the labelled texts, which may be none) and, where there is raw text, "unlabelled".
-        pairs: [(`Template`, `Verbalizer`)]. method: a function from a pair's template and verbalizer to the `Method` that trains it.
+        pairs: [(`Template`, `Verbalizer`)]. method: a function from a pair's template and verbalizer
+            to the `Method` that trains it.
         settings: `PETSettings`. progress: called with a line on what is done.
     """
 
     def __init__(self, model, tokenizer, dataset, pairs, method, max_length, settings, progress=None):
         self.model, self.tokenizer, self.dataset, self.method, self.settings = model, tokenizer, dataset, method, settings
         self.max_length, self.progress = max_length, progress or (lambda line: None)
-        read = Dataset({name: part for name, part in dataset.splits.items() if name != "dev"}, dataset.labels)  # nothing is chosen
+        # nothing is chosen
+        read = Dataset({name: part for name, part in dataset.splits.items() if name != "dev"}, dataset.labels)
         self.works = [ClozeClassification(tokenizer, read, model.config, template, verbalizer, max_length,
                                           settings.training.batch_size) for template, verbalizer in pairs] * settings.models
         self.names = [f"pair{number}" for number in range(len(self.works))]
@@ -118,7 +120,8 @@ class Ensemble:
             self.model.attachments[name].detach()
         work.add("train", self.tokenizer, examples, self.max_length)
         method = self.method(work.template, work.verbalizer)
-        method.keeps_base = True  # or what trains the base itself would go on from the last pair's numbers, and leave all pairs alike
+        # or what trains the base itself would go on from the last pair's numbers, and leave all pairs alike
+        method.keeps_base = True
         both = WithLanguage(work, self.language, settings.alpha) if self.language and settings.alpha else work
         train_by(self.model, method, work, both, replace(settings.training, seed=self.seeds[number]), name,
                  np.random.default_rng([settings.training.seed, number]))
@@ -158,8 +161,8 @@ class Ensemble:
                 rng = np.random.default_rng([self.settings.training.seed, generation, number])
                 examples = [*self.labelled, *self._labelled_by_others(log_q, number, generation, rng)]
                 self.train(number, examples)
-                self.progress(f"generation {generation + 1} of {generations}: prompt {number + 1} of {len(self.works)} trained on "
-                              f"{len(examples)} texts")
+                self.progress(f"generation {generation + 1} of {generations}: "
+                              f"prompt {number + 1} of {len(self.works)} trained on {len(examples)} texts")
         return self
 
     def _labelled_by_others(self, log_q, number, generation, rng):
@@ -197,8 +200,8 @@ def classifier_work(tokenizer, dataset, soft, max_length, batch_size, metric="ac
     if not dataset.splits.get(RAW):
         raise ValueError("PET: there is no raw text for a classifier to learn from; give some, or use the ensemble itself")
     splits = {name: part for name, part in dataset.splits.items() if name not in ("train", RAW)}
-    return SoftClassification(tokenizer, Dataset({"train": dataset.splits[RAW], **splits}, dataset.labels), max_length, batch_size,
-                              metric, soft={"train": np.asarray(soft)})
+    return SoftClassification(tokenizer, Dataset({"train": dataset.splits[RAW], **splits}, dataset.labels), max_length,
+                              batch_size, metric, soft={"train": np.asarray(soft)})
 
 
 def train_by(model, method, work, trained_on, settings, name="default", rng=None):

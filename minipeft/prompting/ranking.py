@@ -22,7 +22,8 @@ class RankClassification(ClozeClassification):
     """Texts with a class each, classified by which class's answer is the most probable.
 
     Args:
-        as those of `ClozeClassification`, but that the verbalizer's first word for a class is its answer, which may be many words.
+        as those of `ClozeClassification`, but that the verbalizer's first word for a class is its answer,
+            which may be many words.
         normalised: divide an answer's log probability by its number of tokens.
 
     Raises ValueError for a masked model, which writes one token and no answer.
@@ -35,8 +36,8 @@ class RankClassification(ClozeClassification):
     def _words(self, tokenizer):
         """The tokens of each class's answer."""
         if self.kind == "masked":
-            raise ValueError("ranking: a masked model fills in one token; expected a decoder or an encoder-decoder, or classify by "
-                             "the gap")
+            raise ValueError("ranking: a masked model fills in one token; expected a decoder or an encoder-decoder, "
+                             "or classify by the gap")
         return tokens_of(tokenizer, [words[0] for words in self.verbalizer.words.values()], self.template.spaced)
 
     def add(self, split, tokenizer, examples, max_length):

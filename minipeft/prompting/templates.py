@@ -3,7 +3,8 @@
     "{text} It was {mask}."          the soup was cold . It was [MASK].
 
     masked (BERT)     [CLS] the soup was cold . It was [MASK]. [SEP]        read at the mask
-    causal (GPT-2)    the soup was cold . It was                            read at the last token; what is behind {mask} is left out
+    causal (GPT-2)    the soup was cold . It was                            read at the last token;
+                                                                            what is behind {mask} is left out
     seq2seq (T5)      the soup was cold . It was <extra_id_0>. </s>         read in the decoder behind <extra_id_0>
 
 Where the whole is too long the texts are cut, and never the template.
@@ -70,8 +71,8 @@ class Template:
         names = [name for _, name in self.parts if name]
         unread = names[names.index("mask") + 1:]
         if kind == "causal" and unread:
-            raise ValueError(f"template: a causal model reads what stands before {{mask}} alone, and in {self.pattern!r} {{{unread[0]}}} "
-                             "stands behind it; put {mask} last")
+            raise ValueError(f"template: a causal model reads what stands before {{mask}} alone, and in {self.pattern!r} "
+                             f"{{{unread[0]}}} stands behind it; put {{mask}} last")
 
     def halves(self, text, text2, context=""):
         """What stands before the mask, and what behind it; ``context`` stands before everything."""
@@ -162,7 +163,8 @@ class Template:
             if len(encoding.ids) <= max_length:
                 return kept, encoding
             room -= 1  # the seam between a text and the template may take one token more
-        raise ValueError(f"max_length: the template {self.pattern!r} alone takes more than {max_length} tokens; give a larger one")
+        raise ValueError(f"max_length: the template {self.pattern!r} alone takes more than {max_length} tokens; "
+                         "give a larger one")
 
     def _cloze(self, tokenizer, encoding, filled, kind):
         """An encoding with the place to read at."""

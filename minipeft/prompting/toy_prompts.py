@@ -1,7 +1,7 @@
 """Several prompts for each labelled task of the toy world: patterns, and the word that stands for each class in them.
 
-The first pattern of a task is close to what the world's raw text says; the others put the same question in other ways, as a person
-might who has not seen that text.
+The first pattern of a task is close to what the world's raw text says; the others put the same question in other ways, as a
+person might who has not seen that text.
 """
 
 from ..data.toy import ATTRIBUTES, COLOURS, PEOPLE, RATINGS, ROOMS, SIZES, THINGS, TOPICS, TRUTHS
@@ -15,7 +15,8 @@ _ABOUT = {attribute: "name" if attribute == "owner" else attribute for attribute
 
 def _reading(answers):
     """The patterns of a question about facts."""
-    forms = ("{text} {text2} {mask} .", "{text2} {text} {mask} .", "{text2} {text} the answer is {mask} .", "{text} {text2} answer : {mask}")
+    forms = ("{text} {text2} {mask} .", "{text2} {text} {mask} .", "{text2} {text} the answer is {mask} .",
+             "{text} {text2} answer : {mask}")
     return tuple((form, _SAME(answers)) for form in forms)
 
 

@@ -83,7 +83,8 @@ def tokens_of(tokenizer, words, spaced=True):
     """[ids of each word where text stands before it]; ``spaced``: with a space between the two."""
     front = tokenizer.encode(BEFORE, add_special_tokens=False)
     out = []
-    for word, (ids, _) in zip(words, tokenizer.encode_pairs([BEFORE + " " * spaced + word for word in words], add_special_tokens=False)):
+    for word, (ids, _) in zip(words, tokenizer.encode_pairs([BEFORE + " " * spaced + word for word in words],
+                                                            add_special_tokens=False)):
         apart = ids[:len(front)] == front  # else the word has grown together with what stands before it
         out.append(list(ids[len(front):]) if apart else tokenizer.encode(" " * spaced + word, add_special_tokens=False))
     return out

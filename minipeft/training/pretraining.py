@@ -4,8 +4,8 @@
     decoder    causal LM         -mean log p(token | all tokens before it)       Radford et al., 2019
     seq2seq    span corruption   -mean log p(spans | the text without them)      Raffel et al., JMLR 2020, section 3.1.4
 
-A corpus has ``draw(rng, count)``, which gives texts, and ``held_out``, texts that it never draws (see `data.corpora`). Training goes
-in rounds: each draws its texts, and ends with the loss on those held out, whose masks and spans are always the same.
+A corpus has ``draw(rng, count)``, which gives texts, and ``held_out``, texts that it never draws (see `data.corpora`). Training
+goes in rounds: each draws its texts, and ends with the loss on those held out, whose masks and spans are always the same.
 """
 
 import re
@@ -111,7 +111,8 @@ class CausalLanguageModelling(Pretraining):
     """Texts one after another, each with an end token behind it, in blocks of ``max_length`` tokens."""
 
     def _rows(self, texts, rng):
-        stream = [i for e in self.tokenizer.encode_pairs(texts, add_special_tokens=False) for i in (*e.ids, self.tokenizer.eos_id)]
+        stream = [i for e in self.tokenizer.encode_pairs(texts, add_special_tokens=False)
+                  for i in (*e.ids, self.tokenizer.eos_id)]
         length = min(self.max_length, len(stream))
         return [Encoding(stream[k:k + length], [0] * length) for k in range(0, len(stream) - length + 1, length)]
 

@@ -168,10 +168,13 @@ def test_losses_and_look_ups_against_torch(peer, backend, rng):
 
 
 @pytest.mark.parametrize("call,message", [
-    (lambda: F.activation(Tensor(np.ones(2)), "swiglu"), "activation: expected one of gelu, gelu_new, relu, silu, tanh, got 'swiglu'"),
-    (lambda: F.cross_entropy(Tensor(np.ones((2, 3))), [0, 3]), "cross_entropy: label 3 is outside 0..2 (use -100 to leave a row out)"),
+    (lambda: F.activation(Tensor(np.ones(2)), "swiglu"),
+     "activation: expected one of gelu, gelu_new, relu, silu, tanh, got 'swiglu'"),
+    (lambda: F.cross_entropy(Tensor(np.ones((2, 3))), [0, 3]),
+     "cross_entropy: label 3 is outside 0..2 (use -100 to leave a row out)"),
     (lambda: F.cross_entropy(Tensor(np.ones((2, 3))), [-1, 0]), "cross_entropy: label -1 is outside 0..2"),
-    (lambda: F.cross_entropy(Tensor(np.ones((2, 3))), [0]), "cross_entropy: labels have shape (1,), logits (2, 3); expected (2,)"),
+    (lambda: F.cross_entropy(Tensor(np.ones((2, 3))), [0]),
+     "cross_entropy: labels have shape (1,), logits (2, 3); expected (2,)"),
     (lambda: F.embedding(Tensor(np.ones((4, 3))), [0, 4]), "embedding: id 4 is outside the table's 0..3"),
     (lambda: F.embedding(Tensor(np.ones((4, 3))), [[-1, 0]]), "embedding: id -1 is outside the table's 0..3"),
 ])

@@ -55,7 +55,8 @@ CASES = {
                                                    Case(lambda a: a / 3, (2, 3))],
     "power": unary(lambda a: a**3) + unary(lambda a: a**-0.5, positive=True) + unary(lambda a: a**1, positive=True),
     "exp": unary(ops.exp), "log": unary(ops.log, positive=True), "tanh": unary(ops.tanh), "erf": unary(ops.erf),
-    "where": [Case(lambda a, b: ops.where(CHOICE, a, b), (3, 4), (3, 4)), Case(lambda a, b: ops.where(CHOICE, a, b), (4,), (3, 1)),
+    "where": [Case(lambda a, b: ops.where(CHOICE, a, b), (3, 4), (3, 4)),
+              Case(lambda a, b: ops.where(CHOICE, a, b), (4,), (3, 1)),
               Case(lambda a: ops.where(CHOICE, a, 0.5), (1, 4)), Case(lambda b: ops.where(CHOICE, 0.5, b), ()),
               Case(lambda a, b: ops.where(np.ones((0, 4), bool), a, b), (0, 4), (4,))],
     "broadcast_to": [Case(lambda a: ops.broadcast_to(a, (2, 3, 4)), (3, 1)), Case(lambda a: ops.broadcast_to(a, (0, 3)), (1, 3)),
@@ -69,7 +70,8 @@ CASES = {
     "swapaxes": [Case(lambda a: ops.swapaxes(a, 0, 2), (2, 3, 4)), Case(lambda a: a.swapaxes(0, 1), (0, 3))],
     "swap_last": [Case(ops.swap_last, (2, 3, 4)), Case(lambda a: a.T, (3, 4))],
     "concatenate": [Case(lambda a, b, c: ops.concatenate([a, b, c], axis=1), (2, 3), (2, 1), (2, 0)),
-                    Case(lambda a, b: ops.concatenate([a, b], axis=-2), (3, 4), (1, 4)), Case(lambda a: ops.concatenate([a, a]), (3,))],
+                    Case(lambda a, b: ops.concatenate([a, b], axis=-2), (3, 4), (1, 4)),
+                    Case(lambda a: ops.concatenate([a, a]), (3,))],
     "getitem": [Case(lambda a, i=index: a[i], (3, 4)) for index in
                 (1, slice(None, None, 2), (slice(None), slice(1, 3)), (Ellipsis, -1), (None, 0), (1, 2), slice(2, 2), [2, 0, 2],
                  np.array([[0, 1], [1, 1]]), (np.array([0, 2, 0]), np.array([1, 1, 1])), CHOICE, (slice(None), [3, 3, 0]))],
@@ -79,8 +81,8 @@ CASES = {
                Case(ops.matmul, (3, 4), (2, 4, 1)), Case(ops.matmul, (0, 4), (4, 2)), Case(ops.matmul, (3, 0), (0, 2)),
                Case(lambda a: a @ ops.swap_last(a), (3, 4)), Case(lambda b: Tensor(np.eye(3, dtype=b.dtype)) @ b, (3, 2))],
     "linear": [Case(ops.linear, (2, 3, 4), (4, 5), (5,)), Case(ops.linear, (3, 4), (4, 2)), Case(ops.linear, (4,), (4, 3), (3,)),
-               Case(ops.linear, (0, 4), (4, 2), (2,)), Case(ops.linear, (2, 1, 1), (1, 1), (1,)), Case(ops.linear, (3, 2), (2, 0), (0,)),
-               Case(lambda x, w: ops.linear(x, ops.swap_last(w)), (2, 3, 4), (5, 4))],
+               Case(ops.linear, (0, 4), (4, 2), (2,)), Case(ops.linear, (2, 1, 1), (1, 1), (1,)),
+               Case(ops.linear, (3, 2), (2, 0), (0,)), Case(lambda x, w: ops.linear(x, ops.swap_last(w)), (2, 3, 4), (5, 4))],
     "rotate": [Case(rotation(3, 4), (2, 1, 3, 4)), Case(rotation(1, 2), (1, 2)), Case(rotation(2, 6), (0, 2, 6))],
     "attention_weights": [
         Case(attention(scale=0.5), (2, 2, 3, 4), (2, 2, 5, 4)),
@@ -94,21 +96,26 @@ CASES = {
                    Case(lambda x, g, b: fused.layer_norm(x, g, b, 0.1), (1, 4), (4,), (4,)),
                    Case(lambda x, g, b: fused.layer_norm(x, g, b, 0.1), (0, 4), (4,), (4,)),
                    Case(lambda x, g, b: fused.layer_norm(x, g, b, 0.1), (3, 1), (1,), (1,))],
-    "rms_norm": [Case(lambda x, g: fused.rms_norm(x, g, 0.1), (2, 3, 5), (5,)), Case(lambda x, g: fused.rms_norm(x, g, 0.1), (3, 1), (1,)),
+    "rms_norm": [Case(lambda x, g: fused.rms_norm(x, g, 0.1), (2, 3, 5), (5,)),
+                 Case(lambda x, g: fused.rms_norm(x, g, 0.1), (3, 1), (1,)),
                  Case(lambda x, g: fused.rms_norm(x, g, 0.1), (0, 4), (4,))],
     "activation": [Case(lambda x, n=name: fused.activation(x, n), shape)
                    for name in ("gelu", "gelu_new", "silu", "relu", "tanh") for shape in ((3, 4), (0, 2), (1,))],
-    "cross_entropy": [Case(lambda z: fused.cross_entropy(z, LABELS), (2, 3, 4)), Case(lambda z: fused.cross_entropy(z, LABELS[0]), (3, 5)),
-                      Case(lambda z: fused.cross_entropy(z, LABELS[0, :0]), (0, 5)), Case(lambda z: fused.cross_entropy(z, [0, 0]), (2, 1)),
+    "cross_entropy": [Case(lambda z: fused.cross_entropy(z, LABELS), (2, 3, 4)),
+                      Case(lambda z: fused.cross_entropy(z, LABELS[0]), (3, 5)),
+                      Case(lambda z: fused.cross_entropy(z, LABELS[0, :0]), (0, 5)),
+                      Case(lambda z: fused.cross_entropy(z, [0, 0]), (2, 1)),
                       Case(lambda z: fused.cross_entropy(z, [-100, -100]), (2, 3))],
-    "embedding": [Case(lambda e: fused.embedding(e, np.array([[0, 2], [2, 2]])), (3, 4)), Case(lambda e: fused.embedding(e, np.zeros((0,), int)), (3, 4)),
+    "embedding": [Case(lambda e: fused.embedding(e, np.array([[0, 2], [2, 2]])), (3, 4)),
+                  Case(lambda e: fused.embedding(e, np.zeros((0,), int)), (3, 4)),
                   Case(lambda e: fused.embedding(e, np.array(1)), (3, 1))],
     "dropout": [Case(lambda x: fused.dropout(x, 0.4, np.random.default_rng(5)), (3, 4)),
                 Case(lambda x: fused.dropout(x, 0.0, np.random.default_rng(5)), (2, 1))],
 }
 
 # taken apart elsewhere: helpers that are no operations, and the compositions (test_fused.py)
-NOT_OPERATIONS = {"use", "unbroadcast", "sum_rows", "attention_weights_composed", "norm_composed", "activation_composed", "cross_entropy_composed"}
+NOT_OPERATIONS = {"use", "unbroadcast", "sum_rows", "attention_weights_composed", "norm_composed", "activation_composed",
+                  "cross_entropy_composed"}
 
 LAYOUTS = {
     "contiguous": np.ascontiguousarray,
@@ -189,7 +196,8 @@ def test_matmul_over_any_batch(data, seed):
     rng = np.random.default_rng(seed)
     batch = data.draw(mutually_broadcastable_shapes(num_shapes=2, min_side=0, max_side=3, max_dims=2)).input_shapes
     rows, inner, columns = (data.draw(st.integers(0, 3)) for _ in range(3))
-    gradcheck(ops.matmul, rng.standard_normal((*batch[0], rows, inner)), rng.standard_normal((*batch[1], inner, columns)), rng=rng)
+    gradcheck(ops.matmul, rng.standard_normal((*batch[0], rows, inner)), rng.standard_normal((*batch[1], inner, columns)),
+              rng=rng)
 
 
 # ---- the edges --------------------------------------------------------------------------------------------------
@@ -218,6 +226,7 @@ def test_second_derivative_of_the_loss_of_very_negative_logits(rng):
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("case", [Case(fused.layer_norm, (3, 0), (0,), (0,)), Case(lambda e: fused.embedding(e, np.array([1, 2])), (3, 0))])
+@pytest.mark.parametrize("case", [Case(fused.layer_norm, (3, 0), (0,), (0,)),
+                                  Case(lambda e: fused.embedding(e, np.array([1, 2])), (3, 0))])
 def test_width_zero(case, rng):
     gradcheck(case.function, *case.arrays(rng))

@@ -117,8 +117,9 @@ def test_only_the_products_that_are_needed_are_computed(train_x, train_w, produc
 
 
 @pytest.mark.parametrize("operation", [
-    lambda x: F.layer_norm(x, Tensor(np.ones(4)), Tensor(np.ones(4))), lambda x: F.activation(x, "gelu"), lambda x: F.cross_entropy(x, [0, 1]),
-    lambda x: F.embedding(x, [0, 1]), lambda x: x[0] + x.sum() * F.exp(x) - x.T.mean(), lambda x: F.attend(x.reshape(1, 1, 2, 4), Tensor(np.ones((1, 1, 4, 2)))),
+    lambda x: F.layer_norm(x, Tensor(np.ones(4)), Tensor(np.ones(4))), lambda x: F.activation(x, "gelu"),
+    lambda x: F.cross_entropy(x, [0, 1]), lambda x: F.embedding(x, [0, 1]), lambda x: x[0] + x.sum() * F.exp(x) - x.T.mean(),
+    lambda x: F.attend(x.reshape(1, 1, 2, 4), Tensor(np.ones((1, 1, 4, 2)))),
 ])
 def test_frozen_inputs_and_no_grad_leave_no_record(operation, rng):
     x = rng.standard_normal((2, 4))
@@ -202,12 +203,16 @@ def test_with_create_graph_the_graph_stays():
 
 @pytest.mark.parametrize("call,error,message", [
     (lambda: Tensor(np.ones(2)).backward(), ValueError, "backward: nothing below this tensor requires a gradient"),
-    (lambda: (leaf(1.0, 2.0) * 2).backward(), ValueError, "backward: a tensor of shape (2,) needs an explicit gradient of that shape"),
+    (lambda: (leaf(1.0, 2.0) * 2).backward(), ValueError,
+     "backward: a tensor of shape (2,) needs an explicit gradient of that shape"),
     (lambda: (leaf(1.0, 2.0) * 2).backward(np.ones(3)), ValueError, "backward: the gradient has shape (3,), expected (2,)"),
     (lambda: (leaf(1.0, 2.0) * 2).backward(1.0), ValueError, "backward: the gradient has shape (), expected (2,)"),
-    (lambda: Tensor(np.arange(3), requires_grad=True), TypeError, "requires_grad: only floating-point tensors have gradients, this one is int64"),
-    (lambda: setattr(leaf(1.0) * 2, "requires_grad", False), ValueError, "requires_grad: this tensor is the result of an operation; use .detach()"),
-    (lambda: leaf(1.0, 2.0) @ leaf(1.0, 2.0), ValueError, "matmul: both operands need two axes or more, got shapes (2,) and (2,)"),
+    (lambda: Tensor(np.arange(3), requires_grad=True), TypeError,
+     "requires_grad: only floating-point tensors have gradients, this one is int64"),
+    (lambda: setattr(leaf(1.0) * 2, "requires_grad", False), ValueError,
+     "requires_grad: this tensor is the result of an operation; use .detach()"),
+    (lambda: leaf(1.0, 2.0) @ leaf(1.0, 2.0), ValueError,
+     "matmul: both operands need two axes or more, got shapes (2,) and (2,)"),
 ])
 def test_errors(call, error, message):
     with pytest.raises(error, match=re.escape(message)):
@@ -267,7 +272,8 @@ def test_random_graphs(choices):
         values = list(leaves)
         for kind, i, j in choices:
             a, b = values[i % len(values)], values[j % len(values)]
-            values.append([lambda: a + b, lambda: a * b * 0.5, lambda: F.tanh(a) - b, lambda: a.sum(axis=0, keepdims=True) + b][kind]())
+            values.append([lambda: a + b, lambda: a * b * 0.5, lambda: F.tanh(a) - b,
+                           lambda: a.sum(axis=0, keepdims=True) + b][kind]())
         return values[-1] + values[0] * 0 + values[1] * 0
 
     rng = np.random.default_rng(1)

@@ -227,7 +227,8 @@ def test_a_cluster(at, started, capfd):
     with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
         assert cli.main([*line, "--dask", cluster.scheduler_address, "--out", "there"]) == 0
         assert capfd.readouterr().err.count(" left\n") == 4
-        assert sorted(started) == sorted(results_of("there")) and json.loads(Path("there/results.json").read_text())["jobs"] is None
+        assert (sorted(started) == sorted(results_of("there"))
+                and json.loads(Path("there/results.json").read_text())["jobs"] is None)
         assert cli.main([*line, "--dask", cluster.scheduler_address, "--out", "there"]) == 0
         assert capfd.readouterr().err.count("finished before\n") == 4 == len(started)
     assert cli.main([*line, "--out", "here"]) == 0
@@ -732,7 +733,8 @@ def test_without_arguments_every_main_method_on_the_packages_encoder(asked, tmp_
     assert table.title == "toy:encoder on rating-medium" and len(table.failed) == 3 * 11
 
 
-@pytest.mark.parametrize("task, model, data", [("lm", "toy:decoder", "text-medium"), ("seq2seq", "toy:seq2seq", "describe-medium")])
+@pytest.mark.parametrize("task, model, data", [("lm", "toy:decoder", "text-medium"),
+                                               ("seq2seq", "toy:seq2seq", "describe-medium")])
 def test_other_tasks_have_models_and_data_of_their_own(task, model, data, asked, tmp_path):
     _, runs = asked(None, None, ["lora"], 1, tmp_path, {"task": task})
     assert [(run.model, run.data) for run in runs["lora"]] == [(model, str(tmp_path / "data" / data))]
@@ -756,10 +758,12 @@ def test_what_takes_longest_starts_first(tmp_path, monkeypatch):
                                {"workers": 1, "threads": 1, "dask": None}, {})
     jobs = [chosen.job(next(iter(chosen.tasks)), variant, 0) for variant in variants]
     chosen.outcomes(jobs)
-    assert started[:2] == ["early_exit", "full"] and started[2:] == [job.run.method for job in jobs if job.run.method not in module.SLOW]
+    assert (started[:2] == ["early_exit", "full"]
+            and started[2:] == [job.run.method for job in jobs if job.run.method not in module.SLOW])
 
 
-@pytest.mark.parametrize("task, left_out", [("lm", ["head", "early_exit"]), ("seq2seq", ["head", "bitfit", "early_exit"]), ("classify", [])])
+@pytest.mark.parametrize("task, left_out", [("lm", ["head", "early_exit"]), ("seq2seq", ["head", "bitfit", "early_exit"]),
+                                            ("classify", [])])
 def test_without_methods_those_are_compared_that_go_with_the_model(task, left_out):
     """The decoder's and T5's output maps are their word vectors, T5 has no biases, and exits are classifiers."""
     methods, said = main_methods(MODELS[task], task, {})
@@ -781,5 +785,6 @@ def test_what_a_comparison_leaves_out_goes_by_its_settings(model, task, settings
 
 def test_a_comparison_of_what_writes_says_what_it_leaves_out(tmp_path, capsys):
     table = compare(None, None, None, 1, tmp_path / "out", {"task": "lm", "max_steps": 1, "train_limit": 8}, jobs=2)
-    assert not table.failed and [row["label"] for row in table.rows][1:] == [name for name in MAIN if name not in ("head", "early_exit")]
+    assert (not table.failed
+            and [row["label"] for row in table.rows][1:] == [name for name in MAIN if name not in ("head", "early_exit")])
     assert capsys.readouterr().err.startswith("note: without head: the output map is tied to the word vectors")

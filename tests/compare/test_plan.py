@@ -48,8 +48,8 @@ def test_published_models_have_as_many_parameters_as_in_transformers(name, peer)
     assert load_shape(name).pretrained == number_of(peers_model(peer, PUBLISHED[name]))
 
 
-BART = {"model_type": "bart", "vocab_size": 50, "d_model": 24, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 4,
-        "encoder_ffn_dim": 36, "max_position_embeddings": 30}
+BART = {"model_type": "bart", "vocab_size": 50, "d_model": 24, "encoder_layers": 3, "decoder_layers": 2,
+        "encoder_attention_heads": 4, "encoder_ffn_dim": 36, "max_position_embeddings": 30}
 DEBERTA = {"model_type": "deberta-v2", "vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
            "intermediate_size": 36, "max_position_embeddings": 30, "type_vocab_size": 0, "relative_attention": True,
            "position_buckets": 6, "norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": "p2c|c2p",
@@ -83,7 +83,8 @@ QWEN2, MT5 = DECODER | {"model_type": "qwen2", "num_key_value_heads": 2}, {"mode
                                                                            "d_ff": 36, "num_layers": 3, "num_heads": 4, "d_kv": 5}
 RELATED = [ROBERTA | {"model_type": "xlm-roberta"}, ROBERTA | {"model_type": "camembert", "type_vocab_size": 2},
            DECODER | {"model_type": "mistral", "sliding_window": 8, "num_attention_heads": 16}, QWEN2,
-           DECODER | {"model_type": "qwen2", "hidden_size": 128, "num_attention_heads": 64}, QWEN2 | {"tie_word_embeddings": True}, MT5,
+           DECODER | {"model_type": "qwen2", "hidden_size": 128, "num_attention_heads": 64},
+           QWEN2 | {"tie_word_embeddings": True}, MT5,
            MT5 | {"num_decoder_layers": 2, "feed_forward_proj": "relu", "tie_word_embeddings": True},
            DECODER | {"model_type": "mistral", "num_key_value_heads": 4, "head_dim": 6, "rope_theta": 1e6}]
 
@@ -94,7 +95,8 @@ def test_what_counts_as_a_family_counts_as_transformers_says(raw, peer):
     shape, model = shape_of(raw), peers_model(peer, raw)
     sizes = {name: p.numel() for name, p in model.named_parameters() if not re.search("(^|[.])pooler[.]|^lm_head", name)}
     assert shape.pretrained == number_of(model) and shape.body == sum(sizes.values())
-    assert plan.count(METHODS["layernorm"](), shape) == sum(n for name, n in sizes.items() if re.search("norm", name, re.IGNORECASE))
+    assert plan.count(METHODS["layernorm"](), shape) == sum(n for name, n in sizes.items()
+                                                            if re.search("norm", name, re.IGNORECASE))
     assert plan.count(METHODS["bitfit"](), shape) == sum(n for name, n in sizes.items() if name.endswith(".bias"))
     queries, values = (sum(n for name, n in sizes.items() if re.search(f"({long}|{long[0]}_proj|[.]{long[0]})[.]weight", name))
                        for long in ("query", "value"))
@@ -118,23 +120,26 @@ def test_a_related_decoder_classifies_by_its_last_token(tmp_path, peer):
     files.write_json(tmp_path / "config.json", QWEN2)
     shape = load_shape(tmp_path, "classify", 5)
     with torch.device("meta"):
-        model = transformers.AutoModelForSequenceClassification.from_config(transformers.AutoConfig.for_model(**QWEN2, num_labels=5))
+        model = transformers.AutoModelForSequenceClassification.from_config(
+            transformers.AutoConfig.for_model(**QWEN2, num_labels=5))
     assert shape.config.pooling == "last" and shape.total == number_of(model)
 
 
-@pytest.mark.parametrize("raw, kind", [(ROBERTA, "Roberta"), (DEBERTA, "DebertaV2"), (BART, "Bart")], ids=["roberta", "deberta", "bart"])
+@pytest.mark.parametrize("raw, kind", [(ROBERTA, "Roberta"), (DEBERTA, "DebertaV2"), (BART, "Bart")],
+                         ids=["roberta", "deberta", "bart"])
 def test_their_classifiers_have_a_square_map(raw, kind, peer, tmp_path):
     torch, transformers = peer("torch"), peer("transformers")
     files.write_json(tmp_path / "config.json", raw)
     shape = load_shape(tmp_path, "classify", classes=5)
-    config = transformers.AutoConfig.for_model(**raw, **({"decoder_ffn_dim": 36, "decoder_attention_heads": 4} if raw is BART else {}),
-                                               num_labels=5)
+    config = transformers.AutoConfig.for_model(
+        **raw, **({"decoder_ffn_dim": 36, "decoder_attention_heads": 4} if raw is BART else {}), num_labels=5)
     with torch.device("meta"):
         model = getattr(transformers, f"{kind}ForSequenceClassification")(config)
     assert shape.total == number_of(model)
     width = shape.config.hidden_size
     assert shape.head == width * width + width + 5 * width + 5
-    assert plan.plan(METHODS["lora"](), shape, plan.Setting(length=8)).trainable == plan.count(METHODS["lora"](), shape) + shape.head
+    assert (plan.plan(METHODS["lora"](), shape, plan.Setting(length=8)).trainable
+            == plan.count(METHODS["lora"](), shape) + shape.head)
 
 
 # ---- the papers' counts ---------------------------------------------------------------------------------------------
@@ -188,7 +193,8 @@ def test_every_published_row_is_there_once(published):
 
 def test_no_published_figure_stands_in_the_package(published):
     package = Path(minipeft.__file__).parent
-    text = "".join(path.read_text(encoding="utf-8") for path in (package / "compare").glob("plan*.py")).replace(",", "").replace("_", "")
+    text = "".join(path.read_text(encoding="utf-8")
+                   for path in (package / "compare").glob("plan*.py")).replace(",", "").replace("_", "")
     figures = {row[column].replace(",", "") for row in published.values() for column in ("published", "computed")}
     long = {figure for figure in figures if len(re.sub("[^0-9]", "", figure)) > 5}  # shorter ones may be widths
     assert len(long) > 40 and not [figure for figure in long if figure in text]
@@ -260,7 +266,8 @@ def test_counts_of_random_shapes_are_those_of_made_models(name, data):
 
 
 def test_early_exit_is_all_of_the_model_and_a_head_behind_each_block_but_the_last():
-    for name, classes, head in (("gpt2", 3, 768 * 3), ("bert-base", 3, 768 * 769 + 769 * 3), ("roberta-base", 5, 768 * 769 + 769 * 5)):
+    for name, classes, head in (("gpt2", 3, 768 * 3), ("bert-base", 3, 768 * 769 + 769 * 3),
+                                ("roberta-base", 5, 768 * 769 + 769 * 5)):
         shape = load_shape(name, "classify", classes)
         row = plan.plan(plan.make_method("early_exit", {}, shape), shape)
         assert shape.head + shape.pooler == head and row.trainable == row.total == shape.total + 11 * head
@@ -272,8 +279,9 @@ def test_early_exit_is_all_of_the_model_and_a_head_behind_each_block_but_the_las
 @pytest.mark.parametrize("name, task", [("gpt2", "lm"), ("t5-v1_1-small", "seq2seq"), ("bart-large", "classify")])
 def test_early_exit_needs_classes_and_one_stack(name, task):
     shape = load_shape(name, task)
-    with pytest.raises(ValueError, match=f"^early_exit: expected an encoder or a decoder with 2 blocks or more that classifies, got a "
-                                         f"{shape.family} with {shape.config.num_hidden_layers} blocks, for {task}; see --task$"):
+    with pytest.raises(ValueError, match=f"^early_exit: expected an encoder or a decoder with 2 blocks or more that classifies, "
+                                         f"got a {shape.family} with {shape.config.num_hidden_layers} blocks, for {task}; "
+                                         "see --task$"):
         plan.plan(plan.make_method("early_exit", {}, shape), shape, plan.Setting(length=8))
 
 
@@ -286,9 +294,11 @@ def test_a_base_in_4_bits():
     shape, four = load_shape("llama-7b"), plan.Setting(base_bits=4)
     row, whole = plan.plan(METHODS["lora"](), shape, four), plan.plan(METHODS["lora"](), shape)
     maps = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
-    assert whole.weights_bytes - row.weights_bytes == 4 * maps - 32 * (4 * plan.nf4_bytes(4096**2) + 3 * plan.nf4_bytes(4096 * 11008))
+    assert (whole.weights_bytes - row.weights_bytes
+            == 4 * maps - 32 * (4 * plan.nf4_bytes(4096**2) + 3 * plan.nf4_bytes(4096 * 11008)))
     assert 4.126 < 8 * (row.weights_bytes - 4 * (row.total - maps)) / maps < 4.128
-    assert whole.merges and not row.merges and row.inference_flops > whole.inference_flops  # a change cannot be merged into 4 bits
+    # a change cannot be merged into 4 bits
+    assert whole.merges and not row.merges and row.inference_flops > whole.inference_flops
 
 
 def test_what_is_stored_for_tasks():
@@ -297,7 +307,8 @@ def test_what_is_stored_for_tasks():
     assert row.task_bytes == 4 * row.trainable == 4 * (row.without_head + 3 * 768 + 3)
     assert row.tasks_bytes == 1000 * row.task_bytes and row.copies_bytes == 4000 * shape.total
     half = plan.plan(METHODS["lora"](), shape, plan.Setting(dtype="bfloat16"))
-    assert (half.task_bytes, half.gradients_bytes, half.moments_bytes) == (row.task_bytes // 2, row.gradients_bytes // 2, row.moments_bytes)
+    assert ((half.task_bytes, half.gradients_bytes, half.moments_bytes)
+            == (row.task_bytes // 2, row.gradients_bytes // 2, row.moments_bytes))
     plain, network = (plan.plan(METHODS["prefix"](reparametrise=flag), shape) for flag in (False, True))
     assert network.trainable > 20 * plain.trainable and network.task_bytes == plain.task_bytes  # the network is dropped
     mask = plan.plan(METHODS["random_mask"](), shape)
@@ -328,14 +339,16 @@ def test_a_folder_a_file_and_a_name(tmp_path, shared):
 
 
 @pytest.mark.parametrize("raw, message", [
-    ({}, "no plan for model_type None; known: bert, roberta, deberta-v2, gpt2, llama, t5, bart, xlm-roberta, camembert, mistral, mt5, qwen2"),
-    (ROBERTA | {"model_type": "xlm-roberta", "position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key', "
-                                                                                          "which is not supported"),
+    ({}, "no plan for model_type None; known: bert, roberta, deberta-v2, gpt2, llama, t5, bart, xlm-roberta, camembert, "
+         "mistral, mt5, qwen2"),
+    (ROBERTA | {"model_type": "xlm-roberta", "position_embedding_type": "relative_key"},
+     "position_embedding_type is 'relative_key', which is not supported"),
     ({"model_type": ["bert"]}, "no plan for model_type ['bert']"),
     ({"model_type": "bert"}, "expected a whole number of at least 1 for vocab_size, got None"),
     (ROBERTA | {"hidden_size": "wide"}, "expected a whole number of at least 1 for hidden_size, got 'wide'"),
     (BART | {"d_model": True}, "expected a whole number of at least 1 for d_model, got True"),
-    (BART | {"decoder_ffn_dim": 40}, "decoder_ffn_dim is 40 and the encoder's 36; only models with two like sides can be planned"),
+    (BART | {"decoder_ffn_dim": 40},
+     "decoder_ffn_dim is 40 and the encoder's 36; only models with two like sides can be planned"),
     (BART | {"dropout": 1}, "expected a number from 0 to below 1 for dropout, got 1"),
     (DEBERTA | {"intermediate_size": 0}, "expected a whole number of at least 1 for intermediate_size, got 0"),
 ])

@@ -52,7 +52,8 @@ def test_one_method_on_a_published_model(command, tmp_path):
     assert "minipeft plans this roberta and cannot run it" in out
     written = json.loads((tmp_path / "a" / "plan.json").read_text())
     (row,) = written["methods"]
-    assert (row["method"], row["without_head"], row["settings"]["targets"], written["parameters"]) == ("lora", 294912, "q,v", 124647170)
+    assert ((row["method"], row["without_head"], row["settings"]["targets"], written["parameters"])
+            == ("lora", 294912, "q,v", 124647170))
     assert row["share_without_head"] == 294912 / row["total"] and written["not_planned"] == {}
 
 
@@ -61,7 +62,8 @@ def test_all_methods_in_one_table_and_why_some_are_not(command):
     assert (code, err) == (0, "")
     for name in OFFERED:
         assert len(re.findall(rf"^{name} +[0-9]", out, re.MULTILINE)) == (0 if name in ("bitfit", "early_exit") else 2), name
-    assert "not planned: early_exit: expected an encoder or a decoder with 2 blocks or more that classifies" in " ".join(out.split())
+    assert ("not planned: early_exit: expected an encoder or a decoder with 2 blocks or more that classifies"
+            in " ".join(out.split()))
     assert "not planned: bitfit: this t5 model has no bias to train; --add-zero-biases adds" in out
     assert "bitfit" in command("plan --model t5-v1_1-small --add-zero-biases")[1].split("memory and time")[1]
 
@@ -85,7 +87,8 @@ def test_the_packages_own_models_are_planned_with_the_defaults(model, length, le
     if four:
         assert [row["method"] for row in written["four"]] == ["houlsby", "lora", "prefix", "prompt"]
     else:
-        assert {row["method"] for row in written["methods"]} == set(OFFERED) - left_out and set(written["not_planned"]) == left_out
+        assert ({row["method"] for row in written["methods"]} == set(OFFERED) - left_out
+                and set(written["not_planned"]) == left_out)
 
 
 def test_only_methods_in_question_shorten_the_default_length(command):
@@ -94,13 +97,14 @@ def test_only_methods_in_question_shorten_the_default_length(command):
     assert "16 x 108 tokens" in command("plan --model toy:encoder --four --num-virtual-tokens 20")[1]
     assert "16 x 128 tokens" in command("plan --model toy:encoder --num-virtual-tokens 128")[1]  # which no word would be left for
     assert command("plan --model toy:encoder --four --length 120") == (
-        2, "", "minipeft: --length: 120 tokens and 20 virtual ones come before them, and toy:encoder has 128 positions; take at most "
-               "108\n")
+        2, "", "minipeft: --length: 120 tokens and 20 virtual ones come before them, and toy:encoder has 128 positions; "
+               "take at most 108\n")
 
 
 @pytest.mark.parametrize("columns", [80, 100, 120])
-@pytest.mark.parametrize("line", [*(f"plan --model {name}" for name in ("bert-base", "gpt3-175b", "t5-v1_1-xxl")), "plan --papers",
-                                  "plan --model gpt3-175b --four", "plan --model bert-base --four", "plan --method lora"])
+@pytest.mark.parametrize("line", [*(f"plan --model {name}" for name in ("bert-base", "gpt3-175b", "t5-v1_1-xxl")),
+                                  "plan --papers", "plan --model gpt3-175b --four", "plan --model bert-base --four",
+                                  "plan --method lora"])
 def test_tables_fit_the_terminal_and_nothing_is_cut_off(line, columns, command):
     code, out, _ = command(line, columns)
     assert code == 0 and "\N{HORIZONTAL ELLIPSIS}" not in out
@@ -142,13 +146,14 @@ def test_bytes_as_text(value, text):
     assert bytes_text(value) == text
 
 
-@pytest.mark.parametrize("value, text", [(2e-7, "0.20 µs"), (0.0123, "12.3 ms"), (59, "59.0 s"), (60, "1.00 min"), (7200, "2.00 h"),
-                                         (1e6, "11.6 days"), (1e9, "31.7 years")])
+@pytest.mark.parametrize("value, text", [(2e-7, "0.20 µs"), (0.0123, "12.3 ms"), (59, "59.0 s"), (60, "1.00 min"),
+                                         (7200, "2.00 h"), (1e6, "11.6 days"), (1e9, "31.7 years")])
 def test_seconds_as_text(value, text):
     assert time_text(value) == text
 
 
-@pytest.mark.parametrize("value, text", [(0, "0"), (1, "100"), (0.1288, "12.9"), (0.00237, "0.24"), (7e-6, "0.0007"), (7e-8, "7e-06")])
+@pytest.mark.parametrize("value, text", [(0, "0"), (1, "100"), (0.1288, "12.9"), (0.00237, "0.24"), (7e-6, "0.0007"),
+                                         (7e-8, "7e-06")])
 def test_shares_as_text(value, text):
     assert share_text(value) == text
 
@@ -156,27 +161,35 @@ def test_shares_as_text(value, text):
 # ---- faults ---------------------------------------------------------------------------------------------------------
 
 FAULTS = [
-    ("--model roberta-bse", "--model: no published model is called 'roberta-bse' and there is no such folder or file; did you mean "
-                            f"'roberta-base'? Published: {', '.join(PUBLISHED)}"),
-    ("--model 123", f"--model: no published model is called '123' and there is no such folder or file. Published: {', '.join(PUBLISHED)}"),
+    ("--model roberta-bse",
+     "--model: no published model is called 'roberta-bse' and there is no such folder or file; did you mean 'roberta-base'? "
+     f"Published: {', '.join(PUBLISHED)}"),
+    ("--model 123",
+     f"--model: no published model is called '123' and there is no such folder or file. Published: {', '.join(PUBLISHED)}"),
     ("--method lora --rank 900", "--rank: the rank at blocks.0.attn.q must be a whole number from 1 to 768, got 900"),
     ("--rank 900 --four", "--rank: the rank at blocks.0.attn.q must be a whole number from 1 to 768, got 900"),
-    ("--method lora --targets attn.qq", "--targets: no module matches 'attn.qq'; did you mean 'blocks.*.attn.q'? Seams: blocks.*.attn.q, "
-     "blocks.*.attn.k, blocks.*.attn.v, blocks.*.attn.out, blocks.*.mlp.up, blocks.*.mlp.down"),
+    ("--method lora --targets attn.qq",
+     "--targets: no module matches 'attn.qq'; did you mean 'blocks.*.attn.q'? Seams: blocks.*.attn.q, blocks.*.attn.k, "
+     "blocks.*.attn.v, blocks.*.attn.out, blocks.*.mlp.up, blocks.*.mlp.down"),
     ("--method houlsby --targets q", "--targets: no module matches 'q'. Seams: blocks.*.attn.join, blocks.*.mlp.join"),
-    ("--method compacter --bottleneck 6", "compacter: num_factors must be a whole number that divides the width 768 and the bottleneck 6, "
-                                          "got 4"),
-    ("--method top_k --layers 13", "top_k: layers must be a whole number from 1 to 12, the number of this model's blocks; got 13"),
-    ("--method prompt --num-virtual-tokens 512", "prompt: 512 virtual tokens leave none of this model's 512 positions to the words; take "
-                                                 "at most 511, or shift_positions=False"),
-    ("--method prompt --num-virtual-tokens 500 --length 99", "--length: 99 tokens and 500 virtual ones come before them, and bert-base has 512 "
-                                                 "positions; take at most 12"),
+    ("--method compacter --bottleneck 6",
+     "compacter: num_factors must be a whole number that divides the width 768 and the bottleneck 6, got 4"),
+    ("--method top_k --layers 13",
+     "top_k: layers must be a whole number from 1 to 12, the number of this model's blocks; got 13"),
+    ("--method prompt --num-virtual-tokens 512",
+     "prompt: 512 virtual tokens leave none of this model's 512 positions to the words; take at most 511, or "
+     "shift_positions=False"),
+    ("--method prompt --num-virtual-tokens 500 --length 99",
+     "--length: 99 tokens and 500 virtual ones come before them, and bert-base has 512 positions; take at most 12"),
     ("--length 600", "--length: 600 tokens, and bert-base has 512 positions; take at most 512"),
-    ("--model roberta-base --length 513 --method lora", "--length: 513 tokens, and roberta-base has 512 positions; take at most 512"),
-    ("--model bart-large --length 1025 --method lora", "--length: 1025 tokens, and bart-large has 1024 positions; take at most 1024"),
+    ("--model roberta-base --length 513 --method lora",
+     "--length: 513 tokens, and roberta-base has 512 positions; take at most 512"),
+    ("--model bart-large --length 1025 --method lora",
+     "--length: 1025 tokens, and bart-large has 1024 positions; take at most 1024"),
     ("--model llama-7b --method bitfit", "bitfit: this llama model has no bias to train; --add-zero-biases adds biases of zeros"),
     ("--model gpt2 --method head", "head: the output map is tied to the word vectors, so that there is none of its own to train"),
-    ("--method full --base-bits 4", "full: trains weights, which must not be stored in 4 bits; leave --base-bits out, or take lora"),
+    ("--method full --base-bits 4",
+     "full: trains weights, which must not be stored in 4 bits; leave --base-bits out, or take lora"),
     ("--model gpt2 --task seq2seq", "--task seq2seq: gpt2 is a gpt2 model; its tasks: lm, classify"),
     ("--model gpt2 --task classify --pooling cls", "--pooling: a gpt2 classifier reads the last token, which is last; got cls"),
     ("--model deberta-xxl --pooling mean", "--pooling: a deberta-v2 classifier reads the first token, which is cls; got mean"),
@@ -198,8 +211,8 @@ def test_files_that_are_no_configs(command, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "this config is not JSON" in command(f"plan --model {tmp_path}/text.json")[2]
     assert f"{tmp_path}/config.json: no plan for model_type 'mamba'; known: bert, " in command(f"plan --model {tmp_path}")[2]
-    assert f"{tmp_path}/empty: no config.json; expected a Hugging Face model folder, a config.json, or one of bert-base, " in command(
-        f"plan --model {tmp_path}/empty")[2]
+    assert (f"{tmp_path}/empty: no config.json; expected a Hugging Face model folder, a config.json, or one of bert-base, "
+            in command(f"plan --model {tmp_path}/empty")[2])
     assert command(f"plan --json {tmp_path}")[2] == f"minipeft: --json {tmp_path}: is a folder; expected a file to write to\n"
 
 
@@ -211,7 +224,8 @@ def test_no_parameter_and_no_large_array_is_made(command, monkeypatch):
         raise AssertionError("a Parameter was made")
 
     monkeypatch.setattr(Parameter, "__init__", never)
-    for line in ("plan --model gpt3-175b", "plan --model gpt3-175b --four", "plan --model deberta-xxl --method full", "plan --papers"):
+    for line in ("plan --model gpt3-175b", "plan --model gpt3-175b --four", "plan --model deberta-xxl --method full",
+                 "plan --papers"):
         tracemalloc.start()
         try:
             assert command(line)[0] == 0
@@ -228,7 +242,8 @@ def test_it_answers_at_once(command):
 
 
 def test_help_needs_no_numpy():
-    code = "import sys\nfrom minipeft.cli import main\ntry: main(['plan', '--help'])\nexcept SystemExit: pass\nprint('numpy' in sys.modules)"
+    code = ("import sys\nfrom minipeft.cli import main\ntry: main(['plan', '--help'])\nexcept SystemExit: pass\n"
+            "print('numpy' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout.endswith("False\n") and "deberta-xxl" in done.stdout, done.stderr
 
@@ -269,8 +284,8 @@ def test_the_orders_of_growth():
 def _encoder(width=32, layers=2):
     from minipeft.compare.plan_models import shape_of
 
-    shape = shape_of({"model_type": "bert", "vocab_size": 99, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 4,
-                      "intermediate_size": 4 * width, "max_position_embeddings": 64})
+    shape = shape_of({"model_type": "bert", "vocab_size": 99, "hidden_size": width, "num_hidden_layers": layers,
+                      "num_attention_heads": 4, "intermediate_size": 4 * width, "max_position_embeddings": 64})
     return shape
 
 

@@ -25,14 +25,15 @@ SIZES = {"vocab_size": 300, "hidden_size": 64, "num_attention_heads": 4, "interm
          "max_position_embeddings": 100}
 FAMILIES = {
     "bert": {"type_vocab_size": 2}, "gpt2": {"hidden_act": "gelu_new"},
-    "llama": {"num_key_value_heads": 2, "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "hidden_act": "silu",
-              "tie_word_embeddings": False},
+    "llama": {"num_key_value_heads": 2, "attention_bias": False, "attention_out_bias": False, "mlp_bias": False,
+              "hidden_act": "silu", "tie_word_embeddings": False},
     "t5": {"num_decoder_layers": 2, "gated": True, "attention_bias": False, "attention_out_bias": False, "mlp_bias": False,
            "head_dim": 24, "decoder_start_token_id": 0, "tie_word_embeddings": False},
 }
 SETTINGS = {"compacter": {"bottleneck": 16}, "top_k": {"layers": 1}}
-CASES = [("bert", "classify", "pooler", 0.1), ("bert", "classify", "mean", 0.0), ("bert", "classify", "cls", 0.0), ("gpt2", "lm", None, 0.1),
-         ("gpt2", "classify", "last", 0.0), ("llama", "lm", None, 0.0), ("t5", "seq2seq", None, 0.1), ("t5", "seq2seq", None, 0.0)]
+CASES = [("bert", "classify", "pooler", 0.1), ("bert", "classify", "mean", 0.0), ("bert", "classify", "cls", 0.0),
+         ("gpt2", "lm", None, 0.1), ("gpt2", "classify", "last", 0.0), ("llama", "lm", None, 0.0), ("t5", "seq2seq", None, 0.1),
+         ("t5", "seq2seq", None, 0.0)]
 
 
 COSTS = [(name, case) for name in OFFERED for case in CASES if name != "early_exit" or case[1] == "classify"]
@@ -108,13 +109,15 @@ def test_activations_and_peak_are_the_real_ones(name, case):
 
 
 @pytest.mark.parametrize("name, settings", [
-    ("lora", {"dropout": 0.1, "targets": "q,v"}), ("lora", {"targets": "q,k,v,out,mlp.up,mlp.down"}), ("lora", {"targets": "blocks.1.mlp.*"}),
-    ("dora", {"targets": "attn.out,mlp.up"}), ("dora", {"detach_norm": True}), ("adalora", {"targets": "k"}),
+    ("lora", {"dropout": 0.1, "targets": "q,v"}), ("lora", {"targets": "q,k,v,out,mlp.up,mlp.down"}),
+    ("lora", {"targets": "blocks.1.mlp.*"}), ("dora", {"targets": "attn.out,mlp.up"}), ("dora", {"detach_norm": True}),
+    ("adalora", {"targets": "k"}),
     ("ia3", {"targets": "q,mlp.up", "feedforward": "attn.out"}), ("houlsby", {"dropout": 0.2, "targets": "join"}),
     ("pfeiffer", {"targets": "attn.join"}), ("parallel", {"dropout": 0.2}), ("houlsby", {"train_norms": True}),
-    ("prefix", {"num_virtual_tokens": 7, "reparametrise": True, "hidden": 40}), ("top_k", {"layers": 2}), ("bitfit", {"terms": "two"}),
-    ("compacter", {"num_factors": 2, "bottleneck": 24})])
-@pytest.mark.parametrize("family, task, pooling", [("bert", "classify", "pooler"), ("llama", "lm", None), ("t5", "seq2seq", None)])
+    ("prefix", {"num_virtual_tokens": 7, "reparametrise": True, "hidden": 40}), ("top_k", {"layers": 2}),
+    ("bitfit", {"terms": "two"}), ("compacter", {"num_factors": 2, "bottleneck": 24})])
+@pytest.mark.parametrize("family, task, pooling", [("bert", "classify", "pooler"), ("llama", "lm", None),
+                                                   ("t5", "seq2seq", None)])
 def test_settings_of_methods_are_followed(name, settings, family, task, pooling):
     shape = shape_for(family, task, pooling, 0.1)
     if name == "lora" and settings["targets"].startswith("blocks") and family == "t5":
@@ -128,8 +131,8 @@ def test_settings_of_methods_are_followed(name, settings, family, task, pooling)
     assert (row.forward_flops, row.backward_flops) == counted(shape, method)
 
 
-@pytest.mark.parametrize("sizes", [{"num_attention_heads": 16, "head_dim": 4}, {"intermediate_size": 500}, {"num_hidden_layers": 6},
-                                   {"hidden_size": 96, "vocab_size": 900}])
+@pytest.mark.parametrize("sizes", [{"num_attention_heads": 16, "head_dim": 4}, {"intermediate_size": 500},
+                                   {"num_hidden_layers": 6}, {"hidden_size": 96, "vocab_size": 900}])
 @pytest.mark.parametrize("name", ["full", "lora", "houlsby", "prefix"])
 def test_other_shapes(name, sizes):
     shape = shape_for("gpt2", "lm", None, 0.1, **sizes)
@@ -207,5 +210,6 @@ def test_what_a_method_saves_is_in_the_numbers():
     assert full.backward_flops == pytest.approx(2 * base, rel=0.02)  # the usual 1 : 2
     assert lora.backward_flops == pytest.approx(base, rel=0.02)  # no frozen weight has a gradient
     assert lora.inference_flops == base == full.inference_flops < rows["houlsby"].inference_flops < rows["prompt"].inference_flops
-    assert rows["head"].activations_bytes < 1e6 < rows["top_k"].activations_bytes < lora.activations_bytes < full.activations_bytes
+    assert (rows["head"].activations_bytes < 1e6 < rows["top_k"].activations_bytes < lora.activations_bytes
+            < full.activations_bytes)
     assert lora.peak_bytes < 0.7 * full.peak_bytes

@@ -167,7 +167,8 @@ def test_a_stopped_one_goes_on_with_the_same_bits(text, tmp_path, capsys, monkey
     ("--arch encoder --out full", "--out full: is not empty; expected a new folder for the model"),
     ("--arch encoder --out full/file", "--out full/file: is a file; expected a folder"),
     ("--verify --lr 1", "--verify: makes the package's own models as they were made; give --arch, or nothing"),
-    ("--arch decoder --out x --length 7", "--length: expected a whole number of at least 8, got '7' (see minipeft pretrain --help)"),
+    ("--arch decoder --out x --length 7",
+     "--length: expected a whole number of at least 8, got '7' (see minipeft pretrain --help)"),
 ])
 def test_faults(line, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -35,7 +35,9 @@ def command(at, capsys):
 
 def test_one_text(command):
     code, out, err = command("--text", "the soup was great .", *ASKED, "--json", "r.json")
-    assert code == 0 and out == f"positive\t{json.loads(Path('r.json').read_text())['predictions'][0]['positive']:.4f}\tthe soup was great .\n"
+    assert (code == 0
+            and out == f"positive\t{json.loads(Path('r.json').read_text())['predictions'][0]['positive']:.4f}\t"
+                       "the soup was great .\n")
     assert err.startswith("the soup was great . it was ___ .\n") and "negative" in err and "bad" in err
 
 
@@ -43,15 +45,16 @@ def test_zero_shot_on_data(command):
     code, out, err = command("--data", "data", *ASKED, "--json", "r.json")
     told = json.loads(Path("r.json").read_text())
     model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
-    work = ClozeClassification(tokenizer, read_dataset("data"), model.config, Template(ASKED[1]), Verbalizer.parse(ASKED[3]), 128, 16)
+    work = ClozeClassification(tokenizer, read_dataset("data"), model.config, Template(ASKED[1]), Verbalizer.parse(ASKED[3]),
+                               128, 16)
     expected = work.evaluate(model, "test")["accuracy"]
     assert (code, out) == (0, f"accuracy\t{expected:.4f}\n") and told["scores"] == [expected] and told["strategy"] == "zero_shot"
     assert "zero_shot on test with no labels" in err and not list(Path().glob("minipeft*"))
 
 
 def test_a_few_examples_over_draws_and_what_is_kept(command):
-    line = ("--data", "data", *ASKED, "--shots", "2", "--method", "lora", "--rank", "3", "--epochs", "1", "--splits", "2", "--seed", "1",
-            "--out", "kept", "--jobs", "1")
+    line = ("--data", "data", *ASKED, "--shots", "2", "--method", "lora", "--rank", "3", "--epochs", "1", "--splits", "2",
+            "--seed", "1", "--out", "kept", "--jobs", "1")
     code, out, err = command(*line, "--json", "r.json")
     told = json.loads(Path("r.json").read_text())
     rows = [row.split("\t") for row in out.splitlines()]
@@ -72,7 +75,8 @@ def test_nothing_that_was_asked_for_is_passed_over_in_silence(command):
     assert code == 0 and out != plain and err.startswith("note: --sets, --similar do nothing where the model is asked as it is\n")
     model, tokenizer = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder")
     one = Dataset({"test": [Example("the soup was great .", None, None)]}, ("negative", "positive"))
-    work = Calibration(ClozeClassification(tokenizer, one, model.config, Template(ASKED[1]), Verbalizer.parse(ASKED[3]), 128, 16), tokenizer, 128)
+    work = Calibration(ClozeClassification(tokenizer, one, model.config, Template(ASKED[1]), Verbalizer.parse(ASKED[3]), 128, 16),
+                       tokenizer, 128)
     assert float(out.split("\t")[1]) == pytest.approx(work.predict(model, "test").max(), abs=1e-4)
     code, out, err = command("--data", "data", *ASKED, "--sets", "3", "--label-smoothing", "0.1")
     assert code == 0 and "note: --sets, --label-smoothing do nothing with method zero_shot and task classify\n" in err
@@ -83,8 +87,9 @@ def test_nothing_that_was_asked_for_is_passed_over_in_silence(command):
 def test_demonstrations_and_pet(command):
     code, out, err = command("--data", "data", *ASKED, "--shots", "1", "--splits", "1")
     assert code == 0 and "in_context on test with 1 of each class" in err and out.startswith("accuracy\t")
-    code, out, err = command("--data", "data", *ASKED, "--template", "{text} i {mask} it .", "--verbalizer", "hated=negative,loved=positive",
-                             "--shots", "1", "--unlabelled", "data", "--splits", "1", "--pair-steps", "2", "--epochs", "1")
+    code, out, err = command("--data", "data", *ASKED, "--template", "{text} i {mask} it .",
+                             "--verbalizer", "hated=negative,loved=positive", "--shots", "1", "--unlabelled", "data",
+                             "--splits", "1", "--pair-steps", "2", "--epochs", "1")
     assert code == 0 and "pet on test with 1 of each class, " in err and "parameters trained by full" in err
 
 
@@ -116,14 +121,16 @@ def test_words_that_were_found_are_ranked_on_dev_after_fine_tuning(command):
     assert sorted(row[:2] for row in rows) == sorted(found)
     on_dev = {}
     for number, (words, _) in enumerate(found):
-        run = Run("toy:encoder", "data", "prompt_based", options={"by": "bitfit"}, shots=4, epochs=2, template=[ASKED[1]], verbalizer=[words])
+        run = Run("toy:encoder", "data", "prompt_based", options={"by": "bitfit"}, shots=4, epochs=2, template=[ASKED[1]],
+                  verbalizer=[words])
         on_dev[words] = execute(run, f"own{number}", quiet=True)["evaluations"][-1]["score"]
     assert [row[2] for row in rows] == [f"{on_dev[row[0]]:.4f}" for row in rows] == sorted((row[2] for row in rows), reverse=True)
     assert [each["verbalizer"] for each in json.loads(Path("r.json").read_text())["found"]] == [row[0] for row in rows]
 
 
 def test_what_was_found_is_kept_and_not_trained_again(command):
-    line = ("--data", "data", "--template", ASKED[1], "--shots", "4", "--search-words", "2", "--method", "bitfit", "--epochs", "1", "--out", "o")
+    line = ("--data", "data", "--template", ASKED[1], "--shots", "4", "--search-words", "2", "--method", "bitfit",
+            "--epochs", "1", "--out", "o")
     code, out, _ = command(*line)
     times = {path: path.stat().st_mtime_ns for path in Path("o").glob("prompt_based-seed0-words*/result.json")}
     assert code == 0 and len(times) == 2
@@ -131,8 +138,9 @@ def test_what_was_found_is_kept_and_not_trained_again(command):
 
 
 @pytest.mark.parametrize("more, expected", [
-    ({}, "zero_shot"), ({"shots": 0}, "zero_shot"), ({"shots": 4}, "in_context"), ({"method": "lora"}, "prompt_based"), ({"shots": 4, "method": "full"}, "prompt_based"),
-    ({"shots": 4, "unlabelled": "x"}, "pet"), ({"shots": 4, "unlabelled": "x", "method": "lora"}, "pet"),
+    ({}, "zero_shot"), ({"shots": 0}, "zero_shot"), ({"shots": 4}, "in_context"), ({"method": "lora"}, "prompt_based"),
+    ({"shots": 4, "method": "full"}, "prompt_based"), ({"shots": 4, "unlabelled": "x"}, "pet"),
+    ({"shots": 4, "unlabelled": "x", "method": "lora"}, "pet"),
     ({"shots": 4, "unlabelled": "x", "generations": 0}, "ipet")])
 def test_what_is_asked_for(more, expected):
     args = type("Args", (), {"shots": None, "method": None, "unlabelled": None, "generations": None, **more})
@@ -146,8 +154,10 @@ def test_what_is_asked_for(more, expected):
     (["--data", "data", "--template", "{text} {mask}"], "--verbalizer: is needed"),
     (["--data", "data", "--template", "{text} {mask}", "--search-words", "2", "--shots", "4", "--unlabelled", "data"],
      "--search-words: looks for words on labelled texts; leave out --unlabelled"),
-    (["--data", "data", "--template", "{text}", "--verbalizer", "a=b,c=d"], "--template: expected {mask} once, got it 0 times in '{text}'"),
-    (["--data", "data", "--template", "{mask}", "--verbalizer", "bad"], "--verbalizer: expected WORD=CLASS,WORD=CLASS,..., got 'bad'"),
+    (["--data", "data", "--template", "{text}", "--verbalizer", "a=b,c=d"],
+     "--template: expected {mask} once, got it 0 times in '{text}'"),
+    (["--data", "data", "--template", "{mask}", "--verbalizer", "bad"],
+     "--verbalizer: expected WORD=CLASS,WORD=CLASS,..., got 'bad'"),
     (["--data", "data", "--template", "{mask}", "--verbalizer", "bad=negative,goodish=positive"],
      "--verbalizer: 'goodish' is not one token of this model but good ##i"),
     (["--data", "data", "--template", "{mask}", "--verbalizer", "bad=blame,good=praise"],

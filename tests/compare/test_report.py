@@ -235,7 +235,8 @@ def test_curves_are_means_over_the_seeds(examples):
 def drawn(monkeypatch):
     """{name: Figure} of what is drawn from here on."""
     out, before = {}, plots.to_svg
-    monkeypatch.setattr(plots, "to_svg", lambda figure, name, *words: out.setdefault(name, figure) and before(figure, name, *words))
+    monkeypatch.setattr(plots, "to_svg",
+                        lambda figure, name, *words: out.setdefault(name, figure) and before(figure, name, *words))
     return out
 
 
@@ -331,14 +332,16 @@ def test_singular_values_are_those_of_the_analysis(examples, drawn):
     for name, rank in (("full", "384"), ("lora", "8")):
         for path, values in runs[f"{name}-seed0"]["analysis"]["singular_values"].items():
             largest, ranks, norm = rows[f"{name}, {path}"]
-            assert (largest, ranks) == (f"{values[0]:.4f}", rank) and float(norm) == pytest.approx(np.linalg.norm(values), abs=1e-4)
+            assert ((largest, ranks) == (f"{values[0]:.4f}", rank)
+                    and float(norm) == pytest.approx(np.linalg.norm(values), abs=1e-4))
     for axes, seam in zip(drawn["spectra"].axes, ("attn.q", "attn.v")):
         assert (axes.get_title(loc="left"), axes.get_xscale(), axes.get_yscale()) == (seam, "log", "log")
         thick = [line.get_xydata() for line in axes.lines if line.get_linewidth() > 2]
         for line, name in zip(thick, ("full", "lora")):
             layers = [v for path, v in runs[f"{name}-seed0"]["analysis"]["singular_values"].items() if path.endswith(seam)]
             means = np.exp(np.log(layers).mean(axis=0))
-            assert line[:, 1] == pytest.approx(means[line[:, 0].astype(int) - 1]) and line[-1, 0] == (384 if name == "full" else 8)
+            assert (line[:, 1] == pytest.approx(means[line[:, 0].astype(int) - 1])
+                    and line[-1, 0] == (384 if name == "full" else 8))
 
 
 def test_sweeps_show_each_size_with_its_score(examples, drawn):
@@ -382,7 +385,8 @@ def test_every_method_has_its_formula_below_the_table(examples):
     results = examples.basic((*examples.NAMES,))
     for row in results["rows"][1:]:
         row["formula"] = f"formula of {row['method']}"
-    told = {row[0]: row[1:] for row in table_headed(Page(report_html(results, {})), "method", "parameters without the head, by formula")}
+    told = {row[0]: row[1:]
+            for row in table_headed(Page(report_html(results, {})), "method", "parameters without the head, by formula")}
     assert list(told) == [row["label"] for row in results["rows"][1:]]
     for row in results["rows"][1:]:
         assert told[row["label"]] == [row["formula"], f"{row['trainable_without_head']:,}"]
@@ -397,7 +401,8 @@ def test_measurements_beside_the_four_are_of_the_sizes_planned(examples):
     others = [row for row in results["rows"] if row["method"] != "lora"]
 
     def cells(*variants):
-        rows = [examples.row("lora", rng, label=f"lora {i}", settings=each, score=0.5 + 0.01 * i) for i, each in enumerate(variants)]
+        rows = [examples.row("lora", rng, label=f"lora {i}", settings=each, score=0.5 + 0.01 * i)
+                for i, each in enumerate(variants)]
         (view,) = report_facts.views({**results, "rows": others + rows}, runs)
         return {row[0]: row[9:] for row in table_headed(Page(report_plan.four(view).html()), "method", "order")}
 
@@ -592,9 +597,10 @@ def test_any_scores_make_a_page(seed, count, seeds):
 
     rng = np.random.default_rng(seed)
     rows = [{"method": str(name), "seeds": seeds, "metric": "accuracy", "split": "dev", "score": float(rng.choice([0, 0.5, 1])),
-             "score_std": float(rng.choice([0, 0.1])), "others": {}, "lr": 0.1, "trainable": int(rng.integers(0, 10**6) * rng.integers(2)),
-             "trainable_without_head": 0, "total": 10**7, "step_ms": float(rng.choice([0, 3.5])), "peak_mb": 0.0, "size_mb": 0.0,
-             "seconds": 0.0} for name in rng.choice(list(METHODS), count, replace=False)]
+             "score_std": float(rng.choice([0, 0.1])), "others": {}, "lr": 0.1,
+             "trainable": int(rng.integers(0, 10**6) * rng.integers(2)), "trainable_without_head": 0, "total": 10**7,
+             "step_ms": float(rng.choice([0, 3.5])), "peak_mb": 0.0, "size_mb": 0.0, "seconds": 0.0}
+            for name in rng.choice(list(METHODS), count, replace=False)]
     page = Page(report_html({"rows": rows}, {}))
     assert page.tables and all(row["method"] in page.words for row in rows)
 
@@ -654,7 +660,8 @@ def test_plans_are_made_from_what_the_runs_were_asked_for(examples, tmp_path):
 def compared(world, tmp_path_factory):
     """The folder of a comparison on the small world: one seed, LoRA with one rank after another."""
     out = tmp_path_factory.mktemp("compared") / "runs"
-    line = f"compare --model {world}/bert --data {world}/data --methods full,prefix,early_exit --seeds 1 --epochs 1 --jobs 2 --out {out}"
+    line = (f"compare --model {world}/bert --data {world}/data --methods full,prefix,early_exit --seeds 1 --epochs 1 --jobs 2 "
+            f"--out {out}")
     assert cli.main([*line.split(), "--num-virtual-tokens", "3", "--sweep", "lora.rank=2,8"]) == 0
     return out
 
@@ -682,7 +689,8 @@ def test_the_report_of_a_comparison_shows_what_its_runs_found(compared):
     spectra = {row[0]: row[1:] for row in table_headed(page, "method, map", "largest")}
     assert set(spectra) == {f"{label}, {path}" for label, maps in values.items() for path in maps}
     assert len(spectra) == 3 * 4 and {row[1] for name, row in spectra.items() if name.startswith("lora rank=2")} == {"2"}
-    assert all(spectra[f"{label}, {path}"][0] == report_facts.number(v[0]) for label, maps in values.items() for path, v in maps.items())
+    assert all(spectra[f"{label}, {path}"][0] == report_facts.number(v[0])
+               for label, maps in values.items() for path, v in maps.items())
 
 
 def test_the_plan_of_a_comparison_counts_what_was_trained(compared):

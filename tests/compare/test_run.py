@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from minipeft import arguments, cli
-from minipeft.compare.run import (EPOCHS, METRICS_OF, OFFERED, RESULT, RUN, Run, batch_length, check_writable, cut_note, describe, execute,
-                                  load_config, longest, make_work, notes_on_data, prepare, unused_note)
+from minipeft.compare.run import (EPOCHS, METRICS_OF, OFFERED, RESULT, RUN, Run, batch_length, check_writable, cut_note, describe,
+                                  execute, load_config, longest, make_work, notes_on_data, prepare, unused_note)
 from minipeft.data import Tokenizer, files
 from minipeft.interop import load_pretrained
 from minipeft.compare.exits import EarlyExitTuning
@@ -59,7 +59,10 @@ def test_faults_of_settings(name, value, message):
 def test_settings_that_do_nothing():
     run = lambda **more: Run("m", "d", **more)
     assert unused_note([run()]) == unused_note([run(options={"rank": 3}, metric="f1", pooling="cls")]) == []
-    assert unused_note([run(method="head", options={"rank": 3})]) == "note: --rank does nothing with method head and task classify"
+    assert (
+        unused_note([run(method="head", options={"rank": 3})])
+        == "note: --rank does nothing with method head and task classify"
+    )
     assert (
         unused_note([run(method="full", options={"dropout": 0.1}, stride=4)])
         == "note: --stride, --dropout do nothing with method full and task classify"
@@ -241,7 +244,8 @@ def test_a_fresh_head_and_method_are_drawn_from_the_seed(world, tmp_path):
     assert losses[0] == losses[1] != losses[2]
     matrices = []
     for seed in (0, 1):  # a learning rate so small that what was drawn stays as it was
-        execute(Run(str(world / "bert"), str(world / "data"), seed=seed, lr=1e-30, max_steps=1), tmp_path / f"u{seed}", quiet=True)
+        execute(Run(str(world / "bert"), str(world / "data"), seed=seed, lr=1e-30, max_steps=1), tmp_path / f"u{seed}",
+                quiet=True)
         tensors = files.read_tensors(tmp_path / f"u{seed}" / "adapter_model.safetensors")
         matrices.append(next(a for name, a in tensors.items() if "lora_A" in name))
     assert not np.isclose(*matrices).any()
@@ -254,7 +258,8 @@ def test_how_long_a_batch_is(world):
         run = Run(**{"model": "bert", "data": "data", "batch_size": 3, **settings})
         run.model, run.data = str(world / run.model), str(world / run.data)
         work = prepare(run)[0]
-        lengths = [work.collate(draw).attention_mask.sum(axis=1).max() for draw in work.training_batches(np.random.default_rng(0))]
+        lengths = [work.collate(draw).attention_mask.sum(axis=1).max()
+                   for draw in work.training_batches(np.random.default_rng(0))]
         assert batch_length(work) == pytest.approx(np.mean(lengths)) and (run.task != "lm" or batch_length(work) == 7)
 
 

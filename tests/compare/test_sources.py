@@ -114,15 +114,16 @@ def test_a_prediction_on_the_manual_states_the_version(world, tmp_path, capsys):
 def test_a_prompt_on_the_manual_states_the_version(tmp_path, capsys):
     words = list(whole_words(Tokenizer.from_folder("toy:encoder")).values())
     verbalizer = ",".join(f"{word}={label}" for word, label in zip(words, section_task(seed=0).labels))
-    line = ["prompt", "--model", "toy:encoder", "--data", "python-docs", "--template", "{text} {mask}", "--verbalizer", verbalizer,
-            "--json", str(tmp_path / "told.json"), "--max-length", "16", "--jobs", "1"]
+    line = ["prompt", "--model", "toy:encoder", "--data", "python-docs", "--template", "{text} {mask}",
+            "--verbalizer", verbalizer, "--json", str(tmp_path / "told.json"), "--max-length", "16", "--jobs", "1"]
     assert cli.main(line) == 0
     assert f"data {PYTHON_DOCS}" in capsys.readouterr().err.splitlines()
     assert json.loads((tmp_path / "told.json").read_text())["data"] == PYTHON_DOCS
 
 
 def test_a_comparison_on_the_manual_states_the_version(world, tmp_path, capsys):
-    line = f"compare --model {world}/bert --data python-docs --methods head --seeds 1 --train-limit 16 --max-steps 1 --out {tmp_path}/a"
+    line = (f"compare --model {world}/bert --data python-docs --methods head --seeds 1 --train-limit 16 --max-steps 1 "
+            f"--out {tmp_path}/a")
     assert cli.main(line.split()) == 0
     assert f"bert on {PYTHON_DOCS}" in capsys.readouterr().out
     written = json.loads((tmp_path / "a/results.json").read_text())

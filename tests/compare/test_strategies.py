@@ -30,7 +30,8 @@ def folder(tmp_path_factory):
 
 
 def run_of(folder, method, **more):
-    given = {"shots": 4, "template": [TEMPLATE], "verbalizer": [WORDS], "max_length": 80, "unlabelled": str(folder / "raw"), "epochs": 2}
+    given = {"shots": 4, "template": [TEMPLATE], "verbalizer": [WORDS], "max_length": 80,
+             "unlabelled": str(folder / "raw"), "epochs": 2}
     return Run(**{"model": "toy:encoder", "data": str(folder / "data"), "method": method, **given, **more})
 
 
@@ -49,7 +50,8 @@ def test_a_few_examples_are_those_of_the_seeds(folder):
 
 def test_zero_shot_is_the_model_as_it_is(folder, tmp_path):
     result = execute(run_of(folder, "zero_shot", shots=None), tmp_path / "r", quiet=True)
-    model, tokenizer, dataset = load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder"), read_dataset(folder / "data")
+    model, tokenizer, dataset = (load_pretrained("toy:encoder"), Tokenizer.from_folder("toy:encoder"),
+                                 read_dataset(folder / "data"))
     work = ClozeClassification(tokenizer, dataset, model.config, Template(TEMPLATE), Verbalizer.parse(WORDS), 80, 16)
     assert result["score"] == work.evaluate(model, "test")["accuracy"] > 0.7
     assert (result["trainable"], result["split"], result["steps"]) == (0, "test", 0)
@@ -71,7 +73,8 @@ def test_in_context_stands_behind_examples_of_the_draw(folder):
 def test_prompt_based_trains_by_any_method(by, folder, tmp_path):
     run = run_of(folder, "prompt_based", options={"by": by})
     result = execute(run, tmp_path / "r", quiet=True)
-    assert result["lr"] == pytest.approx(GENTLE * default_lr(by, "toy:encoder")) and result["steps"] == 2 and result["score"] > 0.6
+    assert (result["lr"] == pytest.approx(GENTLE * default_lr(by, "toy:encoder")) and result["steps"] == 2
+            and result["score"] > 0.6)
     model = load_pretrained("toy:encoder")
     expected = sum(p.size for p in model.parameters()) if by == "full" else (
         METHODS[by](words=[5, 6]) if by == "output" else METHODS[by]()).count(model.config)
@@ -88,7 +91,8 @@ def test_the_methods_own_settings_reach_it(folder):
     assert (work.demonstrations.per_class, work.demonstrations.sets, work.demonstrations.vectors) == (2, 1, None)
     similar, *_ = prepare(run_of(folder, "prompt_based", options={"demonstrations": 2, "sets": 3, "similar": True}))
     assert similar.demonstrations.sets == 3 and similar.demonstrations.own_vectors.shape == (8, 96)
-    assert run_of(folder, "prompt_based", options={"by": "lora", "rank": 3, "bottleneck": 4}).unused() == ["bottleneck", "unlabelled"]
+    assert (run_of(folder, "prompt_based", options={"by": "lora", "rank": 3, "bottleneck": 4}).unused()
+            == ["bottleneck", "unlabelled"])
     assert run_of(folder, "lora").unused() == ["template", "verbalizer", "unlabelled"]
     assert run_of(folder, "pet").unused() == [] and run_of(folder, "pet", label_smoothing=0.1).unused() == ["label_smoothing"]
 
@@ -110,7 +114,8 @@ def test_what_is_looked_at_first_is_what_runs(folder, tmp_path):
     for model, more, message in (("toy:decoder", {"template": ["{text} it was {mask}"]}, "'very good' is not one token"),
                                  ("toy:encoder", {**asked, "verbalizer": [WORDS]}, "ranking: a masked model fills in one token")):
         with pytest.raises(ValueError, match=message):
-            compare(model, str(folder / "data"), ["prompt_based"], settings={**given, **more}, **{**settings, "out": tmp_path / "no"})
+            compare(model, str(folder / "data"), ["prompt_based"], settings={**given, **more},
+                    **{**settings, "out": tmp_path / "no"})
         assert not list(tmp_path.glob("no/*/result.json"))
 
 
@@ -118,13 +123,15 @@ def test_pet_trains_a_classifier_on_raw_text(folder, tmp_path):
     run = run_of(folder, "pet", options={"pair_steps": 3}, template=[TEMPLATE, "{text} i {mask} it ."],
                  verbalizer=[WORDS, "hated=negative,loved=positive"])
     work, attachment, _, _ = prepare(run)
-    assert len(work.encodings["train"]) == 60 and work.soft["train"].shape == (60, 2) and set(work.encodings) == {"train", "dev", "test"}
+    assert (len(work.encodings["train"]) == 60 and work.soft["train"].shape == (60, 2)
+            and set(work.encodings) == {"train", "dev", "test"})
     assert np.allclose(work.soft["train"].sum(axis=1), 1) and attachment.head is None and attachment.method.name == "full"
     result = execute(run, tmp_path / "r", quiet=True)
     again = execute(run, tmp_path / "again", quiet=True)
     assert json.loads((tmp_path / "r" / SOFT).read_text())["soft"] == work.soft["train"].tolist()
     assert result["losses"] == again["losses"] and result["steps"] == 8 and result["lr"] == default_lr("full", "toy:encoder")
-    assert Run("toy:encoder", "d", "pet", shots=4).epochs == 3 and Run("toy:encoder", "d", "prompt_based", shots=4).epochs == FEW_EPOCHS
+    assert (Run("toy:encoder", "d", "pet", shots=4).epochs == 3
+            and Run("toy:encoder", "d", "prompt_based", shots=4).epochs == FEW_EPOCHS)
 
 
 @pytest.mark.parametrize("by", ["output", "lora_plus", "adalora"])
@@ -136,21 +143,22 @@ def test_pet_by_other_methods(by, folder, tmp_path):
     if by == "output":
         tokenizer = Tokenizer.from_folder("toy:encoder")
         of = lambda pair: run.strategy().method(run, tokenizer, pair).words
-        assert [of(pair) for pair in pairs_of(run, None)] == [[tokenizer.id_of(w) for w in words] for words in (("bad", "good"), ("hated", "loved"))]
+        assert ([of(pair) for pair in pairs_of(run, None)]
+                == [[tokenizer.id_of(w) for w in words] for words in (("bad", "good"), ("hated", "loved"))])
         assert result["trainable"] == 2 * 96 and prepare(run)[1].method.words is None
     assert result["steps"] == 4 and 0 <= result["score"] <= 1
 
 
 @pytest.mark.parametrize("method", ["prompt_based", "pet"])
 def test_what_needs_a_head_to_choose_is_refused(method, folder):
-    with pytest.raises(ValueError, match=f"^fisher_mask: entries are weighed by a classifier's head, and {method} asks without one; use "
-                                         "random_mask, or another method$"):
+    with pytest.raises(ValueError, match=f"^fisher_mask: entries are weighed by a classifier's head, and {method} asks without "
+                                         "one; use random_mask, or another method$"):
         prepare(run_of(folder, method, options={"by": "fisher_mask"}))
 
 
 def test_pet_needs_a_model_with_a_head(folder):
-    with pytest.raises(ValueError, match="^pet: its prompts teach a classifier, and toy:seq2seq is T5, an encoder-decoder, which has no "
-                                         "classification head; use prompt_based"):
+    with pytest.raises(ValueError, match="^pet: its prompts teach a classifier, and toy:seq2seq is T5, an encoder-decoder, which "
+                                         "has no classification head; use prompt_based"):
         prepare(run_of(folder, "pet", model="toy:seq2seq"))
 
 
@@ -188,12 +196,14 @@ def test_ipet_goes_on_in_generations(folder, monkeypatch):
 def test_a_comparison_with_strategies(tmp_path):
     """Toy data has prompts of its own; every method learns from the same few examples."""
     (tmp_path / "raw.tsv").write_text("text\n" + "it was good .\nit was bad .\n" * 8, encoding="utf-8")
-    table = compare(None, "toy:sentiment", ["head", "zero_shot", "in_context", "prompt_based", "pet", "ipet"], 2, tmp_path / "out",
-                    {"shots": 2, "epochs": 2, "unlabelled": str(tmp_path / "raw.tsv"), "options": {"pair_steps": 2, "generations": 1}},
+    table = compare(None, "toy:sentiment", ["head", "zero_shot", "in_context", "prompt_based", "pet", "ipet"], 2,
+                    tmp_path / "out", {"shots": 2, "epochs": 2, "unlabelled": str(tmp_path / "raw.tsv"),
+                                       "options": {"pair_steps": 2, "generations": 1}},
                     sweeps={"prompt_based.by": ["lora", "bitfit"]}, jobs=2)
     assert not table.failed
     rows = {row["label"]: row for row in table.rows}
-    assert list(rows) == ["base", "head", "zero_shot", "in_context", "prompt_based by=lora", "prompt_based by=bitfit", "pet", "ipet"]
+    assert list(rows) == ["base", "head", "zero_shot", "in_context", "prompt_based by=lora", "prompt_based by=bitfit",
+                          "pet", "ipet"]
     assert rows["in_context"]["trainable"] == 0 < rows["pet"]["trainable"] == rows["ipet"]["trainable"]
     assert rows["zero_shot"]["trainable"] == 0 and rows["zero_shot"]["score_std"] == 0
     assert rows["prompt_based by=lora"]["trainable"] == 9216 and rows["prompt_based by=lora"]["merged_ms"]
@@ -204,8 +214,8 @@ def test_a_comparison_with_strategies(tmp_path):
 
 
 def test_tuning_leaves_out_what_trains_nothing(tmp_path):
-    table = compare(None, "toy:sentiment", ["zero_shot", "prompt_based"], 1, tmp_path / "out", {"shots": 2, "epochs": 1}, tune=True,
-                    jobs=2)
+    table = compare(None, "toy:sentiment", ["zero_shot", "prompt_based"], 1, tmp_path / "out", {"shots": 2, "epochs": 1},
+                    tune=True, jobs=2)
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert not table.failed and [each["label"] for each in results["tuning"]] == ["prompt_based"]
     middle = GENTLE * default_lr("full", "toy:encoder")  # the rates are around the run's own
@@ -255,6 +265,7 @@ def test_what_is_missing_is_said_before_anything_is_trained(method, change, mess
 
 def test_no_examples_leave_nothing_to_learn():
     for method in ("lora", "prompt_based", "in_context"):
-        with pytest.raises(ValueError, match=f"shots: {method} learns from labelled examples; expected at least 1 of each class, got 0"):
+        with pytest.raises(ValueError, match=f"shots: {method} learns from labelled examples; "
+                                             "expected at least 1 of each class, got 0"):
             Run("m", "d", method, shots=0)
     assert Run("toy:encoder", "d", "pet", shots=0).shots == 0

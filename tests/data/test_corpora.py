@@ -52,8 +52,8 @@ def test_paragraphs_where_there_are_enough_else_lines():
 def test_corpora_by_name(tmp_path):
     manual = read_corpus("python-docs")
     assert sorted([*manual.held_out, *manual.sample]) == sorted(corpus())
-    assert manual.note == (f"CPython's manual as Python {sys.version_info.major}.{sys.version_info.minor} has it; other versions have "
-                           "other text")
+    assert manual.note == (f"CPython's manual as Python {sys.version_info.major}.{sys.version_info.minor} has it; "
+                           "other versions have other text")
     (tmp_path / "a.txt").write_text("\n".join(f"word {n}" for n in range(40)), encoding="utf-8")
     assert read_corpus(tmp_path / "a.txt").note == f"the texts in {tmp_path / 'a.txt'}"
     assert read_corpus("toy").name == "toy"

@@ -51,15 +51,17 @@ def test_a_part_of_a_larger_topic_is_listed_under_the_larger_one():
 
 
 def test_lines_are_joined_and_marks_removed(topics):
-    topics(one='The "one" statement\n*******************\n\nIt has *special* read-\nonly values, and *see\nthe end* of **PEP 1** for  more\n'
-               'on "*args" and "**kwargs".\n')
+    topics(one='The "one" statement\n*******************\n\nIt has *special* read-\nonly values, and *see\nthe end* of **PEP 1** '
+               'for  more\non "*args" and "**kwargs".\n')
     assert corpus() == ['It has special read-only values, and see the end of PEP 1 for more on "*args" and "**kwargs".']
 
 
 def test_items_of_a_list_are_paragraphs(topics):
-    topics(one="* The first item says something, and it says it\n  on two lines.\n* The second item says something else in one line.\n\n"
+    topics(one="* The first item says something, and it says it\n  on two lines.\n"
+               "* The second item says something else in one line.\n\n"
                "1. The third item has a number and not a star.\n\n[1] The footnote explains what the text left open.\n")
-    assert corpus() == ["The first item says something, and it says it on two lines.", "The second item says something else in one line.",
+    assert corpus() == ["The first item says something, and it says it on two lines.",
+                        "The second item says something else in one line.",
                         "The third item has a number and not a star.", "The footnote explains what the text left open."]
 
 

@@ -75,7 +75,8 @@ def test_round_trip(suffix, data, pairs, tmp_path_factory):
 
 
 def test_splits_and_their_other_names(folder):
-    path = folder(train_csv="label,text\n1,a\n0,b\n", validation_tsv="text\tlabel\nc\t1\n", test_jsonl='{"text": "d", "label": 0}\n')
+    path = folder(train_csv="label,text\n1,a\n0,b\n", validation_tsv="text\tlabel\nc\t1\n",
+                  test_jsonl='{"text": "d", "label": 0}\n')
     read = read_dataset(path)
     assert read == Dataset({"train": [Example("a", None, 1), Example("b", None, 0)], "dev": [Example("c", None, 1)],
                             "test": [Example("d", None, 0)]}, ("0", "1"))
@@ -84,7 +85,8 @@ def test_splits_and_their_other_names(folder):
 
 
 def test_byte_order_mark_and_windows_line_ends(folder):
-    path = folder(train_tsv=b"\xef\xbb\xbftext\tlabel\r\nfine\tpos\r\nbad\tneg\r\n\r\n", dev_csv=b"\xef\xbb\xbftext,label\r\nfine,pos\r\n\r\n",
+    path = folder(train_tsv=b"\xef\xbb\xbftext\tlabel\r\nfine\tpos\r\nbad\tneg\r\n\r\n",
+                  dev_csv=b"\xef\xbb\xbftext,label\r\nfine,pos\r\n\r\n",
                   test_jsonl=b'\xef\xbb\xbf{"text": "fine", "label": "pos"}\r\n', labels_txt=b"\xef\xbb\xbfneg\r\npos\r\n")
     read = read_dataset(path)
     assert read.labels == ("neg", "pos")
@@ -158,10 +160,12 @@ def test_a_label_that_train_does_not_have(folder):
 
 
 def test_without_labels(folder):
-    read = read_dataset(folder(train_tsv="text\na\n", dev_tsv="text\tlabel\nb\tx\nc\t\n", test_jsonl='{"text": "d", "label": null}'),
-                        need_labels=False)
-    assert read == Dataset({"train": [Example("a")], "dev": [Example("b", None, 0), Example("c")], "test": [Example("d")]}, ("x",))
-    assert read_dataset(folder(raw_tsv="text\na\n") / "raw.tsv", need_labels=False, split=False) == Dataset({"test": [Example("a")]})
+    read = read_dataset(folder(train_tsv="text\na\n", dev_tsv="text\tlabel\nb\tx\nc\t\n",
+                               test_jsonl='{"text": "d", "label": null}'), need_labels=False)
+    assert read == Dataset({"train": [Example("a")], "dev": [Example("b", None, 0), Example("c")], "test": [Example("d")]},
+                           ("x",))
+    assert (read_dataset(folder(raw_tsv="text\na\n") / "raw.tsv", need_labels=False, split=False)
+            == Dataset({"test": [Example("a")]}))
 
 
 def test_a_folder_for_a_model_may_have_one_class_and_no_train(folder):
@@ -187,7 +191,8 @@ def test_faults_of_a_label_file(folder, content, message):
 # ---- one file, cut in two --------------------------------------------------------------------------------------
 
 
-@given(counts=st.lists(st.integers(1, 12), min_size=2, max_size=4), seed=st.integers(0, 5), fraction=st.sampled_from([0.1, 0.3, 0.9]))
+@given(counts=st.lists(st.integers(1, 12), min_size=2, max_size=4), seed=st.integers(0, 5),
+       fraction=st.sampled_from([0.1, 0.3, 0.9]))
 def test_held_out_examples(counts, seed, fraction, tmp_path_factory):
     path = tmp_path_factory.mktemp("one") / "all.tsv"
     rows = [(f"text {c} {i}", str(c)) for c, n in enumerate(counts) for i in range(n)]
@@ -221,13 +226,17 @@ def test_the_seed_draws_the_held_out_examples(folder):
     ("train_jsonl", "", "train.jsonl: the file is empty"),
     ("train_tsv", "text\tlabel\n", "train.tsv: the file has a header and no rows"),
     ("train_csv", "text,label", "train.csv: the file has a header and no rows"),
-    ("train_tsv", "sentence\tlabel\na\t1\n", "train.tsv: line 1: no column 'text' in the header; expected text[, text2], label, got: 'sentence', 'label'"),
-    ("train_csv", "text,class\na,1\n", "train.csv: line 1: no column 'label' in the header; expected text[, text2], label, got: 'text', 'class'"),
+    ("train_tsv", "sentence\tlabel\na\t1\n",
+     "train.tsv: line 1: no column 'text' in the header; expected text[, text2], label, got: 'sentence', 'label'"),
+    ("train_csv", "text,class\na,1\n",
+     "train.csv: line 1: no column 'label' in the header; expected text[, text2], label, got: 'text', 'class'"),
     ("train_csv", "text, label\na,1\n", "got: 'text', ' label'"),
     ("train_tsv", "text\ttext\tlabel\na\tb\t1\n", "train.tsv: line 1: the column 'text' stands 2 times in the header"),
-    ("train_tsv", "text\tlabel\na\t1\nb\tc\t0\n", "train.tsv: line 3: expected 2 cells (text, label), got 3; TSV has no quoting, so a text cannot hold a tab"),
+    ("train_tsv", "text\tlabel\na\t1\nb\tc\t0\n",
+     "train.tsv: line 3: expected 2 cells (text, label), got 3; TSV has no quoting, so a text cannot hold a tab"),
     ("train_tsv", "text\tlabel\na\n", "train.tsv: line 2: expected 2 cells (text, label), got 1"),
-    ("train_csv", 'text,label\n"a\n\nb",1\nc,d,1\n', "train.csv: line 5: expected 2 cells (text, label), got 3; a text with a comma stands in quotes"),
+    ("train_csv", 'text,label\n"a\n\nb",1\nc,d,1\n',
+     "train.csv: line 5: expected 2 cells (text, label), got 3; a text with a comma stands in quotes"),
     ("train_csv", 'text,label\n"a\nb",1\n"c,1\n', "train.csv: line 4: not CSV (unexpected end of data)"),
     ("train_csv", 'text,label\n"a"b,1\n', "train.csv: line 2: not CSV (',' expected after '\"')"),
     ("train_tsv", "text\tlabel\na\t1\n\nb\t0\n", "train.tsv: line 3: the line is blank; remove it"),
@@ -237,19 +246,26 @@ def test_the_seed_draws_the_held_out_examples(folder):
     ("train_tsv", b"text\tlabel\nfine\t1\ncaf\xe9\t0\n", "train.tsv: line 3: not UTF-8 text (byte 0xe9); save the file as UTF-8"),
     ("train_csv", b"\xff\xfet\x00e\x00", "train.csv: line 1: not UTF-8 text (byte 0xff)"),
     ("train_tsv", "text\tlabel\na\tpos\nb\tpos\n", "train.tsv: only one class ('pos') in train; a classifier needs two or more"),
-    ("train_jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label"}\n', "train.jsonl: line 2: not JSON (Expecting ':' delimiter, column 22)"),
+    ("train_jsonl", '{"text": "a", "label": 1}\n{"text": "b", "label"}\n',
+     "train.jsonl: line 2: not JSON (Expecting ':' delimiter, column 22)"),
     ("train_jsonl", "[" * 100_000, "train.jsonl: line 1: not JSON that can be read (RecursionError)"),
     ("train_jsonl", '["a", 1]\n', "train.jsonl: line 1: expected a JSON object with text and label, got list"),
     ("train_jsonl", '{"text": "a"}\n', "train.jsonl: line 1: no 'label' in this object; it has: 'text'"),
     ("train_jsonl", "{}\n", "train.jsonl: line 1: no 'text' in this object; it has: nothing"),
     ("train_jsonl", '{"text": 5, "label": 1}\n', "train.jsonl: line 1: expected a string for 'text', got int"),
-    ("train_jsonl", '{"text": "a", "text2": null, "label": 1}\n', "train.jsonl: line 1: expected a string for 'text2', got NoneType"),
-    ("train_jsonl", '{"text": "a", "label": 0.5}\n', "train.jsonl: line 1: expected a string or a whole number for 'label', got float"),
-    ("train_jsonl", '{"text": "a", "label": true}\n', "train.jsonl: line 1: expected a string or a whole number for 'label', got bool"),
-    ("train_jsonl", '{"text": "a", "label": null}\n', "train.jsonl: line 1: expected a string or a whole number for 'label', got NoneType"),
+    ("train_jsonl", '{"text": "a", "text2": null, "label": 1}\n',
+     "train.jsonl: line 1: expected a string for 'text2', got NoneType"),
+    ("train_jsonl", '{"text": "a", "label": 0.5}\n',
+     "train.jsonl: line 1: expected a string or a whole number for 'label', got float"),
+    ("train_jsonl", '{"text": "a", "label": true}\n',
+     "train.jsonl: line 1: expected a string or a whole number for 'label', got bool"),
+    ("train_jsonl", '{"text": "a", "label": null}\n',
+     "train.jsonl: line 1: expected a string or a whole number for 'label', got NoneType"),
     ("train_jsonl", '{"text": "\\ud83d", "label": 1}\n', "train.jsonl: line 1: 'text' holds half of a surrogate pair"),
-    ("train_jsonl", '{"text": "a", "label": 1}\n{"text": "a", "text2": "b", "label": 0}\n', "train.jsonl: line 2: a 'text2', unlike on line 1"),
-    ("train_jsonl", '{"text": "a", "text2": "b", "label": 1}\n{"text": "a", "label": 0}\n', "train.jsonl: line 2: no 'text2', unlike on line 1"),
+    ("train_jsonl", '{"text": "a", "label": 1}\n{"text": "a", "text2": "b", "label": 0}\n',
+     "train.jsonl: line 2: a 'text2', unlike on line 1"),
+    ("train_jsonl", '{"text": "a", "text2": "b", "label": 1}\n{"text": "a", "label": 0}\n',
+     "train.jsonl: line 2: no 'text2', unlike on line 1"),
 ])
 def test_faults_of_a_file(folder, name, content, message):
     with fails(message):
@@ -296,7 +312,8 @@ def test_a_file_that_cannot_be_opened(folder, monkeypatch):
 
 
 def test_texts_of_a_folder(folder):
-    path = folder(train_txt=b"\xef\xbb\xbfone\r\ntwo\r\n", val_tsv="text\tlabel\na\t1\nb\t1\n", test_jsonl='{"text": "c"}\n{"text": "d"}\n')
+    path = folder(train_txt=b"\xef\xbb\xbfone\r\ntwo\r\n", val_tsv="text\tlabel\na\t1\nb\t1\n",
+                  test_jsonl='{"text": "c"}\n{"text": "d"}\n')
     assert read_texts(path) == {"train": "one\ntwo\n", "dev": "a\nb", "test": "c\nd"}
 
 

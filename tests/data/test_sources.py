@@ -1,4 +1,5 @@
-"""Sources with references: what is written is read back grouped, no source is in two parts, and faults are named with their line."""
+"""Sources with references: what is written is read back grouped, no source is in two parts,
+and faults are named with their line."""
 
 import csv
 import json
@@ -49,8 +50,8 @@ def test_a_single_file_is_held_out_by_source(rows, seed, fraction, tmp_path_fact
     path = write(tmp_path_factory.mktemp("s") / "one.tsv", rows)
     distinct = len({text for text, _ in rows})
     if distinct == 1:
-        with pytest.raises(ValueError, match="1 different sources are too few to hold some out for dev; add different sources, or "
-                                             "give a folder with a train and a dev file$"):
+        with pytest.raises(ValueError, match="1 different sources are too few to hold some out for dev; add different sources, "
+                                             "or give a folder with a train and a dev file$"):
             read_sources(path, seed, fraction)
         return
     parts = read_sources(path, seed, fraction)

@@ -194,7 +194,8 @@ def test_special_tokens_come_from_the_settings_then_from_the_config(tmp_path):
     assert (listed.eos_id, listed.pad_id, listed.bos_id) == (end, end, None)
     token = inner.id_to_token(7)
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": token, "pad_token": token}))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "<|endoftext|>"}, "mask_token": "<none>"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"pad_token": {"content": "<|endoftext|>"},
+                                                                "mask_token": "<none>"}))
     full = Tokenizer.from_folder(tmp_path)
     assert (full.eos_id, full.pad_id, full.mask_id) == (7, end, None)
     assert full.special_ids == tuple(sorted({7, end}))
@@ -206,7 +207,8 @@ def test_special_tokens_come_from_the_settings_then_from_the_config(tmp_path):
     ({"vocab.txt": "[PAD]"}, "missing: no tokenizer.json; vocab.txt is an older form: load it with transformers' AutoTokenizer"),
     ({"tokenizer.json": "{"}, "tokenizer.json: not a tokenizer that the library tokenizers can read (EOF"),
     ({"tokenizer.json": "{}"}, "tokenizer.json: not a tokenizer that the library tokenizers can read (Model missing"),
-    ({"tokenizer.json": None, "tokenizer_config.json": "{,"}, "tokenizer_config.json: this tokenizer setting is not JSON (Expecting property name"),
+    ({"tokenizer.json": None, "tokenizer_config.json": "{,"},
+     "tokenizer_config.json: this tokenizer setting is not JSON (Expecting property name"),
     ({"tokenizer.json": None, "config.json": "[]"}, "config.json: expected a JSON object in this tokenizer setting, got list"),
 ])
 def test_faults_of_a_folder(tmp_path, files, message):
@@ -261,8 +263,8 @@ def test_training_gives_the_same_in_every_process(run_python):
 def test_faults_of_training():
     with pytest.raises(ValueError, match="train_wordpiece: there are no words in these texts"):
         train_wordpiece(["", "  "], 100)
-    with pytest.raises(ValueError, match=re.escape("vocab_size: expected at least 12, for 5 special tokens and the 7 pieces of one "
-                                                   "character in these texts, got 11")):
+    with pytest.raises(ValueError, match=re.escape("vocab_size: expected at least 12, for 5 special tokens and the 7 pieces of "
+                                                   "one character in these texts, got 11")):
         train_wordpiece(["abc abd"], 11)
     assert [train_wordpiece(["abc abd"], size).vocab_size for size in (12, 13, 100)] == [12, 13, 15]
 

@@ -1,4 +1,5 @@
-"""The toy world: its labels against a reader of the texts written for these tests, its splits, its samplers, and what is refused."""
+"""The toy world: its labels against a reader of the texts written for these tests, its splits, its samplers,
+and what is refused."""
 
 import re
 from collections import Counter
@@ -46,7 +47,8 @@ def fact(sentence):
     found = next(m for m in (re.fullmatch(p, sentence) for p in SAID) if m).groupdict()
     words = found.pop("noun").split()
     said = {"owner": found["owner"], "thing": words[-1], "room": found["room"]}
-    said |= {"colour": next((w for w in words if w in toy.COLOURS), None), "size": next((w for w in words if w in toy.SIZES), None)}
+    said |= {"colour": next((w for w in words if w in toy.COLOURS), None),
+             "size": next((w for w in words if w in toy.SIZES), None)}
     return {name: value for name, value in said.items() if value}
 
 
@@ -122,7 +124,8 @@ def test_no_text_is_in_two_splits_or_twice_whatever_the_sizes_and_seeds(name):
     keys = {split: [{e[:2] for e in data.splits[split]} for data in (one, other)] for split in one.splits}
     assert all(len(keys[split][i]) == len(data.splits[split]) for split in keys for i, data in enumerate((one, other)))
     together = {split: a | b for split, (a, b) in keys.items()}
-    assert not together["train"] & together["dev"] and not together["dev"] & together["test"] and not together["train"] & together["test"]
+    assert (not together["train"] & together["dev"] and not together["dev"] & together["test"]
+            and not together["train"] & together["test"])
     assert keys["train"][0] != keys["train"][1]
 
 
@@ -168,7 +171,8 @@ def test_few_shots_are_as_many_of_each_class(name, shots):
 def test_few_shots_are_counted_as_they_are_labelled(name, difficulty):
     """With labels that are changed, too, there are K of each class, and some of the K are wrong."""
     data, noise = toy.dataset(name, difficulty, seed=5, shots=100, test=600), toy.DIFFICULTIES[difficulty].noise
-    wrong = {split: [read_label(name, e.text, e.text2) != data.labels[e.label] for e in part] for split, part in data.splits.items()}
+    wrong = {split: [read_label(name, e.text, e.text2) != data.labels[e.label] for e in part]
+             for split, part in data.splits.items()}
     for split in ("train", "dev"):
         assert Counter(e.label for e in data.splits[split]) == {label: 100 for label in range(len(data.labels))}
     for part in wrong.values():
@@ -254,7 +258,8 @@ def test_the_file_of_test_is_written_last(name, tmp_path, monkeypatch):
     (lambda: toy.sources("sentiment"), "toy: expected a task among answer, describe, got 'sentiment'"),
     (lambda: toy.dataset("topic", "hardest"), "difficulty: expected one of easy, medium, hard, got 'hardest'"),
     (lambda: toy.bayes_accuracy("hardest"), "difficulty: expected one of easy, medium, hard, got 'hardest'"),
-    (lambda: toy.sources("describe", train=10**6), r"toy: this task has not as many different texts as asked for, 1000000 \+ 100"),
+    (lambda: toy.sources("describe", train=10**6),
+     r"toy: this task has not as many different texts as asked for, 1000000 \+ 100"),
 ])
 def test_what_is_refused(call, message, monkeypatch):
     monkeypatch.setattr(toy, "PATIENCE", 20)

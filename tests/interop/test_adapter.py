@@ -1,4 +1,5 @@
-"""Saved adapters: what was trained predicts the same after loading, the note beside it is checked, and a failure changes nothing."""
+"""Saved adapters: what was trained predicts the same after loading, the note beside it is checked,
+and a failure changes nothing."""
 
 import dataclasses
 import itertools
@@ -51,7 +52,8 @@ def make(family, task, pooling=None, labels=LABELS, seed=0):
 
 def base_folder(folder, family, pooling):
     """A base model on disk whose own classes are others (BERT: with a pooler, which only a classifier's folder has)."""
-    model = make(family, "classify", "pooler", ("a", "b")) if pooling == "pooler" else make(family, {"bert": "none", "t5": "seq2seq"}.get(family, "lm"))
+    model = (make(family, "classify", "pooler", ("a", "b")) if pooling == "pooler"
+             else make(family, {"bert": "none", "t5": "seq2seq"}.get(family, "lm")))
     save_pretrained(model, folder / "base")
     return folder / "base"
 
@@ -111,8 +113,8 @@ def test_predictions_are_restored_bit_for_bit(family, task, pooling, method, tmp
     before, after = attachment.named_parameters(), loaded.named_parameters()
     assert {n: (p.dtype, p.shape, p.data.tobytes()) for n,
             p in after.items()} == {n: (p.dtype, p.shape, p.data.tobytes()) for n, p in before.items()}
-    assert loaded.table() == attachment.table() and (loaded.trainable,
-                                                     loaded.trainable_without_head) == (attachment.trainable, attachment.trainable_without_head)
+    assert (loaded.table() == attachment.table()
+            and (loaded.trainable, loaded.trainable_without_head) == (attachment.trainable, attachment.trainable_without_head))
     assert all(p.data.flags.c_contiguous and p.data.flags.writeable and p.requires_grad for p in after.values())
     assert not any(p.requires_grad for p in model.parameters())
     assert bits(model).items() >= {path: b for path, b in bits(attachment.model).items() if not path.startswith("head.c")}.items()
@@ -134,9 +136,11 @@ def test_what_lies_in_the_folder(family, task, pooling, method, names, tmp_path)
     assert {path.name for path in (tmp_path / "some" / "where").iterdir()} == names
     note = files.read_json(tmp_path / "some" / "where" / NOTE, "note")
     settings = dataclasses.asdict(attachment.method) if method == "lora" else {}
-    assert note == {"method": method, "settings": settings, "format": "library" if method == "lora" else "own", "model_type": family, "task": task, "labels": list(LABELS) if task == "classify" else [], "pooling": pooling,
+    assert note == {"method": method, "settings": settings, "format": "library" if method == "lora" else "own",
+                    "model_type": family, "task": task, "labels": list(LABELS) if task == "classify" else [], "pooling": pooling,
                     "head": HEAD if HEAD in names else None, "base": str(base), "quantised": None,
-                    "shape": {"hidden_size": 12, "num_hidden_layers": 2, "num_decoder_layers": 0, "num_attention_heads": 4 if family == "llama" else 3,
+                    "shape": {"hidden_size": 12, "num_hidden_layers": 2, "num_decoder_layers": 0,
+                              "num_attention_heads": 4 if family == "llama" else 3,
                               "num_key_value_heads": 2 if family == "llama" else 3, "head_dim": 4, "intermediate_size": 10},
                     "ranks": {} if method == "head" else {f"blocks.{i}.attn.{seam}": 3 for i in range(2) for seam in "qv"}}
     if HEAD in names:
@@ -150,7 +154,8 @@ def test_separate_adapters_on_gpt2_come_back_apart_untrained_too(targets, tmp_pa
     attachment = attach(load_pretrained(base), LoRA(rank=9, alpha=5, targets=targets))  # 3 x 9 rows for a matrix of 12
     save_adapter(attachment, tmp_path / "adapter")
     loaded = load_with_adapter(base, tmp_path / "adapter")[1]
-    assert {n: p.data.tobytes() for n, p in loaded.named_parameters().items()} == {n: p.data.tobytes() for n, p in attachment.named_parameters().items()}
+    assert ({n: p.data.tobytes() for n, p in loaded.named_parameters().items()}
+            == {n: p.data.tobytes() for n, p in attachment.named_parameters().items()})
     assert loaded.table() == attachment.table()
 
 
@@ -213,7 +218,8 @@ def test_what_is_not_an_adapter_is_not_saved(tmp_path):
         save_adapter(attach(model, Full()), tmp_path / "full")
     lora = attach(make("bert", "classify", "mean"), LoRA(rank=2))
     lora.merge()
-    with pytest.raises(ValueError, match="save: this attachment is merged into the base; unmerge it first, or save the whole model"):
+    with pytest.raises(ValueError, match="save: this attachment is merged into the base; unmerge it first, "
+                                         "or save the whole model"):
         save_adapter(lora, tmp_path / "merged")
     assert not list(tmp_path.iterdir())
 
@@ -245,8 +251,8 @@ def test_an_adapter_trained_on_a_base_in_4_bits_comes_back_on_one(name, targets,
     ("llama_lora_qkvo", "lm", [], None)])
 def test_a_golden_folder_needs_no_note(name, task, labels, pooling, shared):
     folder, base = shared / "golden/peft" / name, shared / "golden" / name.split("_")[0]
-    assert read_note(folder) == {"method": None, "settings": {}, "format": "library", "model_type": None, "task": task, "labels": labels, "pooling": pooling,
-                                 "head": None, "ranks": {}, "shape": {}, "quantised": None}
+    assert read_note(folder) == {"method": None, "settings": {}, "format": "library", "model_type": None, "task": task,
+                                 "labels": labels, "pooling": pooling, "head": None, "ranks": {}, "shape": {}, "quantised": None}
     model = load_with_adapter(base, folder)[0]
     arrays = np.load(f"{base}.npz")
     inputs, expected = {n: arrays[n] for n in ("input_ids", "attention_mask")
@@ -281,7 +287,8 @@ def test_a_classifier_of_peft_on_a_bare_base(family, peer, tmp_path):
                                                                           **shape))
     bare.save_pretrained(tmp_path / "base")
     (tmp_path / "base" / "1_Pooling").mkdir()
-    (tmp_path / "base" / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')  # which a classifier of PEFT does not use
+    # which a classifier of PEFT does not use
+    (tmp_path / "base" / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     base = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=4)
     model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS", r=3, lora_alpha=7, init_lora_weights=False)).eval()
     model.save_pretrained(tmp_path / "adapter")
@@ -313,7 +320,8 @@ def test_a_folder_of_peft_is_checked_before_the_base_is_loaded(tmp_path):
             load_with_adapter(tmp_path / "nowhere", tmp_path / "adapter")
     files.write_json(tmp_path / "adapter" / CONFIG, config)
     files.write_tensors(tmp_path / "adapter" / WEIGHTS, {n: a for n, a in tensors.items() if "classifier" not in n})
-    with pytest.raises(ValueError, match=re.escape("the trained head is missing; expected base_model.model.classifier.weight or")):
+    with pytest.raises(ValueError, match=re.escape("the trained head is missing; "
+                                                   "expected base_model.model.classifier.weight or")):
         load_with_adapter(tmp_path / "nowhere", tmp_path / "adapter")
     (tmp_path / "adapter" / WEIGHTS).unlink()
     with pytest.raises(ValueError, match="no adapter_model.safetensors"):
@@ -347,7 +355,8 @@ def refused(folder, message, model=None):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         load_adapter(model, folder)
     assert "\n" not in str(error.value) and list(model.attachments) == ["first"] and first.active
-    assert (model(IDS).last_hidden_state.data == states).all() and bits(model) == before and [p.requires_grad for p in model.parameters()] == flags
+    assert ((model(IDS).last_hidden_state.data == states).all() and bits(model) == before
+            and [p.requires_grad for p in model.parameters()] == flags)
     assert sum(isinstance(m, Wrapper) for m in model.modules()) == len(first.wrappers)
 
 
@@ -398,8 +407,8 @@ def test_heads_that_are_missing_or_do_not_fit(stored):
 
 def test_a_model_without_a_head_cannot_take_one(stored):
     edit(stored, task="none", pooling=None)
-    refused(stored, f"{stored}: the adapter holds a trained head (head.safetensors) and this model has none; load the model with task 'none'",
-            make("bert", "none"))
+    refused(stored, f"{stored}: the adapter holds a trained head (head.safetensors) and this model has none; "
+                    "load the model with task 'none'", make("bert", "none"))
 
 
 def test_a_lora_that_fails_after_its_head_was_read_changes_nothing(tmp_path):
@@ -415,7 +424,8 @@ def test_a_lora_that_fails_after_its_head_was_read_changes_nothing(tmp_path):
 def test_no_adapter_there(tmp_path):
     refused(tmp_path / "nowhere", f"{tmp_path / 'nowhere'}: no such folder; expected an adapter")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", f"{tmp_path / 'empty'}: neither minipeft.json nor adapter_config.json; expected an adapter written by minipeft or PEFT")
+    refused(tmp_path / "empty", f"{tmp_path / 'empty'}: neither minipeft.json nor adapter_config.json; expected an adapter "
+                                "written by minipeft or PEFT")
     edit_target = tmp_path / "note_only"
     edit_target.mkdir()
     files.write_json(edit_target / NOTE, {"method": "lora", "task": "none"})
@@ -465,7 +475,8 @@ def fails_at(monkeypatch, number):
 def test_a_full_disk_leaves_no_half_an_adapter(number, name, tmp_path, monkeypatch):
     _, attachment = trained(tmp_path)
     fails_at(monkeypatch, number)
-    with pytest.raises(OSError, match=re.escape(f"{tmp_path / 'adapter' / name}: cannot be written (No space left on device)")) as error:
+    with pytest.raises(OSError, match=re.escape(f"{tmp_path / 'adapter' / name}: cannot be written "
+                                                "(No space left on device)")) as error:
         save_adapter(attachment, tmp_path / "adapter")
     assert not list((tmp_path / "adapter").iterdir()) and "unfinished" not in str(error.value)
 

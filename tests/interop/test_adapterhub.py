@@ -14,7 +14,8 @@ from minipeft.methods import Compacter, Houlsby, Parallel, Pfeiffer, attach
 from minipeft.models import TransformerConfig
 
 # Every folder that is there is tested, a new one too; without ../shared one name is left, whose tests are skipped.
-GOLDEN = sorted(path.name for path in (Path(__file__).resolve().parents[3] / "shared/golden/adapterhub").glob("*")) or ["none_there"]
+GOLDEN = sorted(path.name
+                for path in (Path(__file__).resolve().parents[3] / "shared/golden/adapterhub").glob("*")) or ["none_there"]
 SHAPE = {"vocab_size": 13, "hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 10,
          "max_position_embeddings": 24, "initializer_range": 0.3, "pad_token_id": 0}
 IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
@@ -92,7 +93,8 @@ def refused(folder, message, model=None):
     ("model_type", "gpt2", "model_type is 'gpt2', and this model's is 'bert'; the adapter was made for another base"),
     ("hidden_size", 24, "hidden_size is 24, and this model's is 12; the adapter was made for another base"),
     ("mh_adapter", False, "unexpected tensors: bert.encoder.layer.0.attention.output.adapters.default"),
-    ("reduction_factor", 3, "tensors of another shape: bert.encoder.layer.0"), ("name", "other", "missing tensors: bert.encoder")])
+    ("reduction_factor", 3, "tensors of another shape: bert.encoder.layer.0"),
+    ("name", "other", "missing tensors: bert.encoder")])
 def test_what_cannot_be_followed_is_named(field, value, message, stored):
     edit(stored, **{field: value})
     refused(stored, message)
@@ -111,8 +113,10 @@ def test_missing_files_are_named(stored):
     refused(stored, f"{stored}: no {WEIGHTS} (pytorch_adapter.bin is a pickle and is not opened: it can run any program)")
 
 
-@pytest.mark.parametrize("method", [Houlsby(bottleneck=5), Houlsby(bottleneck=7, activation="tanh", targets="blocks.0.*.join,blocks.2.*.join"),
-                                    Pfeiffer(bottleneck=1), Parallel(bottleneck=11, scale=0.5), Houlsby(bottleneck=4, targets="attn.join"),
+@pytest.mark.parametrize("method", [Houlsby(bottleneck=5),
+                                    Houlsby(bottleneck=7, activation="tanh", targets="blocks.0.*.join,blocks.2.*.join"),
+                                    Pfeiffer(bottleneck=1), Parallel(bottleneck=11, scale=0.5),
+                                    Houlsby(bottleneck=4, targets="attn.join"),
                                     Compacter(bottleneck=6, num_factors=3), Compacter(bottleneck=4, num_factors=2, scale=2.0)])
 def test_any_sizes_and_places_go_there_and_back(method, tmp_path):
     model = make()
@@ -133,7 +137,8 @@ def test_what_adapterhub_cannot_hold_has_our_own_format(method, reason, tmp_path
     with pytest.raises(NotRepresentable, match=re.escape(reason)):
         save_peft(attachment, tmp_path / "theirs")
     assert reason in save_adapter(attachment, tmp_path / "ours")
-    assert sorted(p.name for p in (tmp_path / "ours").iterdir()) == ["attachment.safetensors", "head.safetensors", "minipeft.json"]
+    assert (sorted(p.name for p in (tmp_path / "ours").iterdir())
+            == ["attachment.safetensors", "head.safetensors", "minipeft.json"])
 
 
 def test_another_method_in_the_same_folder_leaves_nothing_behind(stored):

@@ -84,7 +84,8 @@ def test_what_cannot_be_serialised_leaves_the_old_file(tmp_path):
     with pytest.raises(Exception):
         files.write_tensors(tmp_path / "a.safetensors", {"a": np.array(["text"], object)})
     assert left(tmp_path) == ["a.json", "a.safetensors"]
-    assert files.read_json(tmp_path / "a.json", "x") == {"a": 1} and files.read_tensors(tmp_path / "a.safetensors")["a"].tolist() == [1, 1]
+    assert (files.read_json(tmp_path / "a.json", "x") == {"a": 1}
+            and files.read_tensors(tmp_path / "a.safetensors")["a"].tolist() == [1, 1])
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -187,7 +188,8 @@ def test_bfloat16_as_torch_writes_it(tmp_path, peer):
     torch, save = peer("torch"), peer("safetensors.torch").save_file
     generator = torch.Generator().manual_seed(0)
     tensors = {"w": torch.randn(5, 7, generator=generator).bfloat16(), "empty": torch.zeros(0, 3).bfloat16(),
-               "scalar": torch.tensor(3.0).bfloat16(), "other": torch.randn(3, generator=generator).half(), "ids": torch.arange(3)}
+               "scalar": torch.tensor(3.0).bfloat16(), "other": torch.randn(3, generator=generator).half(),
+               "ids": torch.arange(3)}
     save(tensors, tmp_path / "x.safetensors")
     loaded = files.read_tensors(tmp_path / "x.safetensors")
     for name, tensor in tensors.items():
@@ -226,11 +228,12 @@ GOOD = {"a": entry(0, 8)}
     (b"\xff\xfe{}", b"", None),
     (b"[]", b"", None),
 ], ids=["beyond_the_end", "overlapping", "twice_the_same", "a_hole", "bytes_left_over", "cut_short", "no_data", "shape_too_large",
-        "negative_shape", "end_before_start", "shape_overflows", "bfloat16_cut_short", "unknown_type", "huge_header", "header_beyond_the_end",
-        "header_cut_short", "header_not_JSON", "header_not_text", "header_a_list"])
+        "negative_shape", "end_before_start", "shape_overflows", "bfloat16_cut_short", "unknown_type", "huge_header",
+        "header_beyond_the_end", "header_cut_short", "header_not_JSON", "header_not_text", "header_a_list"])
 def test_a_header_that_lies_is_refused(tmp_path, header, data, length):
     path = raw(tmp_path / "model.safetensors", header, data, length)
-    with pytest.raises(ValueError, match=re.escape(f"{path}: not a whole safetensors file (") + ".*" + re.escape("); fetch or write it again")):
+    with pytest.raises(ValueError, match=re.escape(f"{path}: not a whole safetensors file (") + ".*"
+                                         + re.escape("); fetch or write it again")):
         files.read_tensors(path)
 
 
@@ -273,7 +276,8 @@ def test_check_tensors_names_everything_that_is_wrong():
     files.check_tensors("here", expected, {"a": np.ones(2), "b": np.ones((3, 1)), "c": np.array(1)})
     with pytest.raises(ValueError) as error:
         files.check_tensors("here", expected, {"b": np.ones(3), "d": np.ones(1), "c": np.array(1)})
-    assert str(error.value) == "here: missing tensors: a; unexpected tensors: d; tensors of another shape: b (expected (3, 1), got (3,))"
+    assert str(error.value) == ("here: missing tensors: a; unexpected tensors: d; tensors of another shape: "
+                                "b (expected (3, 1), got (3,))")
 
 
 @given(st.lists(st.text(min_size=1), unique=True, max_size=20), st.integers(1, 9))
@@ -290,7 +294,8 @@ def test_unfinished_files_are_removed_and_nothing_else(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [".hidden", "a", "c.unfinished"]
 
 
-@pytest.mark.parametrize("write", [lambda path: files.write_json(path, {}), lambda path: files.write_tensors(path, {"a": np.ones(2)})])
+@pytest.mark.parametrize("write", [lambda path: files.write_json(path, {}),
+                                   lambda path: files.write_tensors(path, {"a": np.ones(2)})])
 def test_what_cannot_be_written_names_the_file_itself(write, tmp_path, monkeypatch):
     with pytest.raises(OSError, match=re.escape(f"{tmp_path / 'none' / 'x'}: cannot be written (No such file or directory)")):
         write(tmp_path / "none" / "x")

@@ -20,10 +20,13 @@ MASK = np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
 SHAPE = {"vocab_size": 13, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 10,
          "max_position_embeddings": 24, "initializer_range": 0.3, "pad_token_id": 0}
 FAMILIES = {
-    "bert": {"model_type": "bert", "type_vocab_size": 2, "norm_eps": 1e-12, "hidden_dropout": 0.1, "embedding_dropout": 0.1, "attention_dropout": 0.2},
-    "gpt2": {"model_type": "gpt2", "hidden_act": "gelu_new", "hidden_dropout": 0.3, "embedding_dropout": 0.1, "attention_dropout": 0.2},
-    "llama": {"model_type": "llama", "hidden_act": "silu", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "rope_theta": 500.0,
-              "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False},
+    "bert": {"model_type": "bert", "type_vocab_size": 2, "norm_eps": 1e-12, "hidden_dropout": 0.1, "embedding_dropout": 0.1,
+             "attention_dropout": 0.2},
+    "gpt2": {"model_type": "gpt2", "hidden_act": "gelu_new", "hidden_dropout": 0.3, "embedding_dropout": 0.1,
+             "attention_dropout": 0.2},
+    "llama": {"model_type": "llama", "hidden_act": "silu", "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4,
+              "rope_theta": 500.0, "attention_bias": False, "attention_out_bias": False, "mlp_bias": False,
+              "tie_word_embeddings": False},
     "llama tied": {"model_type": "llama", "hidden_act": "silu", "num_key_value_heads": 1, "eos_token_id": (1, 2)},
     "t5": {"model_type": "t5", "num_decoder_layers": 3, "head_dim": 5, "hidden_act": "gelu_new", "gated": True, "norm_eps": 1e-6,
            "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
@@ -33,9 +36,10 @@ FAMILIES = {
                 "attention_dropout": 0.2, "embedding_dropout": 0.2, "attention_bias": False, "attention_out_bias": False,
                 "mlp_bias": False, "initializer_range": 1.0},
 }
-CASES = [("bert", "none", None), ("bert", "mlm", None), ("bert", "classify", "pooler"), ("bert", "classify", "mean"), ("bert", "classify", "cls"),
-         ("gpt2", "none", None), ("gpt2", "lm", None), ("gpt2", "classify", "last"), ("gpt2", "classify", "mean"),
-         ("llama", "none", None), ("llama", "lm", None), ("llama", "classify", "last"), ("llama tied", "lm", None), ("llama tied", "classify", "last"),
+CASES = [("bert", "none", None), ("bert", "mlm", None), ("bert", "classify", "pooler"), ("bert", "classify", "mean"),
+         ("bert", "classify", "cls"), ("gpt2", "none", None), ("gpt2", "lm", None), ("gpt2", "classify", "last"),
+         ("gpt2", "classify", "mean"), ("llama", "none", None), ("llama", "lm", None), ("llama", "classify", "last"),
+         ("llama tied", "lm", None), ("llama tied", "classify", "last"),
          ("t5", "none", None), ("t5", "seq2seq", None), ("t5 tied", "seq2seq", None)]
 IDENTIFIERS = ["-".join(filter(None, case)).replace(" ", "_") for case in CASES]
 every_case = pytest.mark.parametrize("family,task,pooling", CASES, ids=IDENTIFIERS)
@@ -43,7 +47,8 @@ every_case = pytest.mark.parametrize("family,task,pooling", CASES, ids=IDENTIFIE
 
 def make(family, task="none", pooling=None, labels=("bad", "meh", "good"), **changes):
     """A tiny model with weights large enough to matter."""
-    config = TransformerConfig(**SHAPE | FAMILIES[family] | {"labels": labels if task == "classify" else (), "pooling": pooling} | changes)
+    config = TransformerConfig(**SHAPE | FAMILIES[family] | {"labels": labels if task == "classify" else (), "pooling": pooling}
+                               | changes)
     rng = np.random.default_rng(0)
     model = make_model(config, task, rng)
     for path, parameter in model.named_parameters():
@@ -105,14 +110,16 @@ def test_save_and_load_are_exact(family, task, pooling, tmp_path):
     assert (tmp_path / "again" / "head.safetensors").exists() == (pooling in ("mean", "cls"))
 
 
-@pytest.mark.parametrize("path", ["golden/bert", "golden/gpt2", "golden/llama", "golden/t5", "models/bert-tiny", "models/minilm", "models/stories260K"])
+@pytest.mark.parametrize("path", ["golden/bert", "golden/gpt2", "golden/llama", "golden/t5", "models/bert-tiny", "models/minilm",
+                                  "models/stories260K"])
 def test_real_folders_round_trip(path, shared, tmp_path):
     model = load_pretrained(shared / path)
     save_pretrained(model, tmp_path)
     again = load_pretrained(tmp_path)
     assert bits(again) == bits(model) and again.config == model.config
     theirs, ours = (files.read_tensors(folder / "model.safetensors") for folder in (shared / path, tmp_path))
-    theirs = {re.sub("gamma$", "weight", re.sub("beta$", "bias", name)): array for name, array in theirs.items() if "position_ids" not in name}
+    theirs = {re.sub("gamma$", "weight", re.sub("beta$", "bias", name)): array for name, array in theirs.items()
+              if "position_ids" not in name}
     assert set(ours) == set(theirs)
     for name, array in theirs.items():
         assert ours[name].shape == array.shape and ours[name].tobytes() == array.tobytes(), name
@@ -160,7 +167,8 @@ def test_tokenizer_files_come_along(tmp_path):
     for name in ("tokenizer.json", "vocab.txt", "README.md", "model.safetensors"):
         (source / name).write_text(name)
     save_pretrained(make("bert"), tmp_path / "new", tokenizer_from=source)
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"]
+    assert (sorted(p.name for p in (tmp_path / "new").iterdir())
+            == ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"])
     save_pretrained(make("bert"), tmp_path / "new", tokenizer_from=tmp_path / "new")  # onto itself
     assert (tmp_path / "new" / "tokenizer.json").read_text() == "tokenizer.json"
 
@@ -246,19 +254,25 @@ def test_dropout_acts_in_the_places_of_transformers(family, task, peer, tmp_path
     assert seen == expected and len(expected) >= 7
 
 
-BERT = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": 13, "max_position_embeddings": 9}
+BERT = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": 13,
+        "max_position_embeddings": 9}
 GPT2 = {"n_embd": 12, "n_layer": 1, "n_head": 3, "vocab_size": 13, "n_positions": 9, "pad_token_id": 0}
-LLAMA = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": 13, "pad_token_id": 0}
-T5 = {"d_model": 12, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 3, "d_ff": 10, "d_kv": 5, "vocab_size": 13, "decoder_start_token_id": 0}
-FRESH = [("BertModel", BERT), ("BertForMaskedLM", BERT), ("BertForPreTraining", BERT), ("BertForSequenceClassification", BERT | {"num_labels": 3}),
-         ("BertForSequenceClassification", BERT), ("GPT2Model", GPT2), ("GPT2LMHeadModel", GPT2),
+LLAMA = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 10, "vocab_size": 13,
+         "pad_token_id": 0}
+T5 = {"d_model": 12, "num_layers": 1, "num_decoder_layers": 2, "num_heads": 3, "d_ff": 10, "d_kv": 5, "vocab_size": 13,
+      "decoder_start_token_id": 0}
+FRESH = [("BertModel", BERT), ("BertForMaskedLM", BERT), ("BertForPreTraining", BERT),
+         ("BertForSequenceClassification", BERT | {"num_labels": 3}), ("BertForSequenceClassification", BERT),
+         ("GPT2Model", GPT2), ("GPT2LMHeadModel", GPT2),
          ("GPT2LMHeadModel", GPT2 | {"activation_function": "gelu_pytorch_tanh", "tie_word_embeddings": False}),
          ("GPT2ForSequenceClassification", GPT2 | {"num_labels": 3}), ("GPT2ForSequenceClassification", GPT2),
          ("LlamaModel", LLAMA), ("LlamaForCausalLM", LLAMA | {"num_key_value_heads": 1, "rope_theta": 77.0}),
          ("LlamaForCausalLM", LLAMA | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
          ("LlamaForSequenceClassification", LLAMA | {"num_labels": 3}), ("LlamaForSequenceClassification", LLAMA),
-         ("T5Model", T5), ("T5ForConditionalGeneration", T5), ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-silu"}),
-         ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gelu", "num_decoder_layers": None, "relative_attention_max_distance": 20}),
+         ("T5Model", T5), ("T5ForConditionalGeneration", T5),
+         ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-silu"}),
+         ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gelu", "num_decoder_layers": None,
+                                              "relative_attention_max_distance": 20}),
          ("T5ForConditionalGeneration", T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
                                               "relative_attention_num_buckets": 5})]
 
@@ -283,7 +297,8 @@ def test_we_load_what_transformers_saves(number, peer, tmp_path):
     target = {"decoder_input_ids": torch.tensor(IDS[::-1].copy())} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
         output = model(torch.tensor(IDS), **target)
-    expected = next(getattr(output, name) for name in ("logits", "prediction_logits", "last_hidden_state") if hasattr(output, name)).numpy()
+    expected = next(getattr(output, name) for name in ("logits", "prediction_logits", "last_hidden_state")
+                    if hasattr(output, name)).numpy()
     np.testing.assert_allclose(result(ours), expected, rtol=2e-5, atol=2e-5)
 
 
@@ -331,7 +346,8 @@ def test_half_precision_folders(kind, saved):
     (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
     loaded = load_pretrained(folder)
     for a, b in zip(whole.parameters(), loaded.parameters()):
-        cut = a.data.astype(np.float16).astype(np.float32) if kind == "F16" else (a.data.view(np.uint32) & 0xFFFF0000).view(np.float32)
+        cut = (a.data.astype(np.float16).astype(np.float32) if kind == "F16"
+               else (a.data.view(np.uint32) & 0xFFFF0000).view(np.float32))
         assert b.dtype == np.float32 and (b.data == cut).all()
 
 
@@ -356,13 +372,16 @@ def test_shards(saved):
 @pytest.mark.parametrize("spoil,message", [
     (lambda folder, where: (folder / sorted(set(where.values()))[1]).unlink(),
      "the shard model-00002-of-00002.safetensors named in model.safetensors.index.json is missing"),
-    (lambda folder, where: files.write_json(folder / "model.safetensors.index.json", {"weight_map": where | {"extra": sorted(set(where.values()))[0]}}),
+    (lambda folder, where: files.write_json(folder / "model.safetensors.index.json",
+                                            {"weight_map": where | {"extra": sorted(set(where.values()))[0]}}),
      "missing tensors: extra"),
-    (lambda folder, where: files.write_json(folder / "model.safetensors.index.json", {"weight_map": dict.fromkeys(where, sorted(set(where.values()))[0])}),
+    (lambda folder, where: files.write_json(folder / "model.safetensors.index.json",
+                                            {"weight_map": dict.fromkeys(where, sorted(set(where.values()))[0])}),
      "missing tensors: transformer.h.0.attn.c_attn.weight"),
     (lambda folder, where: rewrite(folder, lambda t: t | {"stray": np.ones(1)}, sorted(set(where.values()))[0]),
      "tensor 'stray' is not where model.safetensors.index.json says"),
-    (lambda folder, where: files.write_json(folder / "model.safetensors.index.json", {"metadata": {}}), "expected an object named weight_map"),
+    (lambda folder, where: files.write_json(folder / "model.safetensors.index.json", {"metadata": {}}),
+     "expected an object named weight_map"),
     (lambda folder, where: (folder / "model.safetensors.index.json").write_text("{"), "this index is not JSON"),
 ])
 def test_shards_that_do_not_fit_their_index(saved, spoil, message):
@@ -459,7 +478,8 @@ def test_a_pooling_that_we_have_not_is_not_taken_for_the_mean(saved):
 def test_class_names_keep_their_order_beyond_ten(tmp_path):
     labels = tuple(f"class {i}" for i in range(12))
     save_pretrained(make("bert", "classify", "pooler", labels=labels), tmp_path)
-    edit(tmp_path, id2label=dict(sorted(json.loads((tmp_path / "config.json").read_text())["id2label"].items())))  # "10" before "2"
+    # "10" before "2"
+    edit(tmp_path, id2label=dict(sorted(json.loads((tmp_path / "config.json").read_text())["id2label"].items())))
     assert load_pretrained(tmp_path).config.labels == labels
 
 
@@ -486,7 +506,8 @@ def test_classification_needs_class_names(saved):
 
 @pytest.mark.parametrize("task", ["classify", "lm", "mlm"])
 def test_what_an_encoder_decoder_cannot_be(task, saved):
-    message = f"task {task}: T5 is an encoder-decoder, which is loaded with task seq2seq or none; use an encoder (BERT) or a decoder"
+    message = (f"task {task}: T5 is an encoder-decoder, which is loaded with task seq2seq or none; "
+               "use an encoder (BERT) or a decoder")
     with pytest.raises(ValueError, match=re.escape(message)):
         load_pretrained(saved("t5", "seq2seq"), task=task, labels=("a", "b"))
 
@@ -501,9 +522,10 @@ def test_copies_and_relics_in_folders_of_t5_are_passed_over(saved):
     """Both stacks' copies of the word vectors, and the first release's table of distances in cross-attention."""
     folder = saved("t5 tied", "seq2seq")
     before = bits(load_pretrained(folder))
-    rewrite(folder, lambda t: t.update({name: t["shared.weight"] for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight",
-                                                                              "lm_head.weight")}
-                                       | {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": np.ones((32, 3), np.float32)}))
+    rewrite(folder, lambda t: t.update({name: t["shared.weight"] for name in ("encoder.embed_tokens.weight",
+                                                                              "decoder.embed_tokens.weight", "lm_head.weight")}
+                                       | {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight":
+                                          np.ones((32, 3), np.float32)}))
     assert bits(load_pretrained(folder)) == before
 
 
@@ -515,7 +537,8 @@ def test_a_bare_t5_gets_a_fresh_output_map_from_the_generator(saved):
 
 
 def test_a_t5_that_no_config_describes_is_not_saved(tmp_path):
-    with pytest.raises(ValueError, match="save: a T5 config cannot say a gated feed-forward with the exact GELU; use hidden_act 'gelu_new'"):
+    with pytest.raises(ValueError, match="save: a T5 config cannot say a gated feed-forward with the exact GELU; "
+                                         "use hidden_act 'gelu_new'"):
         save_pretrained(make("t5", "seq2seq", hidden_act="gelu"), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -534,7 +557,8 @@ def test_a_head_that_does_not_fit_its_folder(saved):
     with pytest.raises(ValueError) as error:
         load_pretrained(folder)
     message = str(error.value)
-    assert "head.safetensors: missing tensors: head.classifier.bias" in message and "unexpected tensors: head.pooler.weight" in message
+    assert ("head.safetensors: missing tensors: head.classifier.bias" in message
+            and "unexpected tensors: head.pooler.weight" in message)
     assert "head.classifier.weight (expected (12, 3), got (12, 2))" in message
 
 
@@ -542,7 +566,8 @@ def test_a_head_that_does_not_fit_its_folder(saved):
 
 
 def test_no_folder_no_config_no_weights(tmp_path, saved):
-    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'absent'}: no such folder; expected a Hugging Face model folder")):
+    with pytest.raises(ValueError, match=re.escape(f"{tmp_path / 'absent'}: no such folder; "
+                                                   "expected a Hugging Face model folder")):
         load_pretrained(tmp_path / "absent")
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: no config.json; expected a Hugging Face model folder")):
         load_pretrained(tmp_path)
@@ -559,8 +584,8 @@ def test_a_pickle_is_never_opened(name, saved):
     folder = saved("bert")
     (folder / "model.safetensors").unlink()
     (folder / name).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(ValueError, match=re.escape(f"{folder}: {name} is a pickle, and opening a pickle can run any program hidden in it; "
-                                                   "convert it to model.safetensors first")):
+    with pytest.raises(ValueError, match=re.escape(f"{folder}: {name} is a pickle, and opening a pickle can run any program "
+                                                   "hidden in it; convert it to model.safetensors first")):
         load_pretrained(folder)
 
 
@@ -569,30 +594,38 @@ UNSUPPORTED = [
     ("bert", {"model_type": None}, "unknown model_type None; known: bert, gpt2, llama, t5"),
     ("bert", {"hidden_act": "gelu_10"}, "the activation is 'gelu_10', which is not supported (supported: gelu, gelu_new"),
     ("gpt2", {"activation_function": "mish"}, "the activation is 'mish', which is not supported"),
-    ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key', which is not supported (supported: 'absolute')"),
+    ("bert", {"position_embedding_type": "relative_key"},
+     "position_embedding_type is 'relative_key', which is not supported (supported: 'absolute')"),
     ("bert", {"is_decoder": True}, "is_decoder is True, which is not supported"),
-    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True, which is not supported (supported: False)"),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True},
+     "scale_attn_by_inverse_layer_idx is True, which is not supported (supported: False)"),
     ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights is False, which is not supported (supported: True)"),
     ("gpt2", {"add_cross_attention": True}, "add_cross_attention is True, which is not supported"),
-    ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling is {'rope_type': 'llama3', 'factor': 8.0}, which is not supported"),
-    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is {'type': 'linear', 'factor': 2.0}, which is not supported"),
+    ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+     "rope_scaling is {'rope_type': 'llama3', 'factor': 8.0}, which is not supported"),
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}},
+     "rope_scaling is {'type': 'linear', 'factor': 2.0}, which is not supported"),
     ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_parameters is {'rope_type': 'yarn'"),
     ("bert", {"hidden_size": "12"}, "expected a whole number of at least 1 for hidden_size, got '12'"),
     ("bert", {"num_hidden_layers": 0}, "expected a whole number of at least 1 for num_hidden_layers, got 0"),
     ("bert", {"vocab_size": None}, "expected a whole number of at least 1 for vocab_size, got None"),
     ("t5", {"feed_forward_proj": "gated-mish"}, "the activation is 'mish', which is not supported (supported: gelu, gelu_new"),
-    ("t5", {"feed_forward_proj": 3}, "expected the name of an activation, perhaps with gated- before it for feed_forward_proj, got 3"),
+    ("t5", {"feed_forward_proj": 3},
+     "expected the name of an activation, perhaps with gated- before it for feed_forward_proj, got 3"),
     ("t5", {"d_model": "12"}, "expected a whole number of at least 1 for d_model, got '12'"),
     ("t5", {"num_decoder_layers": 0}, "expected a whole number of at least 1 for num_decoder_layers, got 0"),
-    ("t5", {"relative_attention_num_buckets": 3}, "expected a whole number of at least 4 for relative_attention_num_buckets, got 3"),
-    ("t5", {"relative_attention_max_distance": 3}, "config: relative positions need at least 4 buckets and a relative_attention_max_distance "
-     "above half their number, got 6 and 3"),
+    ("t5", {"relative_attention_num_buckets": 3},
+     "expected a whole number of at least 4 for relative_attention_num_buckets, got 3"),
+    ("t5", {"relative_attention_max_distance": 3},
+     "config: relative positions need at least 4 buckets and a relative_attention_max_distance above half their number, "
+     "got 6 and 3"),
     ("t5", {"dropout_rate": 1}, "expected a number from 0 to below 1 for dropout_rate, got 1"),
     ("bert", {"num_attention_heads": 5}, "config: hidden_size 12 is not a multiple of num_attention_heads 5"),
 ]
 
 
-@pytest.mark.parametrize("family,changes,message", UNSUPPORTED, ids=["-".join([f, *c]) + f"-{i}" for i, (f, c, _) in enumerate(UNSUPPORTED)])
+@pytest.mark.parametrize("family,changes,message", UNSUPPORTED,
+                         ids=["-".join([f, *c]) + f"-{i}" for i, (f, c, _) in enumerate(UNSUPPORTED)])
 def test_a_config_that_we_cannot_honour(family, changes, message, saved):
     folder = saved(family)
     edit(folder, **changes)
@@ -612,8 +645,9 @@ def test_plain_rotary_positions_in_every_spelling(changes, saved):
 
 @pytest.mark.parametrize("family,changes", [
     ("llama", {"num_key_value_heads": "2"}), ("llama", {"num_key_value_heads": 0}), ("llama", {"head_dim": "4"}),
-    ("llama", {"rope_scaling": "linear"}), ("llama", {"rope_theta": [1]}), ("bert", {"hidden_act": ["gelu"]}), ("bert", {"minipeft": "mean"}),
-    ("bert", {"hidden_dropout_prob": {}}), ("bert", {"layer_norm_eps": "small"}), ("bert", {"type_vocab_size": "2"}), ("bert", {"architectures": 3}),
+    ("llama", {"rope_scaling": "linear"}), ("llama", {"rope_theta": [1]}), ("bert", {"hidden_act": ["gelu"]}),
+    ("bert", {"minipeft": "mean"}), ("bert", {"hidden_dropout_prob": {}}), ("bert", {"layer_norm_eps": "small"}),
+    ("bert", {"type_vocab_size": "2"}), ("bert", {"architectures": 3}),
 ])
 def test_a_field_of_another_type_is_named(family, changes, saved):
     folder = saved(family)
@@ -655,7 +689,8 @@ def test_missing_extra_and_misshapen_tensors_are_named(family, task, pooling, sa
     with pytest.raises(ValueError) as error:
         load_pretrained(folder)
     message = str(error.value)
-    assert message.startswith(f"{folder}: missing tensors: {gone};") and "unexpected tensors:" in message and "layers.7.extra" in message
+    assert (message.startswith(f"{folder}: missing tensors: {gone};") and "unexpected tensors:" in message
+            and "layers.7.extra" in message)
     assert re.search(rf"tensors of another shape: {re.escape(bent)} \(expected \(\d+, \d+\), got \(\d+, \d+\)\)", message)
 
 
@@ -679,13 +714,16 @@ def test_a_config_of_other_sizes_than_the_tensors(saved):
 def test_harmless_tensors_are_passed_over(saved):
     folder = saved("gpt2", "lm")
     before = bits(load_pretrained(folder))
-    rewrite(folder, lambda t: t | {"transformer.h.0.attn.bias": np.ones((1, 1, 4, 4)), "transformer.h.1.attn.masked_bias": np.array([1.0]),
+    rewrite(folder, lambda t: t | {"transformer.h.0.attn.bias": np.ones((1, 1, 4, 4)),
+                                   "transformer.h.1.attn.masked_bias": np.array([1.0]),
                                    "lm_head.weight": t["transformer.wte.weight"]})
     assert bits(load_pretrained(folder)) == before
 
 
-@pytest.mark.parametrize("rename", [lambda n: n.removeprefix("bert."), lambda n: n if n.startswith("bert.") or n.startswith("cls.") else "bert." + n,
-                                    lambda n: n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")])
+@pytest.mark.parametrize("rename", [lambda n: n.removeprefix("bert."),
+                                    lambda n: n if n.startswith("bert.") or n.startswith("cls.") else "bert." + n,
+                                    lambda n: n.replace("LayerNorm.weight", "LayerNorm.gamma")
+                                               .replace("LayerNorm.bias", "LayerNorm.beta")])
 def test_older_and_shorter_names(rename, saved):
     for case in (("bert", "mlm"), ("bert",)):
         folder = saved(*case)
@@ -709,12 +747,16 @@ def test_an_interrupted_save_leaves_the_old_weights(saved, monkeypatch):
 
 
 def test_a_config_read_from_a_dictionary_fills_in_transformers_defaults():
-    small = {"vocab_size": 5, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 3, "max_position_embeddings": 6}
+    small = {"vocab_size": 5, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 3,
+             "max_position_embeddings": 6}
     bert, llama = (config_from_hf({"model_type": name, **small}) for name in ("bert", "llama"))
     gpt2 = config_from_hf({"model_type": "gpt2", "vocab_size": 5, "n_embd": 4, "n_layer": 1, "n_head": 2, "n_positions": 6})
-    assert (bert.norm_eps, bert.hidden_act, bert.type_vocab_size, bert.hidden_dropout, bert.tie_word_embeddings) == (1e-12, "gelu", 2, 0.1, True)
-    assert (gpt2.norm_eps, gpt2.hidden_act, gpt2.intermediate_size, gpt2.attention_dropout, gpt2.tie_word_embeddings) == (1e-5, "gelu_new", 16, 0.1, True)
-    assert (llama.norm_eps, llama.hidden_act, llama.rope_theta, llama.hidden_dropout, llama.tie_word_embeddings) == (1e-6, "silu", 10000.0, 0.0, False)
+    assert ((bert.norm_eps, bert.hidden_act, bert.type_vocab_size, bert.hidden_dropout, bert.tie_word_embeddings)
+            == (1e-12, "gelu", 2, 0.1, True))
+    assert ((gpt2.norm_eps, gpt2.hidden_act, gpt2.intermediate_size, gpt2.attention_dropout, gpt2.tie_word_embeddings)
+            == (1e-5, "gelu_new", 16, 0.1, True))
+    assert ((llama.norm_eps, llama.hidden_act, llama.rope_theta, llama.hidden_dropout, llama.tie_word_embeddings)
+            == (1e-6, "silu", 10000.0, 0.0, False))
     assert (llama.attention_bias, llama.mlp_bias, llama.num_key_value_heads, llama.head_dim) == (False, False, 2, 2)
 
 
@@ -725,8 +767,9 @@ def test_tokens_of_older_folders(saved):
     assert config.pad_token_id is None and config.eos_token_id == (3, 5)
 
 
-@pytest.mark.parametrize("changes", [{"pad_token_id": "0"}, {"eos_token_id": ["a"]}, {"id2label": {"0": "a", "2": "b"}}, {"id2label": {"0": 1, "1": "b"}},
-                                     {"tie_word_embeddings": "yes"}, {"hidden_dropout_prob": 1.0}, {"layer_norm_eps": 0}, {"initializer_range": -1}])
+@pytest.mark.parametrize("changes", [{"pad_token_id": "0"}, {"eos_token_id": ["a"]}, {"id2label": {"0": "a", "2": "b"}},
+                                     {"id2label": {"0": 1, "1": "b"}}, {"tie_word_embeddings": "yes"},
+                                     {"hidden_dropout_prob": 1.0}, {"layer_norm_eps": 0}, {"initializer_range": -1}])
 def test_more_fields_of_another_kind(changes, saved):
     folder = saved("bert")
     edit(folder, **changes)

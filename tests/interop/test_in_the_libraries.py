@@ -26,12 +26,13 @@ BASES = {  # the shape, the task, and transformers' class
     "gpt2": ({"model_type": "gpt2", "hidden_act": "gelu_new"}, "lm", "GPT2LMHeadModel"),
     "gpt2 classes": ({"model_type": "gpt2", "hidden_act": "gelu_new"}, "classify", "GPT2ForSequenceClassification"),
     "llama": ({"model_type": "llama", "hidden_act": "silu", "num_key_value_heads": 2, **NO_BIASES}, "lm", "LlamaForCausalLM"),
-    "llama with biases": ({"model_type": "llama", "hidden_act": "silu", "num_key_value_heads": 2, "tie_word_embeddings": False}, "lm",
-                          "LlamaForCausalLM"),
+    "llama with biases": ({"model_type": "llama", "hidden_act": "silu", "num_key_value_heads": 2, "tie_word_embeddings": False},
+                          "lm", "LlamaForCausalLM"),
     "t5": ({"model_type": "t5", "num_decoder_layers": 2, "hidden_act": "gelu_new", "gated": True, "norm_eps": 1e-6,
             "decoder_start_token_id": 0, "initializer_range": 1.0, **NO_BIASES}, "seq2seq", "T5ForConditionalGeneration"),
 }
-IDS = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 0], [9, 7, 9, 3, 0, 0]])  # GPT-2's classifier finds the end by the padding's id
+# GPT-2's classifier finds the end by the padding's id
+IDS = np.array([[3, 1, 4, 1, 5, 9], [2, 6, 5, 3, 5, 0], [9, 7, 9, 3, 0, 0]])
 MASK = np.array([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0]])
 SETTINGS = {"adalora": lambda model: {"rank": 5, "alpha": 7}, "top_k": lambda model: {"layers": 1},
             "bitfit": lambda model: {"add_zero_biases": not model.config.attention_bias},
@@ -48,7 +49,8 @@ DIFFERENT = {("prompt", "gpt2 classes"): "given vectors and no ids, transformers
              ("compacter", "t5"): "AdapterHub 1.3 leaves the shared matrices out when it saves a T5's"}
 # LLaMA's config may have biases; nothing but BitFit is another with them.
 CASES = [(name, base) for name in METHODS if name != "full" for base in BASES
-         if (base == "llama with biases") <= (name in ("bitfit", "lora")) and not (name == "head" and BASES[base][1] == "lm" and "gpt2" in base)]
+         if (base == "llama with biases") <= (name in ("bitfit", "lora"))
+         and not (name == "head" and BASES[base][1] == "lm" and "gpt2" in base)]
 
 
 def make(base, seed=0):
@@ -148,7 +150,8 @@ def test_what_we_save_the_library_loads_and_what_it_saves_we_load(name, base, pe
     again = load_pretrained(tmp_path / "base", task=task, labels=("a", "b", "c") if task == "classify" else None,
                             pooling=model.config.pooling, rng=np.random.default_rng(0))
     if (name, base) == ("compacter", "t5"):
-        assert not [n for n in files.read_tensors(tmp_path / "theirs/adapter.safetensors") if "phm_rule" in n], DIFFERENT[name, base]
+        assert not [n for n in files.read_tensors(tmp_path / "theirs/adapter.safetensors")
+                    if "phm_rule" in n], DIFFERENT[name, base]
         with pytest.raises(ValueError, match="missing tensors: shared_parameters.default.phm_rule; load the adapter"):
             load_peft(again, tmp_path / "theirs")
         return

@@ -1,4 +1,5 @@
-"""LoRA adapters in HF PEFT's format: PEFT reads what we write, we read what PEFT writes, and everything else is named and refused."""
+"""LoRA adapters in HF PEFT's format: PEFT reads what we write, we read what PEFT writes,
+and everything else is named and refused."""
 
 import json
 import math
@@ -81,7 +82,8 @@ def class_of(case):
     """The class of transformers that a case's base is; a mean-pooled head is not in it."""
     if case[2] in ("pooler", "last"):
         return "AutoModelForSequenceClassification"
-    return {"mlm": "AutoModelForMaskedLM", "lm": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}.get(case[1], "AutoModel")
+    return {"mlm": "AutoModelForMaskedLM", "lm": "AutoModelForCausalLM",
+            "seq2seq": "AutoModelForSeq2SeqLM"}.get(case[1], "AutoModel")
 
 
 class Theirs:
@@ -171,7 +173,8 @@ OURS = {  # a case, and the LoRA that is written
 
 # Every folder that is there is tested, a new one too; without ../shared one name is left, whose tests are skipped.
 STORED = {path.parent.name: files.read_json(path, "config")["peft_type"]
-          for path in sorted((Path(__file__).resolve().parents[3] / "shared/golden/peft").glob(f"*/{CONFIG}"))} or {"none": "LORA"}
+          for path in sorted((Path(__file__).resolve().parents[3] / "shared/golden/peft")
+                             .glob(f"*/{CONFIG}"))} or {"none": "LORA"}
 GOLDEN, LORAS = list(STORED), [name for name, kind in STORED.items() if kind == "LORA"]
 
 
@@ -187,7 +190,8 @@ def golden_logits(shared, name, model):
     names = ["input_ids", "attention_mask"] + ["token_type_ids"] * bool(expected["token_type_ids_used"])
     names += ["labels"] * model.config.encoder_decoder  # what the decoder reads is made from them
     got = model(**{n: inputs[n] for n in names if n in inputs.files}).logits.data
-    return got, expected["logits"][:, -got.shape[1]:] if got.ndim == 3 else expected["logits"]  # PEFT's has those of virtual tokens too
+    # PEFT's has those of virtual tokens too
+    return got, expected["logits"][:, -got.shape[1]:] if got.ndim == 3 else expected["logits"]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -264,7 +268,8 @@ def test_any_adapters_on_q_k_and_v_are_one_exact_product_on_c_attn(data, stabili
     for i in range(2):
         a, b = (tensors[f"{STEM}transformer.h.{i}.attn.c_attn.lora_{x}.weight"].astype(np.float64) for x in "AB")
         assert config["target_modules"] == ["c_attn"] and config["r"] == len(a) == (4 if shared else sum(ranks.values()))
-        theirs = (config["lora_alpha"] / (math.sqrt(len(a)) if stabilised else len(a)) * b @ a).T  # (D, 3 D), as PEFT adds it to c_attn's weight
+        # (D, 3 D), as PEFT adds it to c_attn's weight
+        theirs = (config["lora_alpha"] / (math.sqrt(len(a)) if stabilised else len(a)) * b @ a).T
         ours = [np.zeros((12, 12)) for _ in range(3)]
         for seam in seams:
             u, v = (getattr(attachment.wrappers[f"blocks.{i}.attn.{seam}"], n).data.astype(np.float64) for n in "UV")
@@ -323,7 +328,8 @@ def test_a_name_that_stands_for_other_modules_too_is_written_in_full(tmp_path):
 def test_merged_is_not_saved(tmp_path):
     attachment = shake(attach(make("gpt2", "lm"), LoRA(rank=2)))
     attachment.merge()
-    with pytest.raises(ValueError, match="save: this attachment is merged into the base; unmerge it first, or save the whole model"):
+    with pytest.raises(ValueError, match="save: this attachment is merged into the base; unmerge it first, "
+                                         "or save the whole model"):
         save_peft(attachment, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     attachment.unmerge()
@@ -363,8 +369,8 @@ PEFTS = {
                       "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}),
     "llama, all linear": (LLAMA, {"task_type": "CAUSAL_LM", "r": 3, "lora_alpha": 7, "target_modules": "all-linear",
                                   "use_rslora": True}),
-    "llama, even rank, orthogonal": (LLAMA, {"task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 3, "target_modules": ["gate_proj", "down_proj"],
-                                             "init_lora_weights": "orthogonal"}),
+    "llama, even rank, orthogonal": (LLAMA, {"task_type": "CAUSAL_LM", "r": 2, "lora_alpha": 3,
+                                             "target_modules": ["gate_proj", "down_proj"], "init_lora_weights": "orthogonal"}),
     "llama, classes": (LLAMA_CLASSES, {"task_type": "SEQ_CLS", "r": 3, "lora_alpha": 7, "target_modules": ["up_proj"]}),
 }
 
@@ -409,7 +415,8 @@ def test_a_fused_module_becomes_three_adapters_that_share_A(shared):
     attachment = load_peft(load_pretrained(shared / "golden/gpt2"), shared / "golden/peft/gpt2_lora_c_attn")
     stored = files.read_tensors(shared / "golden/peft/gpt2_lora_c_attn" / WEIGHTS)
     assert list(attachment.wrappers) == [f"blocks.{i}.attn.{seam}" for i in range(3) for seam in "qkv"]
-    assert sum(a.size for a in stored.values()) == 3 * 4 * (48 + 144) and attachment.trainable == 9 * 4 * (48 + 48)  # the count grew
+    # the count grew
+    assert sum(a.size for a in stored.values()) == 3 * 4 * (48 + 144) and attachment.trainable == 9 * 4 * (48 + 48)
     for path, wrapper in attachment.wrappers.items():
         a, b = (stored[f"{STEM}transformer.h.{path.split('.')[1]}.attn.c_attn.lora_{x}.weight"] for x in "AB")
         third = "qkv".index(path[-1])
@@ -604,8 +611,8 @@ def test_targets_that_match_nothing(stored):
 
 def test_an_adapter_for_another_model(stored):
     refused(stored, "target_modules ['query', 'value'] match no module of this gpt2 model", GPT2)
-    refused(stored, "the adapter holds a classification head and this model has none of that kind; load the model with task 'classify' and "
-                    "the pooling that the adapter was trained with", MEAN)
+    refused(stored, "the adapter holds a classification head and this model has none of that kind; load the model with task "
+                    "'classify' and the pooling that the adapter was trained with", MEAN)
     refused(stored, "the adapter holds a classification head", BARE)
 
 
@@ -642,7 +649,8 @@ HEAD = f"{STEM}classifier"
     (lambda t: t.update({f"{HEAD}.weight": np.ones((2, 12))}),
      f"tensors of another shape: {HEAD}.weight (expected (3, 12), got (2, 12))"),
     (lambda t: without(t, f"{HEAD}.bias", f"{HEAD}.weight"),
-     f"the trained head is missing; expected {HEAD}.weight beside the method's own tensors, as modules_to_save ['classifier'] and task_type 'SEQ_CLS' say"),
+     f"the trained head is missing; expected {HEAD}.weight beside the method's own tensors, as modules_to_save ['classifier'] "
+     "and task_type 'SEQ_CLS' say"),
 ], ids=["missing", "magnitudes", "pooler", "another_family's_head", "transposed", "rank", "no_stem", "adapter's_name",
         "half_a_head", "more_of_a_head",
         "classes", "no_head"])
@@ -654,7 +662,8 @@ def test_tensors_that_do_not_fit_are_named(change, message, stored):
 def test_fewer_and_more_layers(stored, tmp_path):
     config = TransformerConfig(**SHAPE | FAMILIES["bert"] | {"num_hidden_layers": 3}, labels=("a", "b", "c"), pooling="pooler")
     model = make_model(config, "classify", np.random.default_rng(0))
-    with pytest.raises(ValueError, match=re.escape("missing tensors: base_model.model.bert.encoder.layer.2.attention.self.query.lora_A.weight")):
+    with pytest.raises(ValueError, match=re.escape("missing tensors: "
+                                                   "base_model.model.bert.encoder.layer.2.attention.self.query.lora_A.weight")):
         load_peft(model, stored)
     save_peft(attach(model, LoRA(rank=2)), tmp_path / "three")
     refused(tmp_path / "three", "unexpected tensors: base_model.model.bert.encoder.layer.2.attention.self.query.lora_A.weight")
@@ -677,7 +686,8 @@ def test_another_module_to_save_is_refused(case, name, tmp_path):
     save_peft(attach(make(*case), LoRA(rank=2)), tmp_path)
     saved = [name] if case != BERT else ["classifier", name]
     edit(tmp_path, modules_to_save=saved)
-    refused(tmp_path, f"{tmp_path / CONFIG}: modules_to_save is {saved!r}; beside the method's own only the classification head is loaded, not {name!r}", case)
+    refused(tmp_path, f"{tmp_path / CONFIG}: modules_to_save is {saved!r}; beside the method's own only the classification head "
+                      f"is loaded, not {name!r}", case)
 
 
 def test_a_rank_above_the_matrix(stored, tmp_path):
@@ -708,7 +718,8 @@ def test_no_adapter_there_and_pickles(stored, tmp_path):
     (stored / WEIGHTS).unlink()
     refused(stored, f"{stored}: no adapter_model.safetensors")
     (stored / "adapter_model.bin").write_bytes(b"\x80\x04cos\nsystem\n(S'exit 1'\ntR.")
-    refused(stored, f"{stored}: no adapter_model.safetensors (adapter_model.bin is a pickle and is not opened: it can run any program)")
+    refused(stored,
+            f"{stored}: no adapter_model.safetensors (adapter_model.bin is a pickle and is not opened: it can run any program)")
     shutil.rmtree(stored)
     refused(stored, f"{stored}: no adapter_config.json; expected a folder written by PEFT or minipeft")
 
@@ -746,7 +757,8 @@ def test_a_lora_that_changes_something_beside_them_is_refused(selective):
     files.write_tensors(folder / WEIGHTS, tensors | {a: np.ones_like(tensors[a])})
     load_peft(make(*BERT), folder)  # one factor of zeros makes a change of zeros
     files.write_tensors(folder / WEIGHTS, tensors | {a: np.ones_like(tensors[a]), b: np.ones_like(tensors[b])})
-    refused(folder, f"{folder / WEIGHTS}: {a} and its lora_B are not zero; a LoRA together with trained biases or layers are two methods")
+    refused(folder, f"{folder / WEIGHTS}: {a} and its lora_B are not zero; "
+                    "a LoRA together with trained biases or layers are two methods")
 
 
 def test_what_the_method_does_not_train_must_be_the_bases(tmp_path):
@@ -755,7 +767,8 @@ def test_what_the_method_does_not_train_must_be_the_bases(tmp_path):
     load_adapter(make(*BERT), tmp_path)
     key = f"{STEM}bert.encoder.layer.0.attention.self.key.bias"  # stored, as every bias is, and not trained by the two terms
     files.write_tensors(tmp_path / WEIGHTS, tensors | {key: tensors[key] + 1})
-    refused(tmp_path, f"{tmp_path / WEIGHTS}: holds changed values of blocks.0.attn.k.bias, which bitfit does not train", load=load_adapter)
+    refused(tmp_path, f"{tmp_path / WEIGHTS}: holds changed values of blocks.0.attn.k.bias, which bitfit does not train",
+            load=load_adapter)
 
 
 def test_of_layers_only_the_last_ones_can_be_loaded(tmp_path):
@@ -765,5 +778,6 @@ def test_of_layers_only_the_last_ones_can_be_loaded(tmp_path):
     files.write_tensors(tmp_path / WEIGHTS, {swap(name): a for name, a in tensors.items()})
     config = files.read_json(tmp_path / CONFIG, "config")
     assert own in config["modules_to_save"]
-    edit(tmp_path, modules_to_save=["bert.encoder.layer.0", "classifier"], target_modules=[swap(f"{m}.")[:-1] for m in config["target_modules"]])
+    edit(tmp_path, modules_to_save=["bert.encoder.layer.0", "classifier"],
+         target_modules=[swap(f"{m}.")[:-1] for m in config["target_modules"]])
     refused(tmp_path, f"{tmp_path / WEIGHTS}: missing tensors for blocks.1.")

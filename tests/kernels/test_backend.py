@@ -60,7 +60,8 @@ def test_a_wrong_backend_is_refused_and_changes_nothing():
 
 
 def test_environment_variables(run_python):
-    code = "import numpy as np, minipeft.kernels as k; print(k.current_backend(), k.num_threads()); k.REGISTRY['relu'](np.ones(3))"
+    code = ("import numpy as np, minipeft.kernels as k; print(k.current_backend(), k.num_threads()); "
+            "k.REGISTRY['relu'](np.ones(3))")
     good = run_python(code, MINIPEFT_BACKEND="numpy", MINIPEFT_NUM_THREADS="3")
     assert good.stdout.split() == ["numpy", "3"], good.stderr
     wrong = run_python(code, MINIPEFT_BACKEND="torch")
@@ -133,7 +134,8 @@ def test_an_error_in_a_helper_thread_is_not_lost(monkeypatch):
         backend.run_rows(Broken(), 10, 100)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or backend._current_core is None, reason="only Linux lets a thread choose its cores")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or backend._current_core is None,
+                    reason="only Linux lets a thread choose its cores")
 def test_helpers_keep_off_the_core_of_the_caller(monkeypatch):
     monkeypatch.setattr(backend, "PARALLEL_THRESHOLD", 1)
     monkeypatch.setattr(backend.os, "sched_getaffinity", lambda thread: {0, 1, 2, 3})

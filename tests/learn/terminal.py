@@ -19,10 +19,11 @@ class Terminal:
         import termios
 
         self.master, slave = pty.openpty()
-        self.process = subprocess.Popen([sys.executable, "-m", "minipeft", *arguments], cwd=folder, stdin=slave, stdout=slave, stderr=slave,
-                                        close_fds=True, start_new_session=True,
+        self.process = subprocess.Popen([sys.executable, "-m", "minipeft", *arguments], cwd=folder,
+                                        stdin=slave, stdout=slave, stderr=slave, close_fds=True, start_new_session=True,
                                         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
-                                        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "130", "LINES": "40", **environment})
+                                        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "130", "LINES": "40",
+                                             **environment})
         os.close(slave)
         self.seen, self.took = "", 0.0   # all that was shown since the last `wait`, and the seconds that this one took
 

@@ -60,7 +60,8 @@ def test_a_wrong_one_is_shown_beside_the_right_one(course, tmp_path):
     outcome = outcome_of(course.exercise("01.2"), "def halve(x):\n    y = 0.4 * x\n    return y\n", tmp_path)
     failed = outcome.failed
     assert not outcome.passed and failed["claim"] == "Half of x." and failed["message"].startswith("x / 2 differs by up to ")
-    assert failed["yours"]["about"] == failed["expected"]["about"] == "float64, shape (4,)" and failed["yours"]["values"][0] == "["
+    assert (failed["yours"]["about"] == failed["expected"]["about"] == "float64, shape (4,)"
+            and failed["yours"]["values"][0] == "[")
     assert failed["where"] == "01_2_halve.py:1" and failed["largest"] > 0 and outcome.diagnosis is None
     assert json.loads(json.dumps(outcome.as_dict()))["tests"][0]["passed"] is False
 
@@ -69,7 +70,8 @@ def test_a_wrong_one_is_shown_beside_the_right_one(course, tmp_path):
     ("01.2", "def halve(x):\n    return x + x\n", "twice"), ("01.2", "def halve(number):\n    return 1 * number\n", "whole"),
     ("01.1", RIGHT.replace("lambda g: g * b.data), (b, lambda g: g * a.data", "lambda g: a.data * g), (b, lambda g: b.data * g"),
      "swapped"),
-    ("01.3", "import numpy as np\n\n\ndef change(self):\n    return np.einsum('ir,jr->ij', self.U.data, self.V.data)\n", "unscaled")])
+    ("01.3", "import numpy as np\n\n\ndef change(self):\n    return np.einsum('ir,jr->ij', self.U.data, self.V.data)\n",
+     "unscaled")])
 def test_a_known_wrong_answer_in_other_words_has_its_diagnosis(id, text, name, course, tmp_path):
     outcome = outcome_of(course.exercise(id), text, tmp_path)
     assert not outcome.passed and outcome.diagnosis["name"] == name and outcome.diagnosis["text"]
@@ -98,9 +100,10 @@ def test_shape_kind_and_type_are_told_apart(text, message, course, tmp_path):
 
 
 @pytest.mark.parametrize("yours, expected, message", [
-    (np.float32(0.5), np.float64(0.5), "x is float32; expected float64"), (np.int64(2), np.array(2.0), "x is int64; expected float64"),
-    (np.zeros(2, np.float32), np.zeros(2), "x is float32; expected float64"), (np.float32(0.5), 0.5, None), (0.5, np.float32(0.5), None),
-    (np.float64(0.5), np.array(0.5), None)])
+    (np.float32(0.5), np.float64(0.5), "x is float32; expected float64"),
+    (np.int64(2), np.array(2.0), "x is int64; expected float64"),
+    (np.zeros(2, np.float32), np.zeros(2), "x is float32; expected float64"),
+    (np.float32(0.5), 0.5, None), (0.5, np.float32(0.5), None), (np.float64(0.5), np.array(0.5), None)])
 def test_the_type_of_a_number_counts_where_both_are_numpys(yours, expected, message):
     if message is None:
         same(yours, expected, "x")
@@ -132,12 +135,14 @@ FOOLING = {
     "prints passed": ("print('passed')\n\n\ndef halve(x):\n    print('passed')\n    return x\n", "x / 2 differs by up to"),
     "prints passed and exits": ("print('passed')\nraise SystemExit(0)\n", "SystemExit: 0"),
     "exits when called": ("def halve(x):\n    raise SystemExit(0)\n", "SystemExit: 0"),
-    "a limit by its word": ("def halve(x):\n    raise ValueError('Timeout is 3, expected 4')\n", "ValueError: Timeout is 3, expected 4"),
+    "a limit by its word": ("def halve(x):\n    raise ValueError('Timeout is 3, expected 4')\n",
+        "ValueError: Timeout is 3, expected 4"),
     "keyboard": ("def halve(x):\n    raise KeyboardInterrupt\n", "KeyboardInterrupt"),
     "not python": ("def halve(x)\n    return x\n", "not Python: "),
     "imports os": ("import os\n\n\ndef halve(x):\n    os._exit(0)\n", "imports os; only what the answer needs can be imported"),
     "eval": ("def halve(x):\n    return eval('x / 2')\n", "uses eval, which an answer has no need of"),
-    "getattr": ("def halve(x):\n    return getattr(x, '__cla' + 'ss__')\n", "getattr of '__class__', which an answer has no need of"),
+    "getattr": ("def halve(x):\n    return getattr(x, '__cla' + 'ss__')\n",
+        "getattr of '__class__', which an answer has no need of"),
     "input changed": ("def halve(x):\n    x[:] = 0\n    return 0 * x\n", "x was changed; the answer must leave it as it is"),
     "reaches around": ("def halve(x):\n    return x.__class__(x / 2)\n", "uses .__class__, which an answer has no need of"),
     "not utf-8": (b"def halve(x):\n    return '\xff'\n", "not UTF-8"),
@@ -155,47 +160,59 @@ def test_nothing_fools_it(name, course, tmp_path):
 
 # What is seen in the text needs no process.
 SHORTCUTS = {
-    "builtins": ("def halve(x):\n    return __builtins__['eval']('x / 2')\n", "uses __builtins__, which an answer has no need of"),
+    "builtins": ("def halve(x):\n    return __builtins__['eval']('x / 2')\n",
+        "uses __builtins__, which an answer has no need of"),
     "pattern": ("def halve(x):\n    match x:\n        case object(__class__=kind):\n            return kind\n",
         "uses __class__ in a pattern"),
     "getattr of a module": ("import numpy as np\n\n\ndef halve(x):\n    return getattr(np, 'divide')(x, 2)\n",
         "uses np by itself; write np. and"),
     "attrgetter": ("import operator\n\n\ndef halve(x):\n    return operator.attrgetter('T')(x)\n", "uses .attrgetter, which an"),
-    "methodcaller": ("from operator import methodcaller\n\n\ndef halve(x):\n    return x\n", "imports operator.methodcaller; only"),
+    "methodcaller": ("from operator import methodcaller\n\n\ndef halve(x):\n    return x\n",
+        "imports operator.methodcaller; only"),
     "whoever calls": ("def halve(x):\n    return (n for n in x).gi_frame\n", "uses .gi_frame, which an answer has no need of"),
     "text in annotations": ("import typing\n\n\ndef halve(x: 'print(1)'):\n    return typing.get_type_hints(halve)\n",
         "uses .get_type_hints, which"),
-    "sys": ("import dataclasses\n\n\ndef halve(x):\n    return dataclasses.sys.modules\n", "uses .sys, which an answer has no need of"),
+    "sys": ("import dataclasses\n\n\ndef halve(x):\n    return dataclasses.sys.modules\n",
+        "uses .sys, which an answer has no need of"),
     "_sys": ("import collections\n\n\ndef halve(x):\n    return collections._sys.modules\n",
         "uses ._sys, which an answer has no need of"),
-    "sys by name": ("from typing import sys as s\n\n\ndef halve(x):\n    return s\n", "imports typing.sys; only what the answer needs"),
+    "sys by name": ("from typing import sys as s\n\n\ndef halve(x):\n    return s\n",
+        "imports typing.sys; only what the answer needs"),
     "a module's module": ("import dataclasses\n\n\ndef halve(x):\n    return dataclasses.keyword.kwlist\n",
         "uses dataclasses.keyword, which"),
-    "a file": ("import numpy as np\n\n\ndef halve(x):\n    return np.load('x.npy', allow_pickle=True)\n", "uses .load, which an answer"),
+    "a file": ("import numpy as np\n\n\ndef halve(x):\n    return np.load('x.npy', allow_pickle=True)\n",
+        "uses .load, which an answer"),
     "all names": ("from numpy import *\n\n\ndef halve(x):\n    return x / 2\n", "imports numpy.*; only what the answer needs"),
     "numpy changed": ("import numpy as np\n\nnp.abs = lambda x: 0 * x\n\n\ndef halve(x):\n    return x\n",
         "changes np.abs, which others use"),
     "numpy added to": ("import numpy as np\n\nnp.pi += 1\n\n\ndef halve(x):\n    return x\n", "changes np.pi, which others use"),
-    "numpy taken from": ("import numpy as np\n\ndel np.abs\n\n\ndef halve(x):\n    return x\n", "changes np.abs, which others use"),
+    "numpy taken from": ("import numpy as np\n\ndel np.abs\n\n\ndef halve(x):\n    return x\n",
+        "changes np.abs, which others use"),
     "numpy by another name": ("import numpy as np\n\nn = np\nn.abs = len\n\n\ndef halve(x):\n    return x\n",
         "uses np by itself; write np. and"),
     "Tensor changed": ("from minipeft.autograd import Tensor\n\nT, x = Tensor, 3\nT.data = x\n\n\ndef halve(x):\n    return x\n",
         "changes T.data, which"),
     "a method changed": ("def halve(x):\n    x.backward = len\n    return x\n", "changes x.backward, which others use as well"),
-    "equal to all": ("class All:\n    def __eq__(self, other):\n        return True\n\n\ndef halve(x):\n    return All()\n", "defines __eq__, which"),
-    "equal by a name": ("class All:\n    __eq__ = max\n\n\ndef halve(x):\n    return All()\n", "defines __eq__, which an answer has no need of"),
-    "equal by type": ("def halve(x):\n    return type('All', (), {'__eq__': max})()\n", "makes a class by type(), which an answer has no need"),
+    "equal to all": ("class All:\n    def __eq__(self, other):\n        return True\n\n\ndef halve(x):\n    return All()\n",
+        "defines __eq__, which"),
+    "equal by a name": ("class All:\n    __eq__ = max\n\n\ndef halve(x):\n    return All()\n",
+        "defines __eq__, which an answer has no need of"),
+    "equal by type": ("def halve(x):\n    return type('All', (), {'__eq__': max})()\n",
+        "makes a class by type(), which an answer has no need"),
     "a class changed": ("def halve(x):\n    type(x).T = 3\n    return x\n", "changes type(x).T, which others use as well"),
 }
 
 
 @pytest.mark.parametrize("text, line", [
     ("def halve(input):\n    return input / 2\n", None), ("def halve(x):\n    vars = x / 2\n    return vars\n", None),
-    ("def halve(x):\n    open = [x]\n    return [each / 2 for each in open][0]\n", None), ("halve = lambda input: input / 2\n", None),
-    ("def halve(x, y=vars):\n    vars = y\n    return x / 2\n", 1), ("def halve(x):\n    [0 for vars in [x]]\n    return vars(x)\n", 3),
+    ("def halve(x):\n    open = [x]\n    return [each / 2 for each in open][0]\n", None),
+    ("halve = lambda input: input / 2\n", None),
+    ("def halve(x, y=vars):\n    vars = y\n    return x / 2\n", 1),
+    ("def halve(x):\n    [0 for vars in [x]]\n    return vars(x)\n", 3),
     ("def halve(x):\n    global vars\n    vars = vars\n    return x\n", 3),
     ("def halve(x):\n    vars = 1\n    def inner():\n        global vars\n        return vars(x)\n    return inner()\n", 5),
-    ("def halve(x):\n    vars = 1\n    class A:\n        global vars\n        found = vars(x)\n    return A.found\n", 5), ("vars = 3\n\n\ndef halve(x):\n    return vars\n", 5),
+    ("def halve(x):\n    vars = 1\n    class A:\n        global vars\n        found = vars(x)\n    return A.found\n", 5),
+    ("vars = 3\n\n\ndef halve(x):\n    return vars\n", 5),
     ("def halve(x):\n    class A:\n        vars = x\n    return vars(A)\n", 4)])
 def test_a_variable_of_ones_own_may_be_called_like_a_built_in_function(text, line, course):
     """Where a function's own scope has it; what it stands for elsewhere, it stands for."""
@@ -211,13 +228,16 @@ def test_a_shortcut_is_seen_in_the_text(name, course):
 
 @pytest.mark.parametrize("text, message", [
     ("from minipeft.autograd.ops import multiply\n", "imports minipeft.autograd.ops.multiply; that is where the answer stands"),
-    ("from minipeft.autograd import multiply\n", "imports minipeft.autograd.multiply; only what the answer needs can be imported"),
+    ("from minipeft.autograd import multiply\n",
+     "imports minipeft.autograd.multiply; only what the answer needs can be imported"),
     ("from minipeft import autograd as F\n\n\ndef multiply(a, b):\n    return F.multiply(a, b)\n",
      "uses F.multiply, which is the answer itself; write it out"),
     ("from minipeft import autograd as G\n\n\ndef multiply(a, b):\n    return G.multiply(a, b)\n",
      "uses G.multiply, which is the answer itself; write it out"),
-    ("from minipeft import autograd as F\n\nG = F\n\n\ndef multiply(a, b):\n    return G.multiply(a, b)\n", "uses F by itself; write F. and"),
-    ("from minipeft import autograd as F\n\n\ndef multiply(a, b):\n    return F.ops.multiply(a, b)\n", "uses F.ops, which an answer has no need of"),
+    ("from minipeft import autograd as F\n\nG = F\n\n\ndef multiply(a, b):\n    return G.multiply(a, b)\n",
+     "uses F by itself; write F. and"),
+    ("from minipeft import autograd as F\n\n\ndef multiply(a, b):\n    return F.ops.multiply(a, b)\n",
+     "uses F.ops, which an answer has no need of"),
     ("import minipeft\n", "imports minipeft; only what the answer needs can be imported"),
     ("import importlib\n", "imports importlib; only")])
 def test_the_answer_cannot_be_imported(text, message, course):
@@ -268,13 +288,16 @@ def test_the_answer_is_refused_by_whatever_name_it_is_called(course, tmp_path):
      "imports minipeft.autograd.Tensor; the answer is written"),
     ("01.2", "from minipeft import autograd as F\n\n\ndef unbroadcast(g, shape):\n    return F.sum(g)\n",
      "imports minipeft.autograd; the answer is written"),
-    ("01.3", "from minipeft.autograd import linear\n", "imports minipeft.autograd.linear; that is the answer itself; write it out"),
+    ("01.3", "from minipeft.autograd import linear\n",
+     "imports minipeft.autograd.linear; that is the answer itself; write it out"),
     ("02.1", "from minipeft import autograd as F\n\n\ndef gelu_backward_reference(x, gradient):\n    y = F.Tensor(x, True)\n"
-     "    F.activation(y, 'gelu').backward(gradient)\n    return y.grad\n", "imports minipeft.autograd; the answer is written without the engine"),
+     "    F.activation(y, 'gelu').backward(gradient)\n    return y.grad\n",
+     "imports minipeft.autograd; the answer is written without the engine"),
     ("02.2", "from minipeft.autograd import attention_weights\n",
      "imports minipeft.autograd.attention_weights; the answer is written without"),
     ("03.2", "from minipeft import autograd as F\n\n\ndef attention_weights_composed(q, k, mask, bias, scale, causal):\n"
-     "    return F.attention_weights(q, k, mask, bias, scale, causal)\n", "uses F.attention_weights, which has the answer in it; write it out"),
+     "    return F.attention_weights(q, k, mask, bias, scale, causal)\n",
+     "uses F.attention_weights, which has the answer in it; write it out"),
     ("08.2", "import numpy as np\n\nnp.abs = lambda x: 0 * x\n\n\ndef change(self):\n    return self.U.data\n",
      "changes np.abs, which others"),
     ("08.2", "def change(self):\n    return type(self).mro()[1].change(self)\n", "uses .mro, which an answer has no need of")])
@@ -330,7 +353,8 @@ def test_a_loop_without_end_is_ended(course, tmp_path):
 
 
 def test_a_loop_that_does_not_let_itself_be_ended_is(course, tmp_path):
-    text = "def halve(x):\n    try:\n        while True:\n            pass\n    except BaseException:\n        while True:\n            pass\n"
+    text = ("def halve(x):\n    try:\n        while True:\n            pass\n"
+            "    except BaseException:\n        while True:\n            pass\n")
     fault = outcome_of(course.exercise("01.2"), text, tmp_path, seconds=1).fault
     assert (fault["kind"], fault["message"]) == ("time", "it ran longer than 1 s; is there a loop without an end?")
 
@@ -348,7 +372,8 @@ def test_one_loop_without_end_is_enough(course, tmp_path):
 
 
 def test_what_eats_memory_is_ended(course, tmp_path):
-    outcome = outcome_of(course.exercise("01.2"), f"import numpy as np\n\n\ndef halve(x):\n{EATING}", tmp_path, seconds=60, megabytes=400)
+    outcome = outcome_of(course.exercise("01.2"), f"import numpy as np\n\n\ndef halve(x):\n{EATING}", tmp_path,
+                         seconds=60, megabytes=400)
     assert not outcome.passed and outcome.failed["kind"] == "memory"
     assert outcome.failed["message"] == "it took more memory than there is for it"
 
@@ -356,14 +381,16 @@ def test_what_eats_memory_is_ended(course, tmp_path):
 def test_what_eats_memory_when_it_is_read_is_ended(course, tmp_path):
     text = f"import numpy as np\n\nif True:\n{EATING}"
     fault = outcome_of(course.exercise("01.2"), text, tmp_path, seconds=60, megabytes=400).fault
-    assert (fault["kind"], fault["message"]) == ("memory", "it took more memory than there is for it") and fault["where"] == "01_2_halve.py:6"
+    assert ((fault["kind"], fault["message"]) == ("memory", "it took more memory than there is for it")
+            and fault["where"] == "01_2_halve.py:6")
 
 
 def test_the_doctor_says_where_memory_has_no_limit(monkeypatch):
     assert doctor._memory() == ("memory limit", "2000 MB for each check", "")
     monkeypatch.setattr(doctor, "memory", lambda: None)
     name, said, advice = doctor._memory()
-    assert said.startswith("none on this system; an answer that takes ever more memory is ended by the limit of time alone") and not advice
+    assert (said.startswith("none on this system; an answer that takes ever more memory is ended by the limit of time alone")
+            and not advice)
 
 
 HOSTILE = {
@@ -371,9 +398,11 @@ HOSTILE = {
     "empty": ("", "the file is empty; minipeft learn reset 08.2 makes it anew"),
     "imports the answer": ("from minipeft.methods.lora import LoRALinear\n\nchange = LoRALinear.change\n",
                            "imports minipeft.methods.lora.LoRALinear; that is where the answer stands"),
-    "sets to zero what its module holds": ("def change(self):\n    for p in self.wrapped.parameters():\n        p.data[...] = 0\n    return 0 * self.U.data @ self.V.data.T\n",
+    "sets to zero what its module holds": ("def change(self):\n    for p in self.wrapped.parameters():\n        p.data[...] = 0\n"
+        "    return 0 * self.U.data @ self.V.data.T\n",
         "self.wrapped.weight was changed; the answer must leave it as it is"),
-    "without its own getattr": ("del getattr\n\n\ndef change(self):\n    own = getattr(getattr(type(self), '__ba' + 'se__'), 'change')\n    return own(self)\n",
+    "without its own getattr": ("del getattr\n\n\ndef change(self):\n"
+        "    own = getattr(getattr(type(self), '__ba' + 'se__'), 'change')\n    return own(self)\n",
         "NameError: name 'getattr' is not defined"),
     "getattr of an error": ("try:\n    raise ValueError\nexcept ValueError as getattr:\n    pass\n\n\ndef change(self):\n"
         "    own = getattr(getattr(type(self), '__ba' + 'se__'), 'change')\n    return own(self)\n",
@@ -407,17 +436,19 @@ HEADLINE = "def double(start, stop, x, out):\n"
 KERNELS = {
     "wrong": (JIT + DOUBLE.replace("2 *", "3 *"), "without the compiler", "2 x differs by up to"),
     "right, not compiled": (DOUBLE, "compiled, 1 thread", "double is not compiled; write @jit above it, as in the stub"),
-    "object mode": ("import numba\n\n\n@numba.jit(forceobj=True)\n" + DOUBLE, "compiled, 1 thread", "double is not compiled; write @jit"),
+    "object mode": ("import numba\n\n\n@numba.jit(forceobj=True)\n" + DOUBLE, "compiled, 1 thread",
+                    "double is not compiled; write @jit"),
     # 2^62 + 2^62 is below 0 in 64 bits
     "wrong when compiled": (JIT + HEADLINE + "    big = 2**62\n    big += big\n    for i in range(start, stop):\n"
                             "        out[i] = 2 * x[i] if big > 0 else x[i]\n", "compiled, 1 thread", "2 x differs by up to"),
-    "not to be compiled": (JIT + HEADLINE + "    for i in range(start, stop):\n        out[i] = sum([x, x])[i]\n", "compiled, 1 thread",
-        "TypingError: "),
+    "not to be compiled": (JIT + HEADLINE + "    for i in range(start, stop):\n        out[i] = sum([x, x])[i]\n",
+                           "compiled, 1 thread", "TypingError: "),
     # twice as large until it is 0 in 64 bits
-    "without end when compiled": (JIT + HEADLINE + "    n = 1\n    while n < 1e19:\n        n *= 2\n    out[start:stop] = 2 * x[start:stop]\n",
+    "without end when compiled": (JIT + HEADLINE + "    n = 1\n    while n < 1e19:\n        n *= 2\n"
+                                  "    out[start:stop] = 2 * x[start:stop]\n",
                                   "compiled, 1 thread", "it ran longer than 5 s; is there a loop without an end?"),
-    "wrong with two threads": (JIT + HEADLINE + "    for i in range(stop - start):\n        out[i] = 2 * x[i]\n", "compiled, 2 threads",
-                               "2 x differs by up to"),
+    "wrong with two threads": (JIT + HEADLINE + "    for i in range(stop - start):\n        out[i] = 2 * x[i]\n",
+                               "compiled, 2 threads", "2 x differs by up to"),
 }
 
 
@@ -463,10 +494,12 @@ COMPILES = "compiling with Numba, which is outside the limit of time"
 def test_the_packages_own_kernels_compile_outside_the_limit(tmp_path, monkeypatch):
     """On a fresh machine, in an exercise that is no kernel: the first compilation takes longer than a test may."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "cache"))
-    slow = ("    import time\n\n    from minipeft import autograd as F\n    from numba.core import compiler\n    real = compiler.compile_extra\n"
+    slow = ("    import time\n\n    from minipeft import autograd as F\n    from numba.core import compiler\n"
+            "    real = compiler.compile_extra\n"
             "    compiler.compile_extra = lambda *args, **more: time.sleep(4) or real(*args, **more)\n"
             "    F.activation(Tensor(np.ones(3)), 'relu')\n    compiler.compile_extra = real\n")
-    course = make_course(tmp_path / "lessons", {"01_small/grade.py": ("    x = rng.standard_normal(4)\n", slow + "    x = rng.standard_normal(4)\n")})
+    course = make_course(tmp_path / "lessons", {"01_small/grade.py": ("    x = rng.standard_normal(4)\n",
+                                                                      slow + "    x = rng.standard_normal(4)\n")})
     exercise, said = course.exercise("01.2"), []
     outcome = outcome_of(exercise, solution_of(exercise), tmp_path, seconds=1, progress=said.append)
     assert outcome.passed and said == [COMPILES]
@@ -542,8 +575,10 @@ def test_a_wrong_gradient_that_is_handed_on_is_named(course, tmp_path):
 def test_a_wrong_gradient_that_arrives_is_named(course, tmp_path):
     """The product is right; what is done to it behind turns the sign of its gradient."""
     text = "import numpy as np\n" + RIGHT.replace("    return Tensor(a", "    product = Tensor(a")
-    trace = traced(course.exercise("01.1"), text + "    return Tensor(product.data, parents=[(product, np.negative)])\n", tmp_path)
-    assert trace["kind"] == "gradient" and trace["where"] == "01_1_multiply.py:6" and trace["line"].startswith("product = Tensor(a.data * b.data")
+    trace = traced(course.exercise("01.1"), text + "    return Tensor(product.data, parents=[(product, np.negative)])\n",
+                   tmp_path)
+    assert (trace["kind"] == "gradient" and trace["where"] == "01_1_multiply.py:6"
+            and trace["line"].startswith("product = Tensor(a.data * b.data"))
 
 
 def test_nothing_is_followed_where_all_is_well(course, tmp_path):

@@ -88,7 +88,8 @@ def test_the_course_of_the_package_is_found(monkeypatch):
     monkeypatch.delenv(FOLDER, raising=False)
     assert (find_lessons() / "course.toml").is_file() and len(Course().lessons) == 17
     monkeypatch.setenv(FOLDER, "nowhere")
-    with pytest.raises(FileNotFoundError, match="lessons: no course.toml in nowhere; set MINIPEFT_LESSONS to the folder of the lessons"):
+    with pytest.raises(FileNotFoundError,
+                       match="lessons: no course.toml in nowhere; set MINIPEFT_LESSONS to the folder of the lessons"):
         find_lessons()
 
 
@@ -133,7 +134,8 @@ def test_release_grade_and_report(here, capsys):
     capsys.readouterr()
     assert main(["teach", "report", "class", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told == {"students": 2, "exercises": {"01.2": {"solved": 0, "tries": 2.0, "hints": 0.0, "gave_up": 0, "mutants": [["whole", 2]]}}}
+    assert told == {"students": 2, "exercises": {"01.2": {"solved": 0, "tries": 2.0, "hints": 0.0, "gave_up": 0,
+                                                          "mutants": [["whole", 2]]}}}
 
 
 @pytest.fixture
@@ -164,7 +166,8 @@ def test_which_tiers_count_is_not_the_students_word(with_stretch, capsys):
     kept = state.read_text()
     for tiers, said in (("core", "'core'"), (None, "None"), (["core", 3], "core, 3")):
         state.write_text(json.dumps(json.loads(kept) | {"tiers": tiers}))
-        assert main(["teach", "grade", "class"]) == 0 and f"Ada: the folder has the tiers {said}; graded" in capsys.readouterr().out
+        assert (main(["teach", "grade", "class"]) == 0
+                and f"Ada: the folder has the tiers {said}; graded" in capsys.readouterr().out)
     state.write_text(kept)
     assert main(["teach", "grade", "class", "--csv", "points.csv"]) == 0 and remark in capsys.readouterr().out
     assert (with_stretch / "points.csv").read_text() == "student,points,01.1,01.2,01.3\nAda,2,1,1,0\n"
@@ -173,7 +176,8 @@ def test_which_tiers_count_is_not_the_students_word(with_stretch, capsys):
     assert told["output"] == remark and [(test["number"], test["score"], test["max_score"]) for test in told["tests"]] == [
         ("01.1", 1, 1), ("01.2", 1, 1), ("01.3", 0, 5)]
     capsys.readouterr()
-    assert main(["teach", "grade", "class", "--tier", "core", "--csv", "points.csv"]) == 0  # the instructor released the core alone
+    # the instructor released the core alone
+    assert main(["teach", "grade", "class", "--tier", "core", "--csv", "points.csv"]) == 0
     assert "the folder has the tiers" not in capsys.readouterr().out
     assert (with_stretch / "points.csv").read_text() == "student,points,01.1,01.2\nAda,2,1,1\n"
 
@@ -223,8 +227,10 @@ def test_an_assignment_has_a_cell_to_write_in_and_one_that_grades(form, here, ca
     codes = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     answers = [code for code in codes if "BEGIN SOLUTION" in code]
     assert len(answers) == 3 and sum('graded_cell("01.' in code for code in codes) == 3
-    assert sum("quiet=True" in code for code in codes) == {"nbgrader": 0, "otter": 3}[form]  # otter takes what is printed for a fault
-    assert "    return x / 2\n" in answers[1] and answers[1].splitlines()[-1].strip() == {"nbgrader": "### END SOLUTION", "otter": "# END SOLUTION"}[form]
+    # otter takes what is printed for a fault
+    assert sum("quiet=True" in code for code in codes) == {"nbgrader": 0, "otter": 3}[form]
+    assert ("    return x / 2\n" in answers[1]
+            and answers[1].splitlines()[-1].strip() == {"nbgrader": "### END SOLUTION", "otter": "# END SOLUTION"}[form])
 
 
 def test_a_cell_is_graded_as_a_file_is(here, capsys):
@@ -263,11 +269,13 @@ def test_doctor_when_all_is_well(here, capsys):
 @pytest.mark.parametrize("break_it, name, value, advice", [
     (lambda here, patch: (here / "mine/01_small/01_2_halve.py").unlink(), "01.2", "01_2_halve.py is missing",
      "minipeft learn reset 01.2 makes it anew"),
-    (lambda here, patch: (here / "mine/.minipeft/state.json").write_text("{"), "your folder", "cannot be read", "state of the course"),
+    (lambda here, patch: (here / "mine/.minipeft/state.json").write_text("{"), "your folder", "cannot be read",
+     "state of the course"),
     (lambda here, patch: patch.setenv(FOLDER, str(here / "nowhere")), "lessons", "none", "nowhere"),
-    (lambda here, patch: patch.setattr("minipeft.learn.doctor.LIBRARIES", {"no-such-thing": "notebooks"}), "no-such-thing", "not installed",
-     "pip install 'minipeft[learn]' (or '.[learn]' in the project's folder), for notebooks"),
-    (lambda here, patch: patch.setattr("minipeft.learn.doctor.solution_of", lambda exercise: "def multiply(a, b):\n    return a\n"),
+    (lambda here, patch: patch.setattr("minipeft.learn.doctor.LIBRARIES", {"no-such-thing": "notebooks"}),
+     "no-such-thing", "not installed", "pip install 'minipeft[learn]' (or '.[learn]' in the project's folder), for notebooks"),
+    (lambda here, patch: patch.setattr("minipeft.learn.doctor.solution_of",
+                                       lambda exercise: "def multiply(a, b):\n    return a\n"),
      "a check", "the solution of 01.1 is refused: ", "install the course anew")])
 def test_doctor_finds_what_is_wrong(break_it, name, value, advice, here, monkeypatch, capsys):
     assert main(["learn", "init", "mine"]) == 0
@@ -276,7 +284,8 @@ def test_doctor_finds_what_is_wrong(break_it, name, value, advice, here, monkeyp
     assert main(["learn", "doctor", "--dir", "mine"]) == 1
     lines = capsys.readouterr().out.splitlines()
     wrong = [(line, after) for line, after in zip(lines, lines[1:]) if line.startswith("!!")]
-    assert len(wrong) == 1 and wrong[0][0].split()[1:3] == f"{name} {value}".split()[:2] and value in wrong[0][0] and advice in wrong[0][1]
+    assert (len(wrong) == 1 and wrong[0][0].split()[1:3] == f"{name} {value}".split()[:2]
+            and value in wrong[0][0] and advice in wrong[0][1])
     assert lines[-1] == "1 thing to look at"
 
 

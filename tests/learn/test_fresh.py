@@ -18,7 +18,8 @@ def installed(tmp_path_factory):
     """(folder, environment variables) behind the first command; a skip where no package index answers."""
     place = tmp_path_factory.mktemp("fresh")
     shutil.copytree(REPOSITORY, place / "minipeft", ignore=LEFT_OUT)
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV", "MINIPEFT_LESSONS")}
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in ("PYTHONPATH", "VIRTUAL_ENV", "MINIPEFT_LESSONS")}
     subprocess.run([sys.executable, "-m", "venv", place / "venv"], check=True, env=environment)
     done = subprocess.run([place / "venv/bin/pip", "install", "--quiet", f"{place / 'minipeft'}[learn]"], cwd=place,
                           capture_output=True, text=True, env=environment)

@@ -54,7 +54,8 @@ WORDS = "| English | 中文 | What it is | Lesson |\n|---|---|---|---|\n| half |
 
 
 def whole_course(folder, change=("", ""), words=WORDS, toml=COURSE):
-    """The small course with a lesson that has all parts, and with a glossary; ``change``: (text to replace in the lesson, by what)."""
+    """The small course with a lesson that has all parts, and with a glossary;
+    ``change``: (text to replace in the lesson, by what)."""
     assert change[0] in WHOLE
     course = make_course(folder, {LESSON: WHOLE.replace(*change), "course.toml": toml})
     (folder / "glossary.md").write_text(words, encoding="utf-8")
@@ -76,25 +77,33 @@ def test_a_sound_course_has_no_faults(tmp_path):
     # answers
     (MUTANTS, (SOUND, RIGHT), "answer", "01.1: the wrong answer sum passes"),
     (MUTANTS, ('"That is a sum."', '" "'), "answer", "01.1: the wrong answer sum has no diagnosis"),
-    (MUTANTS, ('@mutant("01.1", "no_db", "b has no gradient.")', ""), "answer", "01.1: 2 wrong answers are known; expected 3 or more"),
-    (MUTANTS, ("parents=[(a, lambda g: g * b.data)])", "operation='x', parents=[(a, lambda g: g * a.data), (b, lambda g: g * b.data)])"),
-     "answer", "01.1: the wrong answer no_db cannot be told from swapped"),
+    (MUTANTS, ('@mutant("01.1", "no_db", "b has no gradient.")', ""), "answer",
+     "01.1: 2 wrong answers are known; expected 3 or more"),
+    (MUTANTS, ("parents=[(a, lambda g: g * b.data)])",
+               "operation='x', parents=[(a, lambda g: g * a.data), (b, lambda g: g * b.data)])"), "answer",
+     "01.1: the wrong answer no_db cannot be told from swapped"),
     (MUTANTS, ('"sum", "That', '"swapped", "That'), "answer", "01.1: two wrong answers have one name"),
     (MUTANTS, ("def multiply(a, b):\n    return Tensor(a.data + b", "def product(a, b):\n    return Tensor(a.data + b"), "answer",
      "01.1: the wrong answer sum is called product, not multiply"),
-    (MUTANTS, ("    return Tensor(a.data + b.data", "    from minipeft.autograd.ops import multiply as right\n    return 0 + right(a, a)\n    return Tensor(a.data + b.data"),
-     "answer", "01.1: the wrong answer sum counts as a shortcut, so that no learner can write it: imports minipeft.autograd.ops.multiply"),
+    (MUTANTS, ("    return Tensor(a.data + b.data",
+               "    from minipeft.autograd.ops import multiply as right\n    return 0 + right(a, a)\n"
+               "    return Tensor(a.data + b.data"), "answer",
+     "01.1: the wrong answer sum counts as a shortcut, so that no learner can write it: imports minipeft.autograd.ops.multiply"),
     (MUTANTS, ("    return Tensor(a.data + b.data", "    return none_of_it + Tensor(a.data + b.data"), "answer",
      "01.1: the wrong answer sum takes more from mutants.py than a learner's file would have: none_of_it"),
-    (GRADE, ('Tensor(a * b), "a b"', 'Tensor(a - b), "a b"'), "answer", "01.1: the solution fails test_product: a b differs by up to"),
+    (GRADE, ('Tensor(a * b), "a b"', 'Tensor(a - b), "a b"'), "answer",
+     "01.1: the solution fails test_product: a b differs by up to"),
     (GRADE, ('same(impl(Tensor(a), Tensor(b)), Tensor(a * b), "a b", 1e-12)', "pass"), "answer",
      "01.1: the stub does not fail with its id in test_product but passes"),
-    (GRADE, ("    impl(a, b).backward(g)", "    try:\n        impl(a, b).backward(g)\n    except Exception:\n        return"), "answer",
+    (GRADE, ("    impl(a, b).backward(g)",
+             "    try:\n        impl(a, b).backward(g)\n    except Exception:\n        return"), "answer",
      "01.1: the stub does not fail with its id in test_gradients but passes"),
     (GRADE, ('@exercise("01.1")', '@exercise("01.7")'), "answer", "01.1: no test of it ran"),
     # the solution as a file
-    (LESSON, ("return x / 2\n### END", "return eval('x / 2')\n### END"), "file", "01.2: the solution's file is refused: uses eval"),
-    (LESSON, ("    return x / 2\n### END", "    return 2 * x\n### END"), "file", "01.2: the solution's file is refused: x / 2 differs by"),
+    (LESSON, ("return x / 2\n### END", "return eval('x / 2')\n### END"), "file",
+     "01.2: the solution's file is refused: uses eval"),
+    (LESSON, ("    return x / 2\n### END", "    return 2 * x\n### END"), "file",
+     "01.2: the solution's file is refused: x / 2 differs by"),
     # texts
     (LESSON, ("01.3 minipeft", "01.4 minipeft"), "text", "01_small: exercises 01.1, 01.2, 01.4; expected 3 to 6 in order"),
     (LESSON, ("#@exercise 01.3 minipeft.methods.lora:LoRALinear.change\n#@ Return s U V^T.\n", ""), "text",
@@ -103,8 +112,10 @@ def test_a_sound_course_has_no_faults(tmp_path):
     (HINTS, ('question = "q2"\n', ""), "text", "01.2: 2 hints; expected a question, an equation and pseudocode"),
     (HINTS, ('"e2"', '"  "'), "text", "01.2: 3 hints; expected a question, an equation and pseudocode"),
     (HINTS, ('["01.3"]', '["01.5"]'), "text", "01_small: 01.5 is named, and is no exercise"),
-    ("course.toml", ('title = "Small"', 'title = "Small"\npoints = {"01.9" = 2}'), "text", "01_small: 01.9 is named, and is no exercise"),
-    ("course.toml", ('title = "Small"', 'title = "Small"\nneeds = ["01"]'), "text", "01_small: needs 01, which does not come before it"),
+    ("course.toml", ('title = "Small"', 'title = "Small"\npoints = {"01.9" = 2}'), "text",
+     "01_small: 01.9 is named, and is no exercise"),
+    ("course.toml", ('title = "Small"', 'title = "Small"\nneeds = ["01"]'), "text",
+     "01_small: needs 01, which does not come before it"),
     # graders
     (GRADE, ('    """Half of x."""\n', ""), "grader", "01_small: test_half does not say what it claims"),
     (GRADE, ('@exercise("01.2")', '@exercise("01.8")'), "grader", "01_small: test_half is of no exercise of this lesson"),
@@ -115,13 +126,15 @@ def test_each_check_finds_its_fault(file, change, check, expected, tmp_path):
     course = make_course(tmp_path, {file: change})
     lesson = course.lessons[0]
     found = {"answer": lambda: [f for e in course.exercises for f in health.answer_faults(e)],
-             "file": lambda: [f for e in course.exercises for f in health.solution_file_faults(e)], "text": lambda: health.text_faults(lesson),
+             "file": lambda: [f for e in course.exercises for f in health.solution_file_faults(e)],
+             "text": lambda: health.text_faults(lesson),
              "grader": lambda: health.grader_faults(lesson), "running": lambda: health.running_faults(lesson, 60)}[check]()
     assert any(fault.startswith(expected) for fault in found), found
 
 
 def test_a_canary_that_passes_is_found(tmp_path):
-    course = make_course(tmp_path, {GRADE: ("same(impl(x), x / 2, \"x / 2\", 1e-12)", "\n    try:\n        impl(x)\n    except RuntimeError:\n        pass")})
+    course = make_course(tmp_path, {GRADE: ("same(impl(x), x / 2, \"x / 2\", 1e-12)",
+                                            "\n    try:\n        impl(x)\n    except RuntimeError:\n        pass")})
     found = health.answer_faults(course.exercise("01.2"))
     assert "01.2: an answer that raises passes every test" in found
 
@@ -130,7 +143,8 @@ def test_a_stub_that_fails_with_another_id_is_found(course, monkeypatch):
     plain = health.stub_of
     monkeypatch.setattr(health, "stub_of", lambda exercise: plain(exercise).replace('Error("01.2', 'Error("01.3'))
     found = health.answer_faults(course.exercise("01.2"))
-    assert found == ["01.2: the stub does not fail with its id in test_half but NotImplementedError: 01.3: halve is still to be written"]
+    assert found == ["01.2: the stub does not fail with its id in test_half "
+                     "but NotImplementedError: 01.3: halve is still to be written"]
 
 
 def test_too_few_exercises_in_all_are_found(course):
@@ -148,7 +162,8 @@ def test_the_faults_of_a_lesson_come_out_of_its_process(tmp_path):
     course = make_course(tmp_path, {MUTANTS: ('"That is a sum."', '" "')})
     assert health.answers_faults(course.lessons[0], 60) == ["01.1: the wrong answer sum has no diagnosis"]
     course = make_course(tmp_path, {MUTANTS: ("from minipeft", "from nowhere")})
-    assert health.answers_faults(course.lessons[0], 60) == ["01_small: it stops with ModuleNotFoundError: No module named 'nowhere'"]
+    assert health.answers_faults(course.lessons[0], 60) == [
+        "01_small: it stops with ModuleNotFoundError: No module named 'nowhere'"]
 
 
 # ---- the parts of a lesson -------------------------------------------------------------------------------------
@@ -160,15 +175,18 @@ def test_the_faults_of_a_lesson_come_out_of_its_process(tmp_path):
     (("# $$y = x / 2$$", "# y is half of x"), "an equation is missing"),
     (('predict("Half of 4?", "2")', ""), "a question to answer before the first exercise is missing; expected a line predict("),
     (("print(halve(3))", 'print(halve(3))\npredict("Half of 3?", "1.5")'), None),  # another question is welcome
-    (("## What the numbers show", "## Numbers"), "numbers of the toy world is missing; expected a line # ## What the numbers show"),
+    (("## What the numbers show", "## Numbers"),
+     "numbers of the toy world is missing; expected a line # ## What the numbers show"),
     (("a real model", "another"), "what a real model shows is missing"),
     (("## Where it breaks", "## Limits"), "where it breaks is missing; expected a line # ## Where it breaks"),
     (("## Read the package", "## Read"), "the package's own file to read is missing; expected a line # ## Read the package"),
     (("`minipeft/autograd/ops.py`", "The engine."), "a file of the package, by name is missing"),
     (("## Sources", "## Nothing"), "sources is missing; expected a line # ## Sources"),
     (("You need", "One needs"), "the text says 'nothing of what one needs'; course.toml says no lesson and 45 minutes"),
-    (("45 minutes", "4 minutes"), "the text says 'You need nothing but numbers. 4 minutes.'; course.toml says no lesson and 45 minutes"),
-    (("nothing but numbers", "lesson 7"), "the text says 'You need lesson 7. 45 minutes.'; course.toml says no lesson and 45 minutes"),
+    (("45 minutes", "4 minutes"),
+     "the text says 'You need nothing but numbers. 4 minutes.'; course.toml says no lesson and 45 minutes"),
+    (("nothing but numbers", "lesson 7"),
+     "the text says 'You need lesson 7. 45 minutes.'; course.toml says no lesson and 45 minutes"),
     (("figure, axes = plt.subplots()\n", ""), "no figure"),
     (('show(figure, "half"', '(figure, "half"'), "1 figures are made and 0 are shown with `show`"),
     (('"A straight line: half of x against x."', '" "'), "the figure shown in line 51 has no text"),
@@ -207,7 +225,8 @@ def test_a_text_that_hangs_on_the_order_of_a_set_is_found(module, name, expected
 
 # ---- the order of the course -----------------------------------------------------------------------------------
 
-LESSONS = {"00_tour": 'introduces = ["minipeft.interop"]', "01_first": 'introduces = ["minipeft.compare", "minipeft.methods.full"]',
+LESSONS = {"00_tour": 'introduces = ["minipeft.interop"]',
+           "01_first": 'introduces = ["minipeft.compare", "minipeft.methods.full"]',
            "02_lora": 'introduces = ["minipeft.methods.lora"]', "03_last": 'needs = ["01"]'}
 LORA = "uses minipeft.methods.lora, which lesson 02 introduces"
 
@@ -258,7 +277,8 @@ def test_a_name_that_is_nowhere_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("change, words, expected", [
     (("*half*", "*quarter*"), WORDS, "glossary.md: has no 'quarter', which lesson 01 sets in italics"),
-    (("*half*", "**part**"), WORDS.replace("half", "third"), "glossary.md: 'third' is said to be of lesson 01, whose text does not have it"),
+    (("*half*", "**part**"), WORDS.replace("half", "third"),
+     "glossary.md: 'third' is said to be of lesson 01, whose text does not have it"),
     (("", ""), WORDS.replace("| 1 |", "| 3 |"), "glossary.md: 'half' is said to be of lesson 03; lesson 01 has it in italics"),
 ])
 def test_a_word_that_the_glossary_has_not_is_found(change, words, expected, tmp_path):

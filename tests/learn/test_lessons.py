@@ -67,7 +67,8 @@ def test_the_glossary_has_every_term():
 def test_the_table_of_lessons_is_that_of_the_course():
     lines = (COURSE.folder / "README.md").read_text(encoding="utf-8").splitlines()
     for lesson in COURSE.lessons:
-        row = f"| {lesson.number} | [{lesson.title}]({lesson.folder.name}/lesson.py) | {lesson.minutes} | {', '.join(lesson.needs)} |"
+        row = (f"| {lesson.number} | [{lesson.title}]({lesson.folder.name}/lesson.py) | {lesson.minutes} | "
+               f"{', '.join(lesson.needs)} |")
         assert row in lines, row
 
 

@@ -55,8 +55,9 @@ def test_a_guess_is_kept_with_question_and_answer_before_the_answer_is_told(aske
     assert all(each["at"][:2] == "20" for each in kept)
 
 
-@pytest.mark.parametrize("content, said", [("[{", "is not JSON (Expecting property name enclosed in double quotes, line 1 column 3)"),
-                                           ('{"a": 1}', "expected a JSON array in this file of guesses, got dict"), ('[3, {"question": "2 + 2?"}]', None)])
+@pytest.mark.parametrize("content, said", [
+    ("[{", "is not JSON (Expecting property name enclosed in double quotes, line 1 column 3)"),
+    ('{"a": 1}', "expected a JSON array in this file of guesses, got dict"), ('[3, {"question": "2 + 2?"}]', None)])
 def test_guesses_that_cannot_be_read_stop_no_lesson(content, said, asked, workspace, monkeypatch, capsys):
     monkeypatch.chdir(workspace.folder)
     path = workspace.folder / ".minipeft" / reading.PREDICTIONS
@@ -70,7 +71,8 @@ def test_guesses_that_cannot_be_read_stop_no_lesson(content, said, asked, worksp
 def test_the_guess_is_written_before_the_answer_is_printed(asked, workspace, monkeypatch):
     monkeypatch.chdir(workspace.folder)
     seen = []
-    monkeypatch.setattr("builtins.print", lambda *text, **_: seen.append((text, (workspace.folder / ".minipeft/predictions.json").is_file())))
+    monkeypatch.setattr("builtins.print", lambda *text, **_: seen.append(
+        (text, (workspace.folder / ".minipeft/predictions.json").is_file())))
     predict("2 + 2?", "4.")
     assert seen[0] == (("? 2 + 2?",), False) and seen[-1] == (("  4.",), True)
 
@@ -126,5 +128,6 @@ def test_elsewhere_the_text_is_printed_and_the_figure_written_where_it_is_asked_
 
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_a_figure_without_a_text_is_refused(text, figure):
-    with pytest.raises(ValueError, match="show: the figure line has no text; say in words what it shows, for those who do not see it"):
+    with pytest.raises(ValueError,
+                       match="show: the figure line has no text; say in words what it shows, for those who do not see it"):
         show(figure, "line", text)

@@ -28,8 +28,8 @@ def test_a_learner_at_work(mine):
     try:
         terminal.wait("not written yet")
         terminal.wait("q quit")
-        path["01.1"].write_text(stub_of(exercises["01.1"]).replace('raise NotImplementedError("01.1: multiply is still to be written")',
-                                                                   "return a + b"))
+        path["01.1"].write_text(stub_of(exercises["01.1"]).replace(
+            'raise NotImplementedError("01.1: multiply is still to be written")', "return a + b"))
         shown = terminal.wait("That is a sum.")
         assert "The product of a and b." in shown and "yours" in shown and "expected" in shown
         terminal.send("h")

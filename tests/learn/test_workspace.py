@@ -11,7 +11,8 @@ PASSED = [{"name": "t", "claim": "c", "passed": True, "kind": ""}]
 
 
 def test_it_has_a_file_for_each_exercise_and_the_text(workspace, course):
-    names = sorted(path.relative_to(workspace.folder).as_posix() for path in workspace.folder.rglob("*.py") if ".minipeft" not in path.parts)
+    names = sorted(path.relative_to(workspace.folder).as_posix() for path in workspace.folder.rglob("*.py")
+                   if ".minipeft" not in path.parts)
     assert names == ["01_small/01_1_multiply.py", "01_small/01_2_halve.py", "01_small/01_3_change.py", "01_small/lesson.py"]
     assert workspace.path(course.exercise("01.1")).read_text() == stub_of(course.exercise("01.1"))
     assert workspace.current().id == "01.1"
@@ -19,12 +20,15 @@ def test_it_has_a_file_for_each_exercise_and_the_text(workspace, course):
 
 def test_a_stub_has_signature_imports_and_its_id(course):
     text = stub_of(course.exercise("01.3"))
-    assert text.startswith('"""Exercise 01.3: `LoRALinear.change` of minipeft.methods.lora.\n\nReturn s U V^T. It is a method of `LoRALinear`')
-    assert text.endswith('def change(self):\n    """s U V^T, (D_in, D_out)."""\n    raise NotImplementedError("01.3: change is still to be written")\n')
+    assert text.startswith('"""Exercise 01.3: `LoRALinear.change` of minipeft.methods.lora.\n\n'
+                           'Return s U V^T. It is a method of `LoRALinear`')
+    assert text.endswith('def change(self):\n    """s U V^T, (D_in, D_out)."""\n'
+                         '    raise NotImplementedError("01.3: change is still to be written")\n')
     assert "BEGIN SOLUTION" not in stub_of(course.exercise("01.2")) + solution_of(course.exercise("01.2"))
     first, second = (line for line in stub_of(course.exercise("01.1")).splitlines() if line.startswith("from "))
     assert first == "from minipeft.autograd.tensor import Tensor"
-    assert second.startswith("from minipeft.autograd.ops import ") and {"use", "_pair", "unbroadcast"} == set(second.split("import ")[1].split(", "))
+    assert (second.startswith("from minipeft.autograd.ops import ")
+            and {"use", "_pair", "unbroadcast"} == set(second.split("import ")[1].split(", ")))
 
 
 def test_the_glossary_lies_beside_the_lessons_and_is_kept_up(course, tmp_path):

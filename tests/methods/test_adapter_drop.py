@@ -12,8 +12,8 @@ IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 
 def make(layers=3, **more):
     fields = {"model_type": "bert", "type_vocab_size": 2, "labels": ("a", "b"), "pooling": "mean"} | more
-    config = TransformerConfig(vocab_size=13, hidden_size=12, num_hidden_layers=layers, num_attention_heads=3, intermediate_size=10,
-                               max_position_embeddings=24, initializer_range=0.3, **fields)
+    config = TransformerConfig(vocab_size=13, hidden_size=12, num_hidden_layers=layers, num_attention_heads=3,
+                               intermediate_size=10, max_position_embeddings=24, initializer_range=0.3, **fields)
     return make_model(config, "seq2seq" if config.encoder_decoder else "classify", np.random.default_rng(0)).eval()
 
 
@@ -38,12 +38,14 @@ def test_the_first_blocks_are_as_in_a_model_whose_adapters_there_are_zero(name, 
         assert (got.hidden_states[i].data == plain.hidden_states[i].data).all()
     if blocks < 3:
         assert (got.hidden_states[blocks + 1].data != plain.hidden_states[blocks + 1].data).any()
-    other = attach(make(), METHODS[name](targets=[p for p in attachment.wrappers if p.startswith("blocks") and int(p.split(".")[1]) >= blocks],
+    other = attach(make(), METHODS[name](targets=[p for p in attachment.wrappers
+                                                  if p.startswith("blocks") and int(p.split(".")[1]) >= blocks],
                                          **({"bottleneck": 8} if hasattr(METHODS[name], "bottleneck") else {})), "fewer") if (
         blocks < 3 and name in ("houlsby", "lora", "compacter")) else None
     if other is not None:
         other.load_arrays({path: attachment.arrays()[path] for path in other.arrays()} if name != "compacter" else
-                          {path: attachment.arrays()[path.replace(f"blocks.{blocks}", "blocks.0") if path.endswith(".A") else path]
+                          {path: attachment.arrays()[path.replace(f"blocks.{blocks}", "blocks.0")
+                                                     if path.endswith(".A") else path]
                            for path in other.arrays()})
         assert (other.model(IDS).logits.data == got.logits.data).all()
 
@@ -59,7 +61,8 @@ def test_dropping_switches_nothing_on():
 
 
 def test_both_sides_of_an_encoder_decoder():
-    model = make(model_type="t5", type_vocab_size=0, labels=(), pooling=None, num_decoder_layers=2, gated=True, decoder_start_token_id=0)
+    model = make(model_type="t5", type_vocab_size=0, labels=(), pooling=None, num_decoder_layers=2, gated=True,
+                 decoder_start_token_id=0)
     attachment = shaken(model, METHODS["pfeiffer"]())
     with adapter_drop(attachment, 1):
         on = {path for path, w in attachment.wrappers.items() if w.enabled}
@@ -99,5 +102,6 @@ def test_what_is_merged_or_acts_in_no_block_is_refused():
     lora.merge()
     with pytest.raises(ValueError, match="attachment 'default' is merged; unmerge it first"), adapter_drop(lora, 1):
         pass
-    with pytest.raises(ValueError, match="attachment 'default' acts in no block"), adapter_drop(shaken(make(), METHODS["prompt"]()), 1):
+    with pytest.raises(ValueError,
+                       match="attachment 'default' acts in no block"), adapter_drop(shaken(make(), METHODS["prompt"]()), 1):
         pass

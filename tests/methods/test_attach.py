@@ -130,7 +130,8 @@ def test_patterns_match_whole_paths_and_endings_exactly():
     assert match("attn.*, up", paths) == paths
     with pytest.raises(ValueError, match="no module matches 'p'"):
         match("p", paths)
-    with pytest.raises(ValueError, match=re.escape("here: no pattern is given. Seams: blocks.*.attn.q, blocks.*.attn.k, blocks.*.mlp.up")):
+    with pytest.raises(ValueError, match=re.escape("here: no pattern is given. Seams: "
+                                                   "blocks.*.attn.q, blocks.*.attn.k, blocks.*.mlp.up")):
         match([], paths, "here")
 
 
@@ -160,7 +161,8 @@ def test_nan_refuses_to_merge_and_leaves_the_base():
     attachment = attach(model, LoRA(rank=2))
     bits = {p: v.data.tobytes() for p, v in model.named_parameters()}
     attachment.wrappers["blocks.1.attn.v"].U.data[0, 0] = np.nan
-    with pytest.raises(ValueError, match="merge: blocks.1.attn.v.U of attachment 'default' holds NaN or infinity; the base is unchanged"):
+    with pytest.raises(ValueError, match="merge: blocks.1.attn.v.U of attachment 'default' holds NaN or infinity; "
+                                         "the base is unchanged"):
         attachment.merge()
     assert {p: v.data.tobytes() for p, v in model.named_parameters()} == bits and not attachment.merged
 
@@ -335,7 +337,8 @@ def test_where_the_output_map_is_and_who_trains_it(kind):
     assert (lora.head is not None) == (kind == "classes")  # a language model's output map is not the task's own
     assert output_map(model) == path  # wrappers are invisible
     if path is None:
-        message = "attach: this model has no output map of its own to train (it has no head, or one that is tied to the word vectors)"
+        message = ("attach: this model has no output map of its own to train "
+                   "(it has no head, or one that is tied to the word vectors)")
         with pytest.raises(ValueError, match=re.escape(message)):
             attach(model, Head(), "head")
         assert list(model.attachments) == ["lora"] and lora.active
@@ -375,8 +378,8 @@ def test_what_acts_first_is_merged_first_and_unmerged_last():
     added, scaled = shaken(model, LoRA(rank=2, alpha=5, targets="k,v"), "add", 0), shaken(model, METHODS["ia3"](), "scale", 1)
     activate(model, "add", "scale")
     unmerged, before = model(IDS).logits.data, {p: v.data.tobytes() for p, v in model.named_parameters()}
-    with pytest.raises(ValueError, match="merge: at blocks.0.attn.k attachment 'add' acts before 'scale', so it must be merged first and "
-                                         "unmerged last; or deactivate it"):
+    with pytest.raises(ValueError, match="merge: at blocks.0.attn.k attachment 'add' acts before 'scale', so it must be merged "
+                                         "first and unmerged last; or deactivate it"):
         scaled.merge()
     assert (model(IDS).logits.data == unmerged).all() and not scaled.merged
     added.merge(), scaled.merge()
@@ -418,7 +421,8 @@ def test_nothing_is_merged_into_what_is_trained_in_place():
     shaken(model, METHODS["bitfit"](), "biases", 1)
     activate(model, "scale", "biases")
     before = model(IDS).logits.data
-    message = "merge: blocks.0.attn.k.bias is trained in place by attachment 'biases', so that nothing can be merged into it; deactivate that one, or unmerge"
+    message = ("merge: blocks.0.attn.k.bias is trained in place by attachment 'biases', so that nothing can be merged into it; "
+               "deactivate that one, or unmerge")
     with pytest.raises(ValueError, match=re.escape(message)):
         scaled.merge()
     assert (model(IDS).logits.data == before).all() and not scaled.merged

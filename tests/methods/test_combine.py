@@ -34,7 +34,8 @@ def test_the_sum_is_exact_whatever_the_ranks_scales_and_places(data):
     model, sums, weights = make(), {}, {}
     for i in range(data.draw(st.integers(1, 3))):
         name, targets = f"part {i}", data.draw(st.sampled_from(["q", "q,v", "attn.*,mlp.up"]))
-        method = METHODS[data.draw(st.sampled_from(KIN))](rank=data.draw(st.integers(1, 4)), alpha=data.draw(st.floats(0.5, 9)), targets=targets)
+        method = METHODS[data.draw(st.sampled_from(KIN))](rank=data.draw(st.integers(1, 4)),
+                                                          alpha=data.draw(st.floats(0.5, 9)), targets=targets)
         weights[name] = data.draw(st.floats(-2, 2))
         for path, wrapper in shaken(model, method, name, i).wrappers.items():
             if hasattr(wrapper, "U"):
@@ -75,16 +76,20 @@ def test_refactored_it_is_the_nearest_of_its_rank(rank):
         assert np.linalg.norm(wrapper.change() - full) == pytest.approx(np.sqrt((singular[rank:] ** 2).sum()), abs=1e-4)
     off = {path: np.linalg.norm(w.change() - exact.wrappers[path].change()) / np.linalg.norm(exact.wrappers[path].change())
            for path, w in near.wrappers.items()}
-    got = re.fullmatch(rf"re-factored to rank {rank}: off the exact sum by (\S+) of its size on average, (\S+) at most \(at (\S+)\)", near.note)
-    assert exact.note == "" and [float(got[1]), float(got[2])] == pytest.approx([np.mean(list(off.values())), max(off.values())], rel=0.06, abs=1e-6)
+    got = re.fullmatch(rf"re-factored to rank {rank}: off the exact sum by (\S+) of its size on average, "
+                       r"(\S+) at most \(at (\S+)\)", near.note)
+    assert exact.note == "" and [float(got[1]), float(got[2])] == pytest.approx(
+        [np.mean(list(off.values())), max(off.values())], rel=0.06, abs=1e-6)
 
 
 @pytest.mark.parametrize("weights,name,rank,message", [
     ({"a": 1, "c": 1}, "sum", None, "combine: no attachment is called 'c'; attached: a, d"),
-    ({"a": 1}, "a", None, "attach: the name 'a' is taken; attached: a, d"), ({}, "sum", None, "combine: expected at least one attachment"),
+    ({"a": 1}, "a", None, "attach: the name 'a' is taken; attached: a, d"),
+    ({}, "sum", None, "combine: expected at least one attachment"),
     ({"a": 1}, "sum", 0, "a rank of at least 1 or None; got 1 and 0"),
     ({"a": float("nan")}, "sum", None, "combine: the weight of 'a' must be a number, got nan"),
-    ({"a": 1, "d": 1}, "sum", None, "combine: 'd' is dora, whose change is not a product that can be added; LoRA's kin but DoRA can")])
+    ({"a": 1, "d": 1}, "sum", None,
+     "combine: 'd' is dora, whose change is not a product that can be added; LoRA's kin but DoRA can")])
 def test_what_cannot_be_added_is_refused(weights, name, rank, message):
     model = make()
     shaken(model, METHODS["lora"](rank=2), "a", 0), shaken(model, METHODS["dora"](rank=2), "d", 1)

@@ -59,7 +59,8 @@ def target(model):
 
 def run(model, rows=slice(None), labels=True):
     """The model's output on some of the examples."""
-    return model(IDS[rows], attention_mask=MASK[rows], labels=target(model)[rows] if labels or model.config.encoder_decoder else None)
+    return model(IDS[rows], attention_mask=MASK[rows],
+                 labels=target(model)[rows] if labels or model.config.encoder_decoder else None)
 
 
 def logits(model, rows=slice(None)):
@@ -73,7 +74,8 @@ def bits(model):
 def shake(attachment, seed=2, size=0.2):
     """Move everything trained off its initial value."""
     rng = np.random.default_rng(seed)
-    arrays = {path: a + rng.standard_normal(a.shape).astype(a.dtype) * a.dtype.type(size) for path, a in attachment.arrays().items()}
+    arrays = {path: a + rng.standard_normal(a.shape).astype(a.dtype) * a.dtype.type(size)
+              for path, a in attachment.arrays().items()}
     attachment.load_arrays(arrays)
     return attachment
 
@@ -110,7 +112,8 @@ def attached(name, family, seed=2, dtype=np.float32, rng=5, **changes):
 
 def has(name, *fields):
     """Whether a method has these settings."""
-    return set(fields) <= {f.name for f in dataclasses.fields(METHODS[name])} if dataclasses.is_dataclass(METHODS[name]) else False
+    return (set(fields) <= {f.name for f in dataclasses.fields(METHODS[name])}
+            if dataclasses.is_dataclass(METHODS[name]) else False)
 
 
 def cannot_attach(name, family):
@@ -408,9 +411,11 @@ def merging_twice(name, family):
 def not_mergeable(name, family):
     model, attachment = attached(name, family)
     before, learned = bits(model), logits(model)
-    with pytest.raises(ValueError, match=f"^merge: ({name} cannot be merged into a weight: .+; leave it attached|{name} has nothing that can be merged "
-                                         "into a weight; what it trains stands in the model itself and costs what the base costs|"
-                                         "head.output is a TiedOutput, which has no full-precision weight of its own to put the change into)$"):
+    with pytest.raises(ValueError, match=f"^merge: ({name} cannot be merged into a weight: .+; leave it attached|"
+                                         f"{name} has nothing that can be merged into a weight; "
+                                         "what it trains stands in the model itself and costs what the base costs|"
+                                         "head.output is a TiedOutput, which has no full-precision weight of its own "
+                                         "to put the change into)$"):
         attachment.merge()
     assert bits(model) == before and (logits(model) == learned).all() and not attachment.merged
 
@@ -422,7 +427,8 @@ def nan_is_refused(name, family):
     head = attachment.head.own.parameters() if attachment.head else []
     path = next(path for path, p in attachment.named_parameters().items() if not any(p is q for q in head))
     attachment.named_parameters()[path].data.flat[0] = np.nan
-    with pytest.raises(ValueError, match=re.escape(f"merge: {path} of attachment 'one' holds NaN or infinity; the base is unchanged")):
+    with pytest.raises(ValueError, match=re.escape(f"merge: {path} of attachment 'one' holds NaN or infinity; "
+                                                   "the base is unchanged")):
         attachment.merge()
     assert bits(model) == before and not attachment.merged
 
@@ -504,7 +510,8 @@ def adding_changes_nothing_else(name, family):
 def names_are_checked(name, family):
     model, attachment = attached(name, family)
     learned = logits(model)
-    with pytest.raises(ValueError, match="^attach: the name 'one' is taken; attached: one; choose another name, or detach that one first$"):
+    with pytest.raises(ValueError, match="^attach: the name 'one' is taken; attached: one; "
+                                         "choose another name, or detach that one first$"):
         attach(model, make_method(name, model), "one")
     with pytest.raises(ValueError, match="activate: no attachment is called 'onne'; attached: one"):
         activate(model, "onne")
@@ -537,8 +544,8 @@ def mixed_rows(name, family):
             np.testing.assert_allclose(got[i], alone[given][i], rtol=2e-5, atol=2e-5)
     assert (logits(model) == alone[None]).all()
     for names in (["one"], ["one", "two"], ["one", "two", None, None]):
-        with pytest.raises(ValueError, match=f"mix: expected one name for each row, got {len(names)} names for a batch of 3 rows"), mixed(
-                model, names):
+        with pytest.raises(ValueError, match=f"mix: expected one name for each row, got {len(names)} names "
+                                             "for a batch of 3 rows"), mixed(model, names):
             logits(model)
     assert (logits(model) == alone[None]).all() and not isinstance(model.get("embed.tokens"), Wrapper)
 
@@ -587,14 +594,16 @@ def sums_are_exact(name, family):
     for path, change in changes.items():
         singular = np.linalg.svd(change, compute_uv=False)
         assert near.wrappers[path].U.shape[1] == 2
-        assert np.linalg.norm(near.wrappers[path].change() - change) == pytest.approx(np.sqrt((singular[2:] ** 2).sum()), rel=1e-6)
+        assert np.linalg.norm(near.wrappers[path].change() - change) == pytest.approx(
+            np.sqrt((singular[2:] ** 2).sum()), rel=1e-6)
 
 
 @rule("28b", "what is no sum of products says so", lambda name, family: not is_low_rank(name))
 def no_sum_of_products(name, family):
     model, _ = attached(name, family)
     learned = logits(model)
-    with pytest.raises(ValueError, match=f"combine: 'one' is {name}, whose change is not a product that can be added; LoRA's kin but DoRA can"):
+    with pytest.raises(ValueError, match=f"combine: 'one' is {name}, whose change is not a product that can be added; "
+                                         "LoRA's kin but DoRA can"):
         combine(model, {"one": 1.0}, "sum")
     assert (logits(model) == learned).all() and list(model.attachments) == ["one"]
 
@@ -602,7 +611,8 @@ def no_sum_of_products(name, family):
 # ---- targets and files ----------------------------------------------------------------------------------------------
 
 
-@rule(29, "patterns match exactly the printed list; one that matches nothing raises and prints it", lambda name, family: has(name, "targets"))
+@rule(29, "patterns match exactly the printed list; one that matches nothing raises and prints it",
+      lambda name, family: has(name, "targets"))
 def patterns_match_what_is_printed(name, family):
     model = make(family)
     before = bits(model)
@@ -680,7 +690,8 @@ def tensors_are_checked(name, family, folder):
         before = bits(model)
         first = shake(attach(model, METHODS["lora"](rank=2, targets="attn.out"), "first"))  # is there, and stays active
         learned = logits(model)
-        with pytest.raises(ValueError, match=f"({re.escape(victim)}|surplus.weight).*; .*fetch or train (it|the adapter) again$") as error:
+        with pytest.raises(ValueError, match=f"({re.escape(victim)}|surplus.weight).*; "
+                                             ".*fetch or train (it|the adapter) again$") as error:
             load_adapter(model, folder / "adapter")
         assert "\n" not in str(error.value)
         assert (logits(model) == learned).all() and list(model.attachments) == ["first"] and first.active
@@ -705,7 +716,8 @@ def head_round_trips(name, family, folder):
     for path in (folder / "adapter").glob("*head.safetensors"):
         path.unlink()
     for path in (folder / "adapter").glob("*.safetensors"):
-        files.write_tensors(path, {n: a for n, a in files.read_tensors(path).items() if "classifier" not in n and "score" not in n})
+        files.write_tensors(path, {n: a for n, a in files.read_tensors(path).items()
+                                   if "classifier" not in n and "score" not in n})
     with pytest.raises(ValueError, match="the trained head is missing"):
         load_adapter(load(family, folder), folder / "adapter")
 
@@ -714,7 +726,8 @@ def head_round_trips(name, family, folder):
 def another_base_is_refused(name, family, folder):
     saved(name, family, folder)
     other = make("llama" if family != "llama" else "gpt2")
-    with pytest.raises(ValueError, match="the adapter was made for a .* model, and this is a .* model; load it on the base that it was made for$"):
+    with pytest.raises(ValueError, match="the adapter was made for a .* model, and this is a .* model; "
+                                         "load it on the base that it was made for$"):
         load_adapter(other, folder / "adapter")
     assert not vars(other).get("attachments")
     wider = FAMILIES[family] | {"hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2}
@@ -724,7 +737,8 @@ def another_base_is_refused(name, family, folder):
     before, note = bits(model), files.read_json(folder / "adapter" / "minipeft.json", "note")
     of_tensors = r": .*tensors.*; load the adapter on the base that it was made for, or fetch or train it again$"
     of_sizes = r": (hidden_size|num_layers) is \d+, and this model's is \d+; the adapter was made for another base$"
-    for shape, message in ((note["shape"], "made for a base whose hidden_size is 16, and this model's is 24; load it on the base that it was made for$"),
+    for shape, message in ((note["shape"], "made for a base whose hidden_size is 16, and this model's is 24; "
+                                           "load it on the base that it was made for$"),
                            ({}, f"{of_tensors}|{of_sizes}|top_k: layers must be")):  # by the tensors alone
         files.write_json(folder / "adapter" / "minipeft.json", note | {"shape": shape})
         with pytest.raises(ValueError, match=message) as error:
@@ -872,9 +886,10 @@ def test_every_rule_of_the_plan_is_in_the_table_and_tried_on_what_it_is_about():
     low_rank = {"lora", "rslora", "lora_plus", "dora", "pissa", "adalora"}
     merged = low_rank | {"ia3", "random_mask", "fisher_mask", "output"}
     everything, adapters = set(METHODS), {"houlsby", "pfeiffer", "parallel", "compacter"}
-    expected = {"1": everything - {"prefix", "prompt"}, "4": low_rank - {"rslora", "pissa"}, "5": {"rslora"}, "10": low_rank - {"dora", "adalora"},
-                "11": low_rank | adapters, "15": merged, "27": low_rank | {"ia3", "head"}, "28": low_rank - {"dora"},
-                "29": low_rank | adapters | {"ia3"}, "30": low_rank, "33": everything - {"full", "top_k", "output"}}
+    expected = {"1": everything - {"prefix", "prompt"}, "4": low_rank - {"rslora", "pissa"}, "5": {"rslora"},
+                "10": low_rank - {"dora", "adalora"}, "11": low_rank | adapters, "15": merged, "27": low_rank | {"ia3", "head"},
+                "28": low_rank - {"dora"}, "29": low_rank | adapters | {"ia3"}, "30": low_rank,
+                "33": everything - {"full", "top_k", "output"}}
     for number in map(str, range(1, 39)):
         if number in expected:
             assert tried[number] >= expected[number], number

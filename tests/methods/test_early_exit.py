@@ -13,15 +13,16 @@ from minipeft.methods.exit_training import OBJECTIVES, Joint, SelfDistilled, Two
 from minipeft.models import TransformerConfig
 from minipeft.training import SGD
 
-FAMILIES = {"bert": {"model_type": "bert", "type_vocab_size": 2}, "gpt2": {"model_type": "gpt2"}, "llama": {"model_type": "llama"}}
+FAMILIES = {"bert": {"model_type": "bert", "type_vocab_size": 2}, "gpt2": {"model_type": "gpt2"},
+            "llama": {"model_type": "llama"}}
 POOLINGS = {"bert": ("mean", "cls", "pooler"), "gpt2": ("last", "mean"), "llama": ("last", "mean")}
 
 
 def make(family="bert", pooling=None, layers=3, classes=3, seed=0):
     labels = tuple("abcde"[:classes])
-    config = TransformerConfig(vocab_size=13, hidden_size=8, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=10,
-                               max_position_embeddings=24, initializer_range=0.6, labels=labels, pooling=pooling or POOLINGS[family][0],
-                               **FAMILIES[family])
+    config = TransformerConfig(vocab_size=13, hidden_size=8, num_hidden_layers=layers, num_attention_heads=2,
+                               intermediate_size=10, max_position_embeddings=24, initializer_range=0.6, labels=labels,
+                               pooling=pooling or POOLINGS[family][0], **FAMILIES[family])
     model = make_model(config, "classify", np.random.default_rng(seed)).eval()
     exits = EarlyExit(model, rng=np.random.default_rng(seed + 1))
     rng = np.random.default_rng(seed + 2)
@@ -40,7 +41,8 @@ def batch(seed, rows=5, length=6):
 @st.composite
 def cases(draw):
     family = draw(st.sampled_from(list(FAMILIES)))
-    exits = make(family, draw(st.sampled_from(POOLINGS[family])), draw(st.integers(2, 4)), draw(st.integers(2, 4)), draw(st.integers(0, 99)))
+    exits = make(family, draw(st.sampled_from(POOLINGS[family])), draw(st.integers(2, 4)), draw(st.integers(2, 4)),
+                 draw(st.integers(0, 99)))
     return exits, *batch(draw(st.integers(0, 10**6)), draw(st.integers(1, 6)))
 
 
@@ -141,7 +143,8 @@ def test_an_exit_that_was_never_trained_is_refused(tmp_path):
     trained.save_exits(tmp_path)
     fresh.load_exits(tmp_path)
     ids, mask = batch(0)
-    assert (fresh.predict(RULES["margin"](0.5), ids, mask).logits == trained.predict(RULES["margin"](0.5), ids, mask).logits).all()
+    assert (fresh.predict(RULES["margin"](0.5), ids, mask).logits
+            == trained.predict(RULES["margin"](0.5), ids, mask).logits).all()
     with pytest.raises(ValueError, match="blocks"):
         make(layers=4).load_exits(tmp_path)
 

@@ -14,8 +14,9 @@ from minipeft.methods import METHODS
 FOLDER = Path(minipeft.methods.__file__).parent
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 FILES = sorted({Path(__import__(method.__module__, fromlist=["x"]).__file__) for method in METHODS.values()})
-OTHERS = [FOLDER / f"{name}.py" for name in ("nf4", "combine", "adapter_drop", "unfreezing", "virtual", "targets", "shapes", "values",
-                                             "early_exit", "exit_rules", "exit_training", "token_exit", "layer_skip")]
+OTHERS = [FOLDER / f"{name}.py"
+          for name in ("nf4", "combine", "adapter_drop", "unfreezing", "virtual", "targets", "shapes", "values",
+                       "early_exit", "exit_rules", "exit_training", "token_exit", "layer_skip")]
 BLANK = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
 
 
@@ -32,7 +33,8 @@ def lines_of_code(text):
 
 
 def test_the_counter_counts_code_only():
-    assert lines_of_code('"""A.\n\nB."""\n\nx = 1  # one\n# no\n\n\ndef f():\n    """Doc."""\n    return (1,\n            2)\n') == 4
+    assert lines_of_code('"""A.\n\nB."""\n\nx = 1  # one\n# no\n\n\n'
+                         'def f():\n    """Doc."""\n    return (1,\n            2)\n') == 4
 
 
 @pytest.mark.parametrize("path", [*FILES, *OTHERS], ids=lambda path: path.name)

@@ -27,7 +27,8 @@ def test_the_models_own_parameters_are_trained_each_once(tied):
     assert attachment.named_parameters() == own and all(p.requires_grad for p in own.values())  # the very same objects
     table, block = 17 * 12 + 16 * 12, 4 * 12**2 + 2 * 12 * 20 + 9 * 12 + 20  # 4 D^2 + 2 D f + 9 D + f
     head = 0 if tied else 12 * 17
-    assert attachment.trainable == table + 2 * block + 2 * 12 + head and attachment.trainable_without_head == attachment.trainable - head
+    assert (attachment.trainable == table + 2 * block + 2 * 12 + head
+            and attachment.trainable_without_head == attachment.trainable - head)
     rows = attachment.table()
     assert sum(count for _, count, _ in rows) == attachment.trainable and len(rows) == len(own)
     assert ("blocks.1.mlp.up.weight", 240, "12x20") in rows and ("final_norm.bias", 12, "12") in rows
@@ -58,8 +59,10 @@ def test_what_was_trained_stays_when_it_is_taken_off():
         p.data = p.data + np.float32(0.1)
     learned = model(IDS).logits.data
     attachment.detach()
-    assert (model(IDS).logits.data == learned).all() and not model.attachments and [p.requires_grad for p in model.parameters()] == flags
-    with pytest.raises(ValueError, match="disable: full trains the base itself and keeps no copy of it; reload the model to have it back"), attachment.disabled():
+    assert ((model(IDS).logits.data == learned).all() and not model.attachments
+            and [p.requires_grad for p in model.parameters()] == flags)
+    with pytest.raises(ValueError, match="disable: full trains the base itself and keeps no copy of it; "
+                                         "reload the model to have it back"), attachment.disabled():
         pass
     with pytest.raises(ValueError, match="merge: full has nothing that can be merged into a weight"):
         attachment.merge()

@@ -140,11 +140,13 @@ def test_adapters_that_were_trained_on_tasks_are_fused_for_another():
     for task in ("reading_size", "reading_room"):
         before, after, _ = learn(task, Pfeiffer(bottleneck=8), task, 3e-3)
         assert after < before
-    kept = {name: {path: p.data.copy() for path, p in model.attachments[name].named_parameters().items()} for name in model.attachments}
+    kept = {name: {path: p.data.copy() for path, p in model.attachments[name].named_parameters().items()}
+            for name in model.attachments}
     before, after, fusion = learn("reading", Fusion(adapters=["reading_size", "reading_room"]), "fused", 3e-3)
     assert after < before
     for name, values in kept.items():
-        assert values and all(np.array_equal(p.data, values[path]) for path, p in model.attachments[name].named_parameters().items())
+        assert values and all(np.array_equal(p.data, values[path])
+                              for path, p in model.attachments[name].named_parameters().items())
     for wrapper in fusion.wrappers.values():
         assert np.allclose(wrapper.weights.sum(axis=-1), 1, atol=1e-5) and wrapper.weights.std() > 0
 

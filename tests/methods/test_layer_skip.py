@@ -17,8 +17,9 @@ FAMILIES = {"gpt2": {"model_type": "gpt2"}, "llama": {"model_type": "llama", "nu
 
 
 def make(family="gpt2", layers=4, seed=0, dtype=np.float32, std=0.8):
-    config = TransformerConfig(vocab_size=17, hidden_size=8, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=12,
-                               max_position_embeddings=60, initializer_range=std, tie_word_embeddings=False, **FAMILIES[family])
+    config = TransformerConfig(vocab_size=17, hidden_size=8, num_hidden_layers=layers, num_attention_heads=4,
+                               intermediate_size=12, max_position_embeddings=60, initializer_range=std,
+                               tie_word_embeddings=False, **FAMILIES[family])
     return make_model(config, "lm", np.random.default_rng(seed)).eval().astype(dtype)
 
 
@@ -99,7 +100,8 @@ def test_a_model_whose_last_blocks_do_nothing_has_every_word_accepted():
 def test_what_is_refused():
     model, ids = make(), np.array([[3, 1, 4]])
     for layer in (0, 4, -1):
-        with pytest.raises(ValueError, match=f"draft: expected a Decoder with an LMHead, and 1 to 3 of its 4 blocks to draft; got Decoder and {layer}"):
+        with pytest.raises(ValueError, match="draft: expected a Decoder with an LMHead, and 1 to 3 of its 4 blocks to draft; "
+                                             f"got Decoder and {layer}"):
             draft_and_verify(model, ids, layer)
     with pytest.raises(ValueError, match="draft: expected one text and draft_tokens of at least 1, got 2 and 4"):
         draft_and_verify(model, np.ones((2, 3), int), 1)
@@ -162,7 +164,8 @@ def test_a_sample_passes_just_the_blocks_it_is_not_dropped_from(family):
         for block, out in zip(model.blocks, away):
             x = x if out[row] else block(x, own, places)
         real = mask[row]
-        np.testing.assert_allclose(got.data[row][real], model.head.project(model.normalised(x)).data[0][real], rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(got.data[row][real], model.head.project(model.normalised(x)).data[0][real],
+                                   rtol=1e-9, atol=1e-12)
 
 
 class Watched(Wrapper):
@@ -207,7 +210,8 @@ def test_layer_dropout_is_for_training_and_leaves_nothing_behind():
         assert everything_out(x) is x
     assert not any(isinstance(m, Wrapper) for m in model.modules()) and (model.eval()(ids).logits.data == plain).all()
     for most in (-0.1, 1.0):
-        with pytest.raises(ValueError, match=r"layer dropout: the probability must lie in \[0, 1\), got"), layer_dropout(model, most):
+        with pytest.raises(ValueError,
+                           match=r"layer dropout: the probability must lie in \[0, 1\), got"), layer_dropout(model, most):
             pass
 
 

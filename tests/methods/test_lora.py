@@ -56,8 +56,8 @@ def test_the_change_beside_equals_the_change_inside(d_in, d_out, rows, rank, sca
     x = rng.standard_normal((2, rows, d_in))
     inside = x @ (base.weight.data + scale * lora.U.data @ lora.V.data.T) + base.bias.data
     np.testing.assert_allclose(lora(Tensor(x)).data, inside, rtol=1e-10, atol=1e-10)
-    np.testing.assert_allclose(lora.merged_arrays(base.weight.data, None)[0], base.weight.data + scale * lora.U.data @ lora.V.data.T,
-                               atol=1e-12)
+    np.testing.assert_allclose(lora.merged_arrays(base.weight.data, None)[0],
+                               base.weight.data + scale * lora.U.data @ lora.V.data.T, atol=1e-12)
 
 
 @given(rank=st.integers(1, 4), **SHAPES)
@@ -182,7 +182,8 @@ def test_merge_and_unmerge_return_the_base_to_the_bit(rank, alpha, seed):
 def test_merging_returns_the_largest_change_whatever_its_sign(sign):
     attachment = attach(decoder(), LoRA(rank=1, alpha=3, targets="blocks.1.attn.v"))
     wrapper = attachment.wrappers["blocks.1.attn.v"]
-    wrapper.U.data, wrapper.V.data = np.ones((12, 1), np.float32), np.linspace(0.1, 0.5, 12, dtype=np.float32)[:, None] * np.float32(sign)
+    wrapper.U.data, wrapper.V.data = (np.ones((12, 1), np.float32),
+                                      np.linspace(0.1, 0.5, 12, dtype=np.float32)[:, None] * np.float32(sign))
     assert attachment.merge() == pytest.approx(1.5, rel=1e-5)
 
 
@@ -346,7 +347,8 @@ def test_a_rank_outside_the_matrix_is_refused(rank):
 
 @pytest.mark.parametrize("settings_,message", [
     ({"rank": 11}, "lora: the rank at blocks.0.mlp.down must be a whole number from 1 to 10, got 11"),  # the smaller side counts
-    ({"rank_pattern": {"blocks.1.mlp.down": 12}}, "lora: the rank at blocks.1.mlp.down must be a whole number from 1 to 10, got 12"),
+    ({"rank_pattern": {"blocks.1.mlp.down": 12}},
+     "lora: the rank at blocks.1.mlp.down must be a whole number from 1 to 10, got 12"),
     ({"alpha": 0}, "lora: alpha at blocks.0.mlp.down must be a positive number, got 0"),
     ({"alpha": -1.5}, "lora: alpha at blocks.0.mlp.down must be a positive number, got -1.5"),
     ({"alpha": float("nan")}, "lora: alpha at blocks.0.mlp.down must be a positive number, got nan"),
@@ -415,4 +417,5 @@ def test_whatever_is_merged_disabled_or_detached_the_model_is_the_base_with_what
         check(left.values())
     for attachment in left.values():
         attachment.detach()
-    assert {p: v.data.tobytes() for p, v in model.named_parameters()} == bits and not any(isinstance(m, LoRALinear) for m in model.modules())
+    assert ({p: v.data.tobytes() for p, v in model.named_parameters()} == bits
+            and not any(isinstance(m, LoRALinear) for m in model.modules()))

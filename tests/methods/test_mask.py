@@ -26,7 +26,8 @@ def make(dtype=np.float64, layers=2):
 
 def flat(model):
     """All entries of the blocks' maps, weights and biases, in the order that the masks number them."""
-    return np.concatenate([p.data.reshape(-1) for path in linear_paths(model) for p in (model.get(path).weight, model.get(path).bias)])
+    return np.concatenate([p.data.reshape(-1) for path in linear_paths(model)
+                           for p in (model.get(path).weight, model.get(path).bias)])
 
 
 @given(share=st.floats(0.001, 1), seed=st.integers(0, 10**6))
@@ -51,7 +52,8 @@ def test_one_step_is_the_masked_step_of_full_fine_tuning():
         model(IDS, labels=LABELS).loss.backward()
         SGD(one.named_parameters().values(), lr=0.3).step()
     moved = flat(whole) - before
-    scores = np.concatenate([importance[f"{path}.{part}"].reshape(-1) for path in linear_paths(whole) for part in ("weight", "bias")])
+    scores = np.concatenate([importance[f"{path}.{part}"].reshape(-1) for path in linear_paths(whole)
+                             for part in ("weight", "bias")])
     chosen = np.zeros(len(scores), bool)
     chosen[np.argsort(-scores, kind="stable")[:round(0.2 * len(scores))]] = True
     attachment.merge()
@@ -77,7 +79,8 @@ def test_theta_with_its_changes_is_what_is_merged(names, rng):
 
 def flat_merged(model):
     parameters = dict(model.named_parameters())
-    return np.concatenate([parameters[f"{path}.{part}"].data.reshape(-1) for path in linear_paths(model) for part in ("weight", "bias")])
+    return np.concatenate([parameters[f"{path}.{part}"].data.reshape(-1) for path in linear_paths(model)
+                           for part in ("weight", "bias")])
 
 
 def test_fisher_information_is_the_expected_square_of_the_scores_gradient():
@@ -115,7 +118,8 @@ def test_it_leaves_the_model_as_it_was():
 
 
 @pytest.mark.parametrize("call,message", [
-    (lambda: attach(make(), METHODS["fisher_mask"]()), "fisher_mask: needs the importance of each parameter; give FisherMask(importance="),
+    (lambda: attach(make(), METHODS["fisher_mask"]()),
+     "fisher_mask: needs the importance of each parameter; give FisherMask(importance="),
     (lambda: attach(make(), METHODS["random_mask"](share=0)), "random_mask: share must be a number above 0, up to 1, got 0"),
     (lambda: attach(make(), METHODS["random_mask"](share=1.5)), "share must be a number above 0, up to 1, got 1.5"),
     (lambda: fisher_importance(make(), [Batch(IDS, np.ones((2, 5), bool), np.zeros((2, 5), np.int64), LABELS)]),

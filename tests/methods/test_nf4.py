@@ -35,8 +35,8 @@ def test_the_levels_are_quantiles_of_the_normal_distribution():
     above = [quantile(p) for p in np.linspace(offset, 0.5, 9)[:-1]]
     levels = np.sort([*below, 0.0, *above])
     np.testing.assert_allclose(LEVELS, levels / levels.max(), atol=2e-6)
-    printed = [-1, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0, 0.0795803, 0.1609302, 0.2461123, 0.3379152,
-               0.4407098, 0.5626170, 0.7229568, 1]
+    printed = [-1, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0, 0.0795803, 0.1609302, 0.2461123,
+               0.3379152, 0.4407098, 0.5626170, 0.7229568, 1]
     np.testing.assert_allclose(LEVELS, printed, atol=1e-7)
 
 
@@ -94,7 +94,8 @@ def test_the_model_is_that_of_the_dequantised_weights_in_outputs_and_gradients(d
     for one in (model, plain):
         attachment = attach(one, METHODS["lora"](rank=2, alpha=5, targets="attn.*,mlp.*"))
         rng = np.random.default_rng(1)
-        attachment.load_arrays({p: a + rng.standard_normal(a.shape).astype(np.float32) * np.float32(0.2) for p, a in attachment.arrays().items()})
+        attachment.load_arrays({p: a + rng.standard_normal(a.shape).astype(np.float32) * np.float32(0.2)
+                                for p, a in attachment.arrays().items()})
         out = one(IDS, labels=LABELS)
         out.loss.backward()
         outputs.append((out.logits.data, {p: v.grad for p, v in attachment.named_parameters().items()}))
@@ -119,7 +120,8 @@ def test_training_moves_what_is_attached_and_not_one_code():
     assert len(codes) == 12
 
 
-@pytest.mark.parametrize("name", ["dora", "pissa", "ia3", "houlsby", "prefix", "prompt", "bitfit", "layernorm", "lora", "adalora"])
+@pytest.mark.parametrize("name", ["dora", "pissa", "ia3", "houlsby", "prefix", "prompt", "bitfit", "layernorm", "lora",
+                                  "adalora"])
 def test_other_methods_sit_on_it_and_a_fresh_one_changes_nothing(name):
     model = make()
     quantise(model)
@@ -162,8 +164,9 @@ def test_the_summary_says_what_the_report_says():
         assert row["weights"] == w.size and row["bits"] == 8 * row["bytes"] / w.size
     errors, total = [row["error"] for row in report], sum(row["bytes"] for row in report)
     worst = report[int(np.argmax(errors))]["path"]
-    assert summary(report) == (f"4-bit base: 4 maps of 2,112 weights in {total / 1e6:.2f} MB instead of 0.01 MB, {8 * total / 2112:.3f} bits a weight; "
-                               f"error |W - W~| / |W| {np.mean(errors):.3f} on average, {max(errors):.3f} at most (at {worst})")
+    assert summary(report) == (f"4-bit base: 4 maps of 2,112 weights in {total / 1e6:.2f} MB instead of 0.01 MB, "
+                               f"{8 * total / 2112:.3f} bits a weight; error |W - W~| / |W| {np.mean(errors):.3f} on average, "
+                               f"{max(errors):.3f} at most (at {worst})")
 
 
 def test_merging_into_four_bits_is_refused_and_dequantising_undoes_the_form():
@@ -172,8 +175,8 @@ def test_merging_into_four_bits_is_refused_and_dequantising_undoes_the_form():
     quantise(model)
     after = model(IDS).logits.data
     attachment = attach(model, METHODS["lora"](rank=2))
-    with pytest.raises(ValueError, match=re.escape("merge: blocks.0.attn.q is a Linear4bit, which has no full-precision weight of its own to put "
-                                                   "the change into; dequantise the model first")):
+    with pytest.raises(ValueError, match=re.escape("merge: blocks.0.attn.q is a Linear4bit, which has no full-precision weight "
+                                                   "of its own to put the change into; dequantise the model first")):
         attachment.merge()
     with pytest.raises(ValueError, match="dequantise: attached: default; save and detach them first"):
         dequantise(model)
@@ -187,15 +190,17 @@ def test_merging_into_four_bits_is_refused_and_dequantising_undoes_the_form():
 def test_what_trains_weights_says_that_it_cannot(name):
     model = make()
     quantise(model, targets="blocks.1.mlp.up")
-    with pytest.raises(ValueError, match=f"attach: {name} trains weights, and blocks.1.mlp.up is stored in 4 bits; dequantise the model"):
+    with pytest.raises(ValueError, match=f"attach: {name} trains weights, and blocks.1.mlp.up is stored in 4 bits; "
+                                         "dequantise the model"):
         attach(model, METHODS[name]())
     assert not model.attachments
 
 
 def test_faults_change_nothing():
     model = make()
-    for call, message in ((lambda: quantise(model, targets="atn.q"), "quantise targets: no module matches 'atn.q'; did you mean"),
-                          (lambda: (quantise(model, "q"), quantise(model, "q,v")), "quantise: blocks.0.attn.q is in 4 bits already")):
+    for call, message in (
+            (lambda: quantise(model, targets="atn.q"), "quantise targets: no module matches 'atn.q'; did you mean"),
+            (lambda: (quantise(model, "q"), quantise(model, "q,v")), "quantise: blocks.0.attn.q is in 4 bits already")):
         with pytest.raises(ValueError, match=re.escape(message)):
             call()
     assert not isinstance(model.get("blocks.0.attn.v"), Linear4bit)

@@ -17,7 +17,8 @@ SHAPE = {"vocab_size": 13, "hidden_size": 8, "num_hidden_layers": 2, "num_attent
 
 
 def make(family="gpt2", task="lm", **more):
-    config = TransformerConfig(model_type=family, type_vocab_size=2 if family == "bert" else 0, labels=("a", "b", "c") if task == "classify" else (),
+    config = TransformerConfig(model_type=family, type_vocab_size=2 if family == "bert" else 0,
+                               labels=("a", "b", "c") if task == "classify" else (),
                                pooling="mean" if task == "classify" else None, **SHAPE | more)
     model, rng = make_model(config, task, np.random.default_rng(0)), np.random.default_rng(1)
     for path, p in model.named_parameters():
@@ -34,8 +35,8 @@ def filled(model, seed=2, **settings):
     return attachment, *attachment.arrays().values()
 
 
-@given(words=st.lists(st.integers(0, 12), min_size=1, max_size=5, unique=True), part=st.sampled_from(["embedding", "bias"]), tied=st.booleans(),
-       seed=st.integers(0, 99))
+@given(words=st.lists(st.integers(0, 12), min_size=1, max_size=5, unique=True), part=st.sampled_from(["embedding", "bias"]),
+       tied=st.booleans(), seed=st.integers(0, 99))
 def test_the_label_words_logits_move_and_no_others(words, part, tied, seed):
     model = make(tie_word_embeddings=tied)
     base, h = model(IDS).logits.data, model(IDS).last_hidden_state.data
@@ -45,7 +46,8 @@ def test_the_label_words_logits_move_and_no_others(words, part, tied, seed):
         expected[..., word] += h @ learned[c] if part == "embedding" else learned[c]
     np.testing.assert_allclose(model(IDS).logits.data, expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(model(IDS).last_hidden_state.data, h)  # the words' input vectors stay
-    assert attachment.trainable == len(words) * (8 if part == "embedding" else 1) == attachment.method.count(model.config.with_(labels=()))
+    assert (attachment.trainable == len(words) * (8 if part == "embedding" else 1)
+            == attachment.method.count(model.config.with_(labels=())))
     model.zero_grad()
     logits = model(IDS).logits
     g = np.random.default_rng(seed).standard_normal(logits.shape)
@@ -56,7 +58,8 @@ def test_the_label_words_logits_move_and_no_others(words, part, tied, seed):
 
 
 @pytest.mark.parametrize("part", ["embedding", "bias"])
-@pytest.mark.parametrize("family,task,more", [("bert", "classify", {}), ("gpt2", "lm", {"tie_word_embeddings": False, "head_bias": True}),
+@pytest.mark.parametrize("family,task,more", [("bert", "classify", {}),
+                                              ("gpt2", "lm", {"tie_word_embeddings": False, "head_bias": True}),
                                               ("llama", "lm", {"tie_word_embeddings": False, "head_bias": True})])
 def test_it_merges_into_an_output_map_of_its_own(family, task, more, part):
     model = make(family, task, **more)
@@ -112,4 +115,5 @@ def test_added_biases_make_the_model_that_has_biases(terms):
     for path, p in with_biases.named_parameters():
         p.data = weights[path].data if path in weights else learned.get(f"{path.removesuffix('.bias')}.b", np.zeros(p.shape))
     np.testing.assert_allclose(model(IDS).logits.data, with_biases(IDS).logits.data, rtol=1e-10, atol=1e-10)
-    assert len(learned) == 2 * (7 if terms == "all" else 3) and attachment.method.count(model.config) == sum(a.size for a in learned.values())
+    assert (len(learned) == 2 * (7 if terms == "all" else 3)
+            and attachment.method.count(model.config) == sum(a.size for a in learned.values()))

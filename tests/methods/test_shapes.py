@@ -20,10 +20,11 @@ def configs(draw):
     biases = {"attention_bias": draw(st.booleans()), "attention_out_bias": draw(st.booleans()),
               "mlp_bias": draw(st.booleans())} if family in ("llama", "t5") else {}
     return TransformerConfig(
-        model_type=family, vocab_size=draw(st.integers(5, 13)), hidden_size=heads * head_dim if family in ("bert", "gpt2") else 10,
-        num_hidden_layers=draw(st.integers(1, 3)), num_attention_heads=heads, num_key_value_heads=keys, head_dim=head_dim,
-        intermediate_size=draw(st.integers(3, 9)), max_position_embeddings=draw(st.integers(4, 9)),
-        num_decoder_layers=draw(st.integers(1, 3)) if family == "t5" else 0, gated=family == "llama" or family == "t5" and draw(st.booleans()),
+        model_type=family, vocab_size=draw(st.integers(5, 13)),
+        hidden_size=heads * head_dim if family in ("bert", "gpt2") else 10, num_hidden_layers=draw(st.integers(1, 3)),
+        num_attention_heads=heads, num_key_value_heads=keys, head_dim=head_dim, intermediate_size=draw(st.integers(3, 9)),
+        max_position_embeddings=draw(st.integers(4, 9)), num_decoder_layers=draw(st.integers(1, 3)) if family == "t5" else 0,
+        gated=family == "llama" or family == "t5" and draw(st.booleans()),
         type_vocab_size=draw(st.integers(1, 3)) if family == "bert" else 0, relative_attention_num_buckets=6,
         relative_attention_max_distance=9, **biases)
 
@@ -36,7 +37,8 @@ def test_the_seams_and_their_sizes_are_the_models(config):
     assert shapes.bias_sizes(config) == {path: model.get(path).bias.size for path in linear_paths(model)
                                          if model.get(path).bias is not None}
     assert shapes.join_paths(config) == block_paths(model, Join)
-    assert shapes.core_widths(config) == {path: model.get(path[:-4] + "k").weight.shape[1] for path in block_paths(model, AttentionCore)}
+    assert shapes.core_widths(config) == {path: model.get(path[:-4] + "k").weight.shape[1]
+                                          for path in block_paths(model, AttentionCore)}
     norms = {path: sum(p.size for p in module.parameters()) for path, module in model.named_modules()
              if isinstance(module, (LayerNorm, RMSNorm))}
     assert shapes.norm_sizes(config) == norms

@@ -1,4 +1,5 @@
-"""How every method starts and where it stands: initial values, places and defaults, each written down once more beside the code."""
+"""How every method starts and where it stands: initial values, places and defaults,
+each written down once more beside the code."""
 
 import re
 
@@ -56,8 +57,8 @@ ZERO, ONE = is_all(0), is_all(1)
 LOW_RANK = {"U": is_normal(D**-0.5), "V": ZERO}
 BOTTLENECK = {"mlp.down.weight": is_normal(D**-0.5), "mlp.down.bias": ZERO, "mlp.up.weight": ZERO, "mlp.up.bias": ZERO}
 SMALL = BOTTLENECK | {"mlp.up.weight": is_normal(0.01)}
-COMPACTER = {"mlp.down.A": is_normal(4**-0.5), "mlp.down.s": is_normal(1), "mlp.down.t": is_normal(D**-0.5), "mlp.up.s": is_normal(1),
-             "mlp.up.t": ZERO, "mlp.down.bias": ZERO, "mlp.up.bias": ZERO}
+COMPACTER = {"mlp.down.A": is_normal(4**-0.5), "mlp.down.s": is_normal(1), "mlp.down.t": is_normal(D**-0.5),
+             "mlp.up.s": is_normal(1), "mlp.up.t": ZERO, "mlp.down.bias": ZERO, "mlp.up.bias": ZERO}
 STARTS = [  # a method, its settings, and how each of its arrays starts: what stands in METHODS.md and in the files' own words
     *[(name, {}, LOW_RANK) for name in ("lora", "rslora", "lora_plus")],
     ("dora", {}, LOW_RANK | {"m": None}), ("pissa", {}, {"U": None, "V": None}),
@@ -67,8 +68,9 @@ STARTS = [  # a method, its settings, and how each of its arrays starts: what st
     ("compacter", {"bottleneck": 32}, COMPACTER),
     ("compacter", {"bottleneck": 32, "initial_std": 0.01}, COMPACTER | {"mlp.up.t": is_normal(0.01)}),
     ("prefix", {}, {"keys": is_normal(0.5), "values": is_normal(0.5)}),
-    ("prefix", {"reparametrise": True, "hidden": 50}, {"network.E": is_normal(1), "network.map.weight": is_normal(D**-0.5), "network.map.bias": ZERO,
-                                                       "out.weight": is_normal(50**-0.5), "out.bias": ZERO}),
+    ("prefix", {"reparametrise": True, "hidden": 50},
+     {"network.E": is_normal(1), "network.map.weight": is_normal(D**-0.5), "network.map.bias": ZERO,
+      "out.weight": is_normal(50**-0.5), "out.bias": ZERO}),
     ("prompt", {"initial": "random"}, {"prompt": is_uniform(-0.5, 0.5)}), ("prompt", {}, {"prompt": None}),
     ("task_embedding", {}, {"e": ZERO}), ("output", {}, {"d": ZERO}), ("output", {"part": "bias"}, {"b": ZERO}),
     ("random_mask", {}, {"delta": ZERO}), ("fisher_mask", {}, {"delta": ZERO}), ("head", {}, {}),
@@ -109,15 +111,17 @@ def test_what_starts_from_the_base_starts_from_the_base():
         if hasattr(wrapper, "U0"):
             weight = dict(model.named_parameters())[f"{path}.weight"].data.astype(np.float64)
             singular = np.linalg.svd(weight, compute_uv=False)
-            assert np.linalg.norm(weight - wrapper.U.data @ wrapper.V.data.T) == pytest.approx(np.sqrt((singular[4:] ** 2).sum()), rel=1e-4)
+            assert np.linalg.norm(weight - wrapper.U.data @ wrapper.V.data.T) == pytest.approx(
+                np.sqrt((singular[4:] ** 2).sum()), rel=1e-4)
 
 
 # ---- places ---------------------------------------------------------------------------------------------------------
 
 MAPS = ("attn.q", "attn.k", "attn.v", "attn.out", "cross.q", "cross.k", "cross.v", "cross.out", "mlp.gate", "mlp.up", "mlp.down")
 PLACES = {name: ("attn.q", "attn.v") for name in ("lora", "rslora", "lora_plus", "dora", "pissa", "adalora")} | {
-    "ia3": ("attn.k", "attn.v", "cross.k", "cross.v", "mlp.down"), "houlsby": ("attn.join", "mlp.join"), "compacter": ("attn.join", "mlp.join"),
-    "pfeiffer": ("mlp.join",), "parallel": ("mlp.join",), "prefix": ("attn.core", "cross.core"), "random_mask": MAPS, "fisher_mask": MAPS,
+    "ia3": ("attn.k", "attn.v", "cross.k", "cross.v", "mlp.down"), "houlsby": ("attn.join", "mlp.join"),
+    "compacter": ("attn.join", "mlp.join"), "pfeiffer": ("mlp.join",), "parallel": ("mlp.join",),
+    "prefix": ("attn.core", "cross.core"), "random_mask": MAPS, "fisher_mask": MAPS,
     "prompt": (), "task_embedding": (), "output": (), "head": (), "full": (), "top_k": (), "bitfit": (), "layernorm": ()}
 OUTSIDE = {"prompt": ["embed.tokens"], "task_embedding": ["embed.tokens"]}
 
@@ -145,7 +149,8 @@ def test_every_method_stands_where_it_is_said_to(name, family):
     assert set(seam_names(list(attachment.wrappers))) == expected
     blocks = [path for path, _ in model.named_modules() if re.fullmatch(r"(.*\.)?blocks\.\d+", path)]
     for seam in {s for s in expected if "*" in s}:  # in every block
-        assert sum(seam_names([path]) == [seam] for path in attachment.wrappers) == sum(seam_names([b])[0] in seam for b in blocks)
+        assert (sum(seam_names([path]) == [seam] for path in attachment.wrappers)
+                == sum(seam_names([b])[0] in seam for b in blocks))
 
 
 def is_norm(path):
@@ -164,7 +169,8 @@ IN_PLACE = {  # which of the base's own parameters are trained where they stand
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_trains_in_place_what_it_is_said_to(name, family):
     model = make(family)
-    settings = {"bitfit": {"add_zero_biases": not model.config.attention_bias}, "output": {} if model.config.labels else {"words": [3]},
+    settings = {"bitfit": {"add_zero_biases": not model.config.attention_bias},
+                "output": {} if model.config.labels else {"words": [3]},
                 "fisher_mask": {"importance": {path: p.data**2 for path, p in model.named_parameters()}}}.get(name, {})
     attachment = attach(model, METHODS[name](**settings))
     chosen = IN_PLACE.get(name, lambda path, family: False)
@@ -178,10 +184,12 @@ def test_the_two_terms_of_bitfit_are_the_queries_and_the_feed_forwards_first_map
     for family, stacks in (("llama", ("",)), ("t5", ("encoder.", "decoder."))):
         attachment = attach(make(family), METHODS["bitfit"](terms="two", add_zero_biases=True))
         parts = lambda stack: ("attn.q", "mlp.gate", "mlp.up") + (("cross.q",) if stack == "decoder." else ())
-        assert set(attachment.wrappers) == {f"{stack}blocks.{i}.{part}" for stack in stacks for i in range(3) for part in parts(stack)}
+        assert set(attachment.wrappers) == {f"{stack}blocks.{i}.{part}"
+                                            for stack in stacks for i in range(3) for part in parts(stack)}
         assert all((w.b.data == 0).all() for w in attachment.wrappers.values())
         model = make(family)
-        with pytest.raises(ValueError, match=f"bitfit: this {family} model has no bias to train; BitFit\\(add_zero_biases=True\\) adds biases of zeros"):
+        with pytest.raises(ValueError, match=f"bitfit: this {family} model has no bias to train; "
+                                             "BitFit\\(add_zero_biases=True\\) adds biases of zeros"):
             attach(model, METHODS["bitfit"](terms="two"))
         assert not model.attachments and all(p.requires_grad for p in model.parameters())
     with pytest.raises(ValueError, match="bitfit: terms must be all or two, got 'three'"):
@@ -192,7 +200,8 @@ def test_the_two_terms_of_bitfit_are_the_queries_and_the_feed_forwards_first_map
 def test_as_many_layers_as_there_are(layers):
     for family, side in (("bert", ""), ("t5", "decoder ")):
         model = make(family)
-        with pytest.raises(ValueError, match=f"top_k: layers must be a whole number from 1 to 3, the number of this model's {side}blocks; got {layers}"):
+        with pytest.raises(ValueError, match="top_k: layers must be a whole number from 1 to 3, "
+                                             f"the number of this model's {side}blocks; got {layers}"):
             attach(model, METHODS["top_k"](layers=layers))
         assert not model.attachments
 
@@ -205,7 +214,8 @@ def test_the_scales_are_those_of_the_papers():
     assert scale("lora") == scale("lora_plus") == scale("dora") == scale("adalora") == 12 / 4
     assert scale("rslora") == 12 / 4**0.5 and scale("pissa") == 1
     assert METHODS["parallel"]().scale == 4.0 and METHODS["houlsby"]().scale == METHODS["pfeiffer"]().scale == 1.0
-    assert [METHODS[name]().activation for name in ("houlsby", "pfeiffer", "parallel", "compacter")] == ["silu", "relu", "relu", "gelu"]
+    assert [METHODS[name]().activation
+            for name in ("houlsby", "pfeiffer", "parallel", "compacter")] == ["silu", "relu", "relu", "gelu"]
     assert not METHODS["dora"]().detach_norm and METHODS["prefix"]().shift_positions and METHODS["prompt"]().shift_positions
     assert not METHODS["prefix"]().reparametrise and METHODS["prompt"]().initial == "vocabulary"
 
@@ -216,4 +226,5 @@ def test_only_lora_plus_has_rates_of_its_own():
     assert [ratio(f"blocks.0.attn.q.{part}") for part in "UV"] == [1.0, 20.0] and ratio("head.classifier.weight") == 1.0
     for name, method in METHODS.items():
         if name != "lora_plus":
-            assert {method().lr_scale(path) for path in ("blocks.0.attn.q.V", "blocks.0.attn.q.U", "head.classifier.weight")} == {1.0}
+            assert {method().lr_scale(path)
+                    for path in ("blocks.0.attn.q.V", "blocks.0.attn.q.U", "head.classifier.weight")} == {1.0}

@@ -20,8 +20,8 @@ def texts(shared):
 
 @pytest.mark.parametrize("method", ["lora", "prefix"])
 def test_the_style_is_learnt_beside_the_model(method, shared, texts):
-    """stories260K on Shakespeare: perplexity on held-out verse falls by a quarter and more, and on stories, without the method, it is
-    the same number to the last bit."""
+    """stories260K on Shakespeare: perplexity on held-out verse falls by a quarter and more, and on stories, without the method,
+    it is the same number to the last bit."""
     folder = shared / "models/stories260K"
     model, tokenizer = load_pretrained(folder, task="lm"), Tokenizer.from_folder(folder)
     play, stories = (LanguageModelling(tokenizer, part, 128, 8) for part in texts)

@@ -29,9 +29,10 @@ def configs(draw, families=("bert", "gpt2", "llama", "t5"), biases=None):
     flags = draw(st.booleans()) if biases is None else biases
     more = {"attention_bias": flags, "attention_out_bias": flags, "mlp_bias": flags} if family in ("llama", "t5") else {}
     return TransformerConfig(
-        model_type=family, vocab_size=13, hidden_size=heads * head_dim if family != "t5" else 8, num_hidden_layers=draw(st.integers(1, 3)),
-        num_attention_heads=heads, num_key_value_heads=keys, head_dim=head_dim, intermediate_size=4 * draw(st.integers(2, 5)),
-        max_position_embeddings=40, num_decoder_layers=draw(st.integers(1, 3)) if family == "t5" else 0,
+        model_type=family, vocab_size=13, hidden_size=heads * head_dim if family != "t5" else 8,
+        num_hidden_layers=draw(st.integers(1, 3)), num_attention_heads=heads, num_key_value_heads=keys, head_dim=head_dim,
+        intermediate_size=4 * draw(st.integers(2, 5)), max_position_embeddings=40,
+        num_decoder_layers=draw(st.integers(1, 3)) if family == "t5" else 0,
         gated=family == "llama" or family == "t5" and draw(st.booleans()), type_vocab_size=2 if family == "bert" else 0,
         relative_attention_num_buckets=6, relative_attention_max_distance=9, initializer_range=0.5, decoder_start_token_id=0,
         hidden_act="gelu", labels=("a", "b", "c") if family in ("bert", "gpt2") else (),
@@ -63,10 +64,13 @@ def shake(attachment, size=0.3, seed=2):
 
 # ---- counts ---------------------------------------------------------------------------------------------------------
 
-SETTINGS = {"bitfit": lambda config: {"add_zero_biases": True}, "top_k": lambda config: {"layers": 1}, "adalora": lambda config: {"rank": 3},
-            "output": lambda config: {} if config.labels else {"words": [3, 5, 7]}, "random_mask": lambda config: {"share": 0.1},
-            "compacter": lambda config: {"bottleneck": 12}, "fisher_mask": lambda config: {"share": 0.1, "importance": importance(config)}}
-LOW_RANK = {name: (lambda config: {"rank": 2, "targets": "attn.*,mlp.up"}) for name in ("lora", "rslora", "lora_plus", "dora", "pissa")}
+SETTINGS = {"bitfit": lambda config: {"add_zero_biases": True}, "top_k": lambda config: {"layers": 1},
+            "adalora": lambda config: {"rank": 3},
+            "output": lambda config: {} if config.labels else {"words": [3, 5, 7]},
+            "random_mask": lambda config: {"share": 0.1}, "compacter": lambda config: {"bottleneck": 12},
+            "fisher_mask": lambda config: {"share": 0.1, "importance": importance(config)}}
+LOW_RANK = {name: (lambda config: {"rank": 2, "targets": "attn.*,mlp.up"})
+            for name in ("lora", "rslora", "lora_plus", "dora", "pissa")}
 
 
 def importance(config):
@@ -105,11 +109,12 @@ def test_with_the_norms_trained_along_houlsby_counts_them(config, bottleneck, ta
     assert all(p.grad is not None for p in attachment.named_parameters().values())
 
 
-@given(layers=st.integers(1, 4), heads=st.sampled_from([1, 2, 4]), inner=st.integers(1, 9), rank=st.integers(1, 4), n=st.integers(1, 9))
+@given(layers=st.integers(1, 4), heads=st.sampled_from([1, 2, 4]), inner=st.integers(1, 9), rank=st.integers(1, 4),
+       n=st.integers(1, 9))
 def test_counts_are_those_of_the_papers_for_an_encoder(layers, heads, inner, rank, n):
     d, f, r = 4 * heads, 4 * inner, rank
-    config = TransformerConfig(model_type="bert", vocab_size=13, hidden_size=d, num_hidden_layers=layers, num_attention_heads=heads,
-                               intermediate_size=f, max_position_embeddings=40, type_vocab_size=2)
+    config = TransformerConfig(model_type="bert", vocab_size=13, hidden_size=d, num_hidden_layers=layers,
+                               num_attention_heads=heads, intermediate_size=f, max_position_embeddings=40, type_vocab_size=2)
     count = lambda name, **given: METHODS[name](**given).count(config)
     assert count("lora", rank=r) == 4 * d * r * layers
     assert count("dora", rank=r) == 4 * d * r * layers + 2 * d * layers
@@ -176,8 +181,8 @@ def test_scaling_keys_is_scaling_queries(config, seed):
 
 
 def test_with_rotary_positions_scaling_keys_is_something_else():
-    config = TransformerConfig(model_type="llama", vocab_size=13, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
-                               max_position_embeddings=40, initializer_range=0.9)
+    config = TransformerConfig(model_type="llama", vocab_size=13, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                               intermediate_size=8, max_position_embeddings=40, initializer_range=0.9)
     outputs = []
     for part in "kq":
         model = make(config)
@@ -201,7 +206,8 @@ def attention(q, k, v, scale, visible):
     return out, sums
 
 
-@given(seed=st.integers(0, 10**6), heads=st.sampled_from([1, 2]), groups=st.sampled_from([1, 2]), n=st.integers(1, 4), causal=st.booleans())
+@given(seed=st.integers(0, 10**6), heads=st.sampled_from([1, 2]), groups=st.sampled_from([1, 2]), n=st.integers(1, 4),
+       causal=st.booleans())
 def test_a_prefix_is_the_gated_mixture_of_two_attentions(seed, heads, groups, n, causal):
     rng, length, width, scale = np.random.default_rng(seed), 4, 3, 0.7
     q = rng.standard_normal((2, heads * groups, length, width))
@@ -241,8 +247,8 @@ def test_in_a_causal_model_a_prefix_of_words_is_those_words_before(family, data)
 def test_with_a_cache_the_text_is_the_same_and_padding_on_the_left_moves_nothing(name, family, shift, initial):
     if (name, initial) == ("prefix", "vocabulary"):
         return
-    config = TransformerConfig(model_type=family, vocab_size=13, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
-                               max_position_embeddings=40, initializer_range=0.9, hidden_act="gelu")
+    config = TransformerConfig(model_type=family, vocab_size=13, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+                               intermediate_size=12, max_position_embeddings=40, initializer_range=0.9, hidden_act="gelu")
     model = make(config)
     shake(attach(model, METHODS[name](num_virtual_tokens=3, shift_positions=shift, initial=initial)))
     prompts = [[3, 1, 4], [9, 2, 6, 5, 3]]
@@ -254,13 +260,15 @@ def test_with_a_cache_the_text_is_the_same_and_padding_on_the_left_moves_nothing
         alone = list(prompt)
         for _ in range(6):
             alone.append(int(model(np.array([alone])).logits.data[0, -1].argmax()))
-        assert together[row, 5:].tolist() == alone[len(prompt):] == generate(model, np.array([prompt]), 6, eos_token_id=99)[0, len(prompt):].tolist()
+        assert (together[row, 5:].tolist() == alone[len(prompt):]
+                == generate(model, np.array([prompt]), 6, eos_token_id=99)[0, len(prompt):].tolist())
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "t5"])
 def test_the_network_that_makes_a_prefix_can_be_dropped(family):
-    config = TransformerConfig(model_type=family, vocab_size=13, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
-                               max_position_embeddings=40, initializer_range=0.5, num_decoder_layers=2 if family == "t5" else 0,
+    config = TransformerConfig(model_type=family, vocab_size=13, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+                               intermediate_size=12, max_position_embeddings=40, initializer_range=0.5,
+                               num_decoder_layers=2 if family == "t5" else 0,
                                decoder_start_token_id=0, type_vocab_size=2 if family == "bert" else 0,
                                labels=() if family == "t5" else ("a", "b", "c"), pooling=None if family == "t5" else "mean")
     model = make(config)
@@ -280,11 +288,12 @@ def test_the_network_that_makes_a_prefix_can_be_dropped(family):
 @pytest.mark.parametrize("n,shift,fits", [(39, True, True), (40, True, False), (50, True, False), (50, False, True)])
 def test_more_virtual_tokens_than_positions(name, n, shift, fits):
     model = make(TransformerConfig(model_type="bert", vocab_size=13, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-                                   intermediate_size=12, max_position_embeddings=40, type_vocab_size=2, labels=("a", "b", "c"), pooling="mean"))
+                                   intermediate_size=12, max_position_embeddings=40, type_vocab_size=2, labels=("a", "b", "c"),
+                                   pooling="mean"))
     method = METHODS[name](num_virtual_tokens=n, shift_positions=shift)
     if not fits:
-        with pytest.raises(ValueError, match=f"{name}: {n} virtual tokens leave none of this model's 40 positions to the words; take at most 39, or "
-                                             "shift_positions=False"):
+        with pytest.raises(ValueError, match=f"{name}: {n} virtual tokens leave none of this model's 40 positions to the words; "
+                                             "take at most 39, or shift_positions=False"):
             attach(model, method)
         with pytest.raises(ValueError, match=f"{name}: {n} virtual tokens leave none"):
             method.check(model.config)  # known before a weight is read
@@ -292,8 +301,8 @@ def test_more_virtual_tokens_than_positions(name, n, shift, fits):
         return
     attach(model, method)
     if shift:
-        with pytest.raises(ValueError, match="the input is 5 tokens long and 39 virtual ones come before it, this model has positions for 40; "
-                                             "truncate it to 1"):
+        with pytest.raises(ValueError, match="the input is 5 tokens long and 39 virtual ones come before it, "
+                                             "this model has positions for 40; truncate it to 1"):
             model(IDS)
         assert model(IDS[:, :1]).logits.shape == (2, 3)
     else:
@@ -303,7 +312,8 @@ def test_more_virtual_tokens_than_positions(name, n, shift, fits):
 # ---- the gradients that the files state -----------------------------------------------------------------------------
 
 
-@given(d_in=st.integers(1, 5), d_out=st.integers(1, 5), rank=st.integers(1, 3), scale=st.floats(0.2, 3), seed=st.integers(0, 10**6))
+@given(d_in=st.integers(1, 5), d_out=st.integers(1, 5), rank=st.integers(1, 3), scale=st.floats(0.2, 3),
+       seed=st.integers(0, 10**6))
 def test_doras_gradients_are_those_of_its_equation(d_in, d_out, rank, scale, seed):
     rng = np.random.default_rng(seed)
     base = Linear(d_in, d_out, True, rng, std=1.0).astype(np.float64)
@@ -352,14 +362,16 @@ def test_adapters_compute_their_equations(kind, post_norm):
     expected = join(x, h + 1.7 * (np.tanh(z @ D + b_D) @ E + b_E))
     np.testing.assert_allclose(wrapper(Tensor(x), Tensor(h)).data, expected, rtol=1e-9, atol=1e-9)
 
-    g, flat = rng.standard_normal((15, 8)), rng.standard_normal((15, 8))  # the gradients that the file states, of the network alone
+    # the gradients that the file states, of the network alone
+    g, flat = rng.standard_normal((15, 8)), rng.standard_normal((15, 8))
     network.zero_grad()
     tensor = Tensor(flat, requires_grad=True)
     network(tensor).backward(g)
     Z = np.tanh(flat @ D + b_D)
     delta = (g @ E.T) * (1 - Z**2)
-    for got, want in ((network.up.weight.grad, Z.T @ g), (network.up.bias.grad, g.sum(0)), (network.down.weight.grad, flat.T @ delta),
-                      (network.down.bias.grad, delta.sum(0)), (tensor.grad, delta @ D.T)):
+    for got, want in ((network.up.weight.grad, Z.T @ g), (network.up.bias.grad, g.sum(0)),
+                      (network.down.weight.grad, flat.T @ delta), (network.down.bias.grad, delta.sum(0)),
+                      (tensor.grad, delta @ D.T)):
         np.testing.assert_allclose(got, want, rtol=1e-8, atol=1e-9)
 
 
@@ -413,8 +425,8 @@ def test_pissas_start_is_the_best_approximation_of_its_rank(d_in, d_out, seed):
 
 def test_adaloras_scores_and_budget_by_the_definition():
     config = TransformerConfig(model_type="bert", vocab_size=13, hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
-                               intermediate_size=12, max_position_embeddings=40, type_vocab_size=2, labels=("a", "b", "c"), pooling="mean",
-                               initializer_range=0.5)
+                               intermediate_size=12, max_position_embeddings=40, type_vocab_size=2, labels=("a", "b", "c"),
+                               pooling="mean", initializer_range=0.5)
     model = make(config)
     method = METHODS["adalora"](rank=4, target_rank=2, interval=3, warmup=0.2, final=0.3, beta1=0.7, beta2=0.6)
     attachment = shake(attach(model, method))
@@ -439,7 +451,8 @@ def test_adaloras_scores_and_budget_by_the_definition():
         for number, w in enumerate(wrappers):
             for i in range(4):
                 s = lambda kind, index: smoothed[number, kind, index] * uncertainty[number, kind, index]
-                scores.append(s("l", (i,)) + np.mean([s("U", (j, i)) for j in range(8)]) + np.mean([s("V", (j, i)) for j in range(8)]))
+                scores.append(s("l", (i,)) + np.mean([s("U", (j, i)) for j in range(8)])
+                              + np.mean([s("V", (j, i)) for j in range(8)]))
         np.testing.assert_allclose(hook.scores(), scores, rtol=1e-9)
         for w in wrappers:
             w.lambdas.data = w.lambdas.data + 0.1 * rng.standard_normal(4)  # the optimizer's step

@@ -19,8 +19,8 @@ ALL_RULES = RULES | {"confident": Confident}
 
 
 def make(family="gpt2", layers=4, seed=0, dtype=np.float32):
-    config = TransformerConfig(vocab_size=17, hidden_size=8, num_hidden_layers=layers, num_attention_heads=4, intermediate_size=12,
-                               max_position_embeddings=40, initializer_range=0.7, **FAMILIES[family])
+    config = TransformerConfig(vocab_size=17, hidden_size=8, num_hidden_layers=layers, num_attention_heads=4,
+                               intermediate_size=12, max_position_embeddings=40, initializer_range=0.7, **FAMILIES[family])
     return make_model(config, "lm", np.random.default_rng(seed)).eval().astype(dtype)
 
 
@@ -93,7 +93,8 @@ def test_36_at_looseness_0_the_text_is_the_full_models(rule, family, seed, rows)
 
 
 @pytest.mark.parametrize("rule", ALL_RULES)
-@given(family=st.sampled_from(list(FAMILIES)), seed=st.integers(0, 10**6), loosenesses=st.lists(st.floats(0, 1), min_size=2, max_size=4))
+@given(family=st.sampled_from(list(FAMILIES)), seed=st.integers(0, 10**6),
+       loosenesses=st.lists(st.floats(0, 1), min_size=2, max_size=4))
 def test_38_a_larger_looseness_never_raises_the_layer_of_the_next_token(rule, family, seed, loosenesses):
     """Of the first token that may leave: the states of the later ones differ, once one before them has left elsewhere."""
     model, (ids, mask) = make(family, seed=seed % 50), prompts(seed, 3)
@@ -182,7 +183,8 @@ def test_what_is_refused():
     attach(model, METHODS["lora"](rank=2), "a")
     with mixed(model, ["a", None]), pytest.raises(ValueError, match="token exit: the rows of this batch go through different"):
         exits.generate(Margin(0.5), ids)
-    with pytest.raises(ValueError, match="token exit: expected a Decoder with 2 blocks or more and an LMHead, got Decoder with 1"):
+    with pytest.raises(ValueError, match="token exit: expected a Decoder with 2 blocks or more and an LMHead, "
+                                         "got Decoder with 1"):
         TokenExit(make(layers=1))
     model.head = None
     with pytest.raises(ValueError, match="load a decoder with task='lm'"):

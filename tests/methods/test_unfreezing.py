@@ -55,7 +55,8 @@ def test_after_every_epoch_exactly_the_promised_set_has_changed(family, name, op
     method = METHODS[name](**({"add_zero_biases": True} if (family, name) == ("t5", "bitfit") else {}))
     attachment = attach(model, method, rng=np.random.default_rng(1))
     rng = np.random.default_rng(2)
-    attachment.load_arrays({p: a + rng.standard_normal(a.shape).astype(np.float32) * np.float32(0.1) for p, a in attachment.arrays().items()})
+    attachment.load_arrays({p: a + rng.standard_normal(a.shape).astype(np.float32) * np.float32(0.1)
+                            for p, a in attachment.arrays().items()})
     hook, seen = GradualUnfreezing(attachment), []
     parameters = attachment.named_parameters()
 
@@ -72,8 +73,8 @@ def test_after_every_epoch_exactly_the_promised_set_has_changed(family, name, op
             seen.append(len(promised))
             super().after_step(step, total)
 
-    fit(model, parameters, Work(bool(model.config.labels)), Settings(lr=0.01, epochs=len(hook.order) + 1, optimizer=optimizer, warmup=0.0),
-        hooks=[Watch(attachment)])
+    fit(model, parameters, Work(bool(model.config.labels)),
+        Settings(lr=0.01, epochs=len(hook.order) + 1, optimizer=optimizer, warmup=0.0), hooks=[Watch(attachment)])
     assert seen[-1] == seen[-3] == len(parameters) and sorted(seen) == seen and len(set(seen)) == len(hook.order)
 
 
@@ -88,13 +89,15 @@ def test_a_group_may_take_several_epochs():
 def test_lora_pluss_second_matrix_learns_so_many_times_as_fast(ratio):
     attachment = attach(make("bert"), METHODS["lora_plus"](rank=2, lr_ratio=ratio), rng=np.random.default_rng(1))
     parameters, rng = attachment.named_parameters(), np.random.default_rng(2)
-    attachment.load_arrays({p: a + rng.standard_normal(a.shape).astype(np.float32) * np.float32(0.1) for p, a in attachment.arrays().items()})
+    attachment.load_arrays({p: a + rng.standard_normal(a.shape).astype(np.float32) * np.float32(0.1)
+                            for p, a in attachment.arrays().items()})
     before, work = {path: p.data.copy() for path, p in parameters.items()}, Work(True)
     work.loss(attachment.model, work.collate(0)).backward()
     gradients = {path: p.grad.copy() for path, p in parameters.items()}
     attachment.model.zero_grad()
-    fit(attachment.model, parameters, work, Settings(lr=0.01, epochs=1, optimizer="sgd", schedule="constant", warmup=0.0, weight_decay=0.0,
-                                                     clip=1e9, max_steps=1), lr_scale=attachment.method.lr_scale)
+    fit(attachment.model, parameters, work,
+        Settings(lr=0.01, epochs=1, optimizer="sgd", schedule="constant", warmup=0.0, weight_decay=0.0, clip=1e9, max_steps=1),
+        lr_scale=attachment.method.lr_scale)
     for path, p in parameters.items():
         rate = 0.01 * (ratio if path.endswith(".V") else 1)
         np.testing.assert_allclose(p.data, before[path] - np.float32(rate) * gradients[path], rtol=1e-4, atol=1e-6, err_msg=path)
@@ -103,18 +106,18 @@ def test_lora_pluss_second_matrix_learns_so_many_times_as_fast(ratio):
 def test_the_groups_from_the_top():
     number = group_numbers(make("t5").config)
     paths = ["head.output.weight", "decoder.blocks.1.mlp.up.weight", "decoder.final_norm.weight", "decoder.blocks.0.cross.q.U",
-             "encoder.blocks.2.attn.q.weight", "encoder.final_norm.weight", "encoder.blocks.0.attn.q.weight", "embed.tokens.weight",
-             "encoder.relative.weight"]
+             "encoder.blocks.2.attn.q.weight", "encoder.final_norm.weight", "encoder.blocks.0.attn.q.weight",
+             "embed.tokens.weight", "encoder.relative.weight"]
     assert [number(path) for path in paths] == [0, 1, 1, 2, 3, 3, 5, 6, 6]
     number = group_numbers(make("gpt2").config)
-    assert [number(p) for p in ("head.classifier.weight", "blocks.2.x", "final_norm.bias", "blocks.1.x", "blocks.0.x", "embed.position.weight",
-                                "positions", "blocks.10.x")] == [0, 1, 1, 2, 3, 4, 4, 4]
+    assert [number(p) for p in ("head.classifier.weight", "blocks.2.x", "final_norm.bias", "blocks.1.x", "blocks.0.x",
+                                "embed.position.weight", "positions", "blocks.10.x")] == [0, 1, 1, 2, 3, 4, 4, 4]
 
 
 def test_rates_fall_by_the_factor_from_block_to_block():
     scale = discriminative(make("bert").config)
-    assert [scale(p) for p in ("head.classifier.bias", "blocks.2.a", "blocks.1.a", "blocks.0.a", "embed.norm.weight")] == pytest.approx(
-        [1, 1, 1 / 2.6, 1 / 2.6**2, 1 / 2.6**3])
+    assert [scale(p) for p in ("head.classifier.bias", "blocks.2.a", "blocks.1.a", "blocks.0.a",
+                               "embed.norm.weight")] == pytest.approx([1, 1, 1 / 2.6, 1 / 2.6**2, 1 / 2.6**3])
     with pytest.raises(ValueError, match="the factor must be at least 1, got 0.5"):
         discriminative(make("bert").config, 0.5)
     with pytest.raises(ValueError, match="epochs_a_group must be at least 1, got 0"):

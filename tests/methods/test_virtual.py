@@ -17,8 +17,8 @@ SHAPE = {"vocab_size": 13, "hidden_size": 8, "num_hidden_layers": 2, "num_attent
          "max_position_embeddings": 40, "initializer_range": 0.9, "hidden_act": "gelu"}
 FAMILIES = {"bert": {"model_type": "bert", "type_vocab_size": 2}, "gpt2": {"model_type": "gpt2"},
             "llama": {"model_type": "llama", "num_key_value_heads": 1},
-            "t5": {"model_type": "t5", "num_decoder_layers": 2, "gated": True, "decoder_start_token_id": 0, "relative_attention_num_buckets": 6,
-                   "relative_attention_max_distance": 9, "head_dim": 3}}
+            "t5": {"model_type": "t5", "num_decoder_layers": 2, "gated": True, "decoder_start_token_id": 0,
+                   "relative_attention_num_buckets": 6, "relative_attention_max_distance": 9, "head_dim": 3}}
 IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 MASK = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 WORDS = [7, 2, 11]
@@ -26,7 +26,8 @@ WORDS = [7, 2, 11]
 
 def make(family, **more):
     config = TransformerConfig(**SHAPE | FAMILIES[family] | more)
-    model, rng = make_model(config, {"bert": "none", "t5": "seq2seq"}.get(family, "lm"), np.random.default_rng(0)), np.random.default_rng(1)
+    model, rng = (make_model(config, {"bert": "none", "t5": "seq2seq"}.get(family, "lm"), np.random.default_rng(0)),
+                  np.random.default_rng(1))
     for path, p in model.named_parameters():
         if path.endswith("bias") or "norm" in path:
             p.data = p.data + rng.standard_normal(p.shape) * 0.2
@@ -105,9 +106,11 @@ def test_words_outside_the_vocabulary_are_refused(name, words):
     ("prompt", {"initial": "words"}, "prompt: initial must be one of vocabulary, random, labels, got 'words'"),
     ("prompt", {"initial": "labels"}, "prompt: initial='labels' needs words, the token ids of the label words"),
     ("prefix", {"initial": "labels"}, "prefix: initial must be random or words, got 'labels'"),
-    ("prefix", {"initial": "words", "words": [1, 2]}, "prefix: initial='words' needs words, 20 token ids (one for each virtual token); got 2"),
+    ("prefix", {"initial": "words", "words": [1, 2]},
+     "prefix: initial='words' needs words, 20 token ids (one for each virtual token); got 2"),
     ("prefix", {"initial": "words"}, "20 token ids (one for each virtual token); got none"),
-    ("prefix", {"initial": "words", "words": [1], "num_virtual_tokens": 1, "reparametrise": True}, "it goes without reparametrise"),
+    ("prefix", {"initial": "words", "words": [1], "num_virtual_tokens": 1, "reparametrise": True},
+     "it goes without reparametrise"),
     ("prefix", {"reparametrise": True, "hidden": 0}, "prefix: hidden must be a whole number of at least 1, got 0"),
     *[(name, {"num_virtual_tokens": n}, f"{name}: num_virtual_tokens must be a whole number of at least 1, got {n}")
       for name in ("prompt", "prefix") for n in (0, -1, 2.5)]])
@@ -123,7 +126,8 @@ def test_settings_that_cannot_be(name, settings, message):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
 @pytest.mark.parametrize("name,shift,expected,padded", [
-    ("prompt", True, [0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 2, 2, 3, 4, 5]), ("prompt", False, [0, 0, 0, 0, 1, 2, 3, 4], [0, 0, 0, 0, 0, 0, 1, 2]),
+    ("prompt", True, [0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 2, 2, 3, 4, 5]),
+    ("prompt", False, [0, 0, 0, 0, 1, 2, 3, 4], [0, 0, 0, 0, 0, 0, 1, 2]),
     ("prefix", True, [3, 4, 5, 6, 7], [3, 3, 3, 4, 5]), ("prefix", False, [0, 1, 2, 3, 4], [0, 0, 0, 1, 2])])
 def test_the_positions_are_pefts_by_default_and_can_be_the_texts_own(family, name, shift, expected, padded):
     model = make(family)
@@ -138,11 +142,14 @@ def test_the_positions_are_pefts_by_default_and_can_be_the_texts_own(family, nam
 
 def test_the_positions_of_two_at_once_add_up():
     model = make("gpt2")
-    attach(model, METHODS["prefix"](num_virtual_tokens=2), "prefix"), attach(model, METHODS["prompt"](num_virtual_tokens=3), "prompt")
+    (attach(model, METHODS["prefix"](num_virtual_tokens=2), "prefix"),
+     attach(model, METHODS["prompt"](num_virtual_tokens=3), "prompt"))
     activate(model, "prefix", "prompt")
     vectors, mask, position_ids, virtual = model.enter(IDS, MASK)
-    assert position_ids[0].tolist() == [2, 3, 4, 5, 6, 7, 8, 9] and virtual == 3 and vectors.shape == (2, 8, 8) and mask.shape == (2, 8)
-    with pytest.raises(ValueError, match="the input is 36 tokens long and 5 virtual ones come before it, this model has positions for 40; truncate it to 35"):
+    assert (position_ids[0].tolist() == [2, 3, 4, 5, 6, 7, 8, 9] and virtual == 3 and vectors.shape == (2, 8, 8)
+            and mask.shape == (2, 8))
+    with pytest.raises(ValueError, match="the input is 36 tokens long and 5 virtual ones come before it, "
+                                         "this model has positions for 40; truncate it to 35"):
         model(np.ones((1, 36), int))
     for other in (3, 4):
         attach(model, METHODS["prompt"](num_virtual_tokens=other), f"more {other}")

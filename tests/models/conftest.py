@@ -15,8 +15,8 @@ FAMILIES = {
            "attention_bias": False, "attention_out_bias": False, "mlp_bias": False, "tie_word_embeddings": False,
            "relative_attention_num_buckets": 6, "relative_attention_max_distance": 9, "initializer_range": 2.0,
            "decoder_start_token_id": 0},
-    "t5 tied": {"model_type": "t5", "num_decoder_layers": 1, "hidden_act": "relu", "norm_eps": 1e-6, "attention_bias": False, "attention_out_bias": False,
-                "mlp_bias": False, "initializer_range": 2.0},
+    "t5 tied": {"model_type": "t5", "num_decoder_layers": 1, "hidden_act": "relu", "norm_eps": 1e-6, "attention_bias": False,
+                "attention_out_bias": False, "mlp_bias": False, "initializer_range": 2.0},
 }
 
 

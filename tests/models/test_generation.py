@@ -36,7 +36,8 @@ def test_logits_with_a_cache_equal_those_without(family, pieces, make, backend, 
         cache, start = KVCache(model.config.num_hidden_layers), 0
         for size in pieces:
             stop = start + size
-            got = model(ids[:, start:stop], attention_mask=None if given_mask is None else given_mask[:, :stop], cache=cache).logits.data
+            got = model(ids[:, start:stop], attention_mask=None if given_mask is None else given_mask[:, :stop],
+                        cache=cache).logits.data
             np.testing.assert_allclose(got, expected[:, start:stop], rtol=2e-4, atol=2e-5)
             start = stop
             assert cache.length == stop

@@ -14,7 +14,8 @@ MODELS = [("bert", "classify", "pooler", CLASSES), ("bert", "classify", "mean", 
           ("t5", "seq2seq", None, NEXT[:, ::-1]), ("t5 tied", "seq2seq", None, NEXT[:, ::-1])]
 
 
-@pytest.mark.parametrize("family,task,pooling,labels", MODELS, ids=["-".join(filter(None, m[:3])).replace(" ", "_") for m in MODELS])
+@pytest.mark.parametrize("family,task,pooling,labels", MODELS,
+                         ids=["-".join(filter(None, m[:3])).replace(" ", "_") for m in MODELS])
 def test_gradient_of_every_parameter(family, task, pooling, labels, make, rng):
     model = make(family, task, pooling, np.float64)
     types = {} if model.config.encoder_decoder else {"token_type_ids": TYPES}

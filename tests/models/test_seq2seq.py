@@ -34,7 +34,8 @@ def test_padding_of_the_source_changes_nothing(family, side, make, backend):
 def test_padding_of_the_target_changes_nothing(family, make):
     model = make(family, "seq2seq")
     padded, real = np.hstack([TARGET, TARGET]), np.hstack([np.ones((2, 3)), np.zeros((2, 3))])
-    np.testing.assert_allclose(logits(model, target=padded, decoder_attention_mask=real)[:, :3], logits(model), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits(model, target=padded, decoder_attention_mask=real)[:, :3], logits(model),
+                               rtol=1e-4, atol=1e-4)
     left = logits(model, target=padded, decoder_attention_mask=real[:, ::-1])
     np.testing.assert_allclose(left[:, 3:], logits(model), rtol=1e-4, atol=1e-4)
 
@@ -136,12 +137,14 @@ def test_both_backends_agree(family, make):
 @pytest.mark.parametrize("call,message", [
     (lambda m: m(SOURCE), "decoder_input_ids: an encoder-decoder needs them, or labels to make them from"),
     (lambda m: m(SOURCE[0], labels=TARGET), "input_ids: expected integers of shape (batch, time), got int64 of shape (5,)"),
-    (lambda m: m(SOURCE, decoder_input_ids=TARGET * 1.0), "decoder_input_ids: expected integers of shape (batch, time), got float64 of shape (2, 3)"),
+    (lambda m: m(SOURCE, decoder_input_ids=TARGET * 1.0),
+     "decoder_input_ids: expected integers of shape (batch, time), got float64 of shape (2, 3)"),
     (lambda m: m(SOURCE, decoder_input_ids=TARGET[:1]), "decoder_input_ids: expected 2 rows, as in input_ids, got 1"),
     (lambda m: m(SOURCE, np.ones((2, 4)), labels=TARGET), "attention_mask: expected shape (2, 5), got (2, 4)"),
     (lambda m: m(SOURCE, decoder_input_ids=TARGET, decoder_attention_mask=np.ones((2, 5))),
      "decoder_attention_mask: expected shape (2, 3), got (2, 5)"),
-    (lambda m: m(SOURCE, decoder_input_ids=TARGET, labels=TARGET[:, :2]), "labels: expected integers of shape (2, 3), got int64 of shape (2, 2)"),
+    (lambda m: m(SOURCE, decoder_input_ids=TARGET, labels=TARGET[:, :2]),
+     "labels: expected integers of shape (2, 3), got int64 of shape (2, 2)"),
     (lambda m: m(SOURCE, labels=TARGET[0]), "labels: expected integers of shape (batch, time), got int64 of shape (3,)"),
     (lambda m: generate((setattr(m, "head", None), m)[1], SOURCE),
      "generate: this model has no language-model head; load a decoder with task 'lm', T5 with task 'seq2seq'"),
@@ -189,7 +192,8 @@ def test_greedy_text_is_transformers(shared, peer):
     arrays = np.load(shared / "golden/t5.npz")
     theirs = transformers.T5ForConditionalGeneration.from_pretrained(shared / "golden/t5").eval()
     model = load_pretrained(shared / "golden/t5", task="seq2seq")
-    expected = theirs.generate(torch.tensor(arrays["input_ids"]), attention_mask=torch.tensor(arrays["attention_mask"]).long(), max_new_tokens=12,
+    expected = theirs.generate(torch.tensor(arrays["input_ids"]),
+                               attention_mask=torch.tensor(arrays["attention_mask"]).long(), max_new_tokens=12,
                                do_sample=False, num_beams=1, use_cache=False).numpy()[:, 1:]
     got = generate(model, arrays["input_ids"], 12, attention_mask=arrays["attention_mask"])
     for row, want in zip(got, expected):

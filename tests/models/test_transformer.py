@@ -11,7 +11,8 @@ from minipeft.models.config import positions_of
 
 IDS = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
 KINDS = [("bert", None, None), ("bert", "mlm", None), ("gpt2", "lm", None), ("llama", "lm", None), ("llama tied", "lm", None)]
-POOLED = [("bert", "mean"), ("bert", "cls"), ("bert", "pooler"), ("bert", "last"), ("gpt2", "last"), ("gpt2", "mean"), ("llama", "last")]
+POOLED = [("bert", "mean"), ("bert", "cls"), ("bert", "pooler"), ("bert", "last"), ("gpt2", "last"), ("gpt2", "mean"),
+          ("llama", "last")]
 
 
 def what(output):
@@ -55,7 +56,8 @@ def test_examples_in_a_batch_do_not_see_each_other(family, pooling, make):
 
 def test_masks_of_every_type_are_the_same_mask(make):
     model, mask = make("bert", "classify", "mean"), np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    outputs = [model(IDS, attention_mask=kind).logits.data for kind in (mask, mask.astype(bool), mask.astype(float), mask.tolist())]
+    outputs = [model(IDS, attention_mask=kind).logits.data
+               for kind in (mask, mask.astype(bool), mask.astype(float), mask.tolist())]
     assert all((o == outputs[0]).all() for o in outputs)
     assert (model(IDS, attention_mask=np.ones_like(IDS)).logits.data == model(IDS).logits.data).all()
 
@@ -83,7 +85,8 @@ def test_poolings_by_a_plain_loop(make, rng):
                 real = [t for t in range(virtual, 4) if mask[b, t]]
                 p = dict(head.named_parameters())
                 expected = {"mean": states[b, real].mean(axis=0), "cls": states[b, virtual], "last": states[b, real[-1]],
-                            "pooler": np.tanh(states[b, 0] @ p["pooler.weight"].data + p["pooler.bias"].data) if pooling == "pooler" else None}
+                            "pooler": np.tanh(states[b, 0] @ p["pooler.weight"].data + p["pooler.bias"].data)
+                            if pooling == "pooler" else None}
                 np.testing.assert_allclose(got[b], expected[pooling], rtol=1e-5, atol=1e-6)
             without_mask = head.pool(Tensor(states), None, virtual).data
             np.testing.assert_allclose(without_mask, head.pool(Tensor(states), np.ones((3, 4)), virtual).data, rtol=1e-6)
@@ -97,7 +100,8 @@ def test_virtual_tokens_are_skipped_by_every_head(make, rng):
         head = make(family, task).head
         full, cut = Tensor(states), Tensor(states[:, 2:].copy())
         np.testing.assert_allclose(head(full, None, 2).data, head(cut, None, 0).data, rtol=1e-5)
-        assert head.loss(full, head(full, None, 2), labels, 2).item() == pytest.approx(head.loss(cut, head(cut, None, 0), labels, 0).item(), rel=1e-5)
+        assert head.loss(full, head(full, None, 2), labels, 2).item() == pytest.approx(
+            head.loss(cut, head(cut, None, 0), labels, 0).item(), rel=1e-5)
 
 
 # ---- losses -----------------------------------------------------------------------------------------------------
@@ -150,7 +154,8 @@ def test_a_model_without_a_head_has_no_logits(make):
 def test_tied_output_map_is_the_table_of_word_vectors(make):
     for family in ("gpt2", "llama tied"):
         model = make(family, "lm")
-        assert model.head.output.tied is model.embed.tokens.weight and not [p for p, _ in model.named_parameters() if p.startswith("head")]
+        assert (model.head.output.tied is model.embed.tokens.weight
+                and not [p for p, _ in model.named_parameters() if p.startswith("head")])
         states = model(IDS).last_hidden_state.data
         np.testing.assert_allclose(model(IDS).logits.data, states @ model.embed.tokens.weight.data.T, rtol=1e-5, atol=1e-5)
     assert [p for p, _ in make("llama", "lm").named_parameters() if p.startswith("head")] == ["head.output.weight"]
@@ -198,7 +203,8 @@ def test_positions_count_real_tokens(mask, past, expected):
 # ---- dropout ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family,task,labels", [("bert", "classify", np.array([0, 2])), ("gpt2", "lm", IDS), ("llama", "lm", IDS)])
+@pytest.mark.parametrize("family,task,labels", [("bert", "classify", np.array([0, 2])), ("gpt2", "lm", IDS),
+                                                ("llama", "lm", IDS)])
 @pytest.mark.parametrize("where", ["hidden_dropout", "attention_dropout", "embedding_dropout"])
 def test_dropout_is_a_function_of_the_seed_and_off_in_evaluation(family, task, labels, where, make):
     model = make(family, task, "mean" if task == "classify" else None, **{where: 0.3})
@@ -251,20 +257,26 @@ def test_initial_weights_are_a_function_of_the_seed(make):
 
 @pytest.mark.parametrize("call,message", [
     (lambda make: make("bert")(IDS, labels=[0, 1]), "labels: this model has no head to compute a loss with; load it with a task"),
-    (lambda make: make("gpt2", "lm")(np.zeros((1, 25), int)), "the input is 25 tokens long, this model has positions for 24; truncate it"),
-    (lambda make: make("bert")(np.zeros((1, 25), int)), "the input is 25 tokens long, this model has positions for 24; truncate it"),
+    (lambda make: make("gpt2", "lm")(np.zeros((1, 25), int)),
+     "the input is 25 tokens long, this model has positions for 24; truncate it"),
+    (lambda make: make("bert")(np.zeros((1, 25), int)),
+     "the input is 25 tokens long, this model has positions for 24; truncate it"),
     (lambda make: make("bert")(IDS, attention_mask=np.ones((2, 4))), "attention_mask: expected shape (2, 5), got (2, 4)"),
     (lambda make: make("bert")(IDS, attention_mask=np.ones(5)), "attention_mask: expected shape (2, 5), got (5,)"),
-    (lambda make: make("bert")(IDS, token_type_ids=IDS[:, :3]), "token_type_ids: expected integers of shape (2, 5), got int64 of shape (2, 3)"),
+    (lambda make: make("bert")(IDS, token_type_ids=IDS[:, :3]),
+     "token_type_ids: expected integers of shape (2, 5), got int64 of shape (2, 3)"),
     (lambda make: make("bert")(IDS[0]), "input_ids: expected integers of shape (batch, time), got int64 of shape (5,)"),
     (lambda make: make("bert")(IDS * 1.0), "input_ids: expected integers of shape (batch, time), got float64 of shape (2, 5)"),
     (lambda make: make("bert")(IDS + 10), "embedding: id 19 is outside the table's 0..12"),
     (lambda make: make("bert")(-IDS), "embedding: id -9 is outside the table's 0..12"),
     (lambda make: make("bert", "classify", "mean")(IDS, labels=[0, 3]), "cross_entropy: label 3 is outside 0..2"),
-    (lambda make: make("bert", "classify", "mean")(IDS, labels=[0, 1, 2]), "labels: expected integers of shape (2,), got int64 of shape (3,)"),
-    (lambda make: make("bert", "classify", "mean")(IDS, labels=[0.0, 1.0]), "labels: expected integers of shape (2,), got float64 of shape (2,)"),
+    (lambda make: make("bert", "classify", "mean")(IDS, labels=[0, 1, 2]),
+     "labels: expected integers of shape (2,), got int64 of shape (3,)"),
+    (lambda make: make("bert", "classify", "mean")(IDS, labels=[0.0, 1.0]),
+     "labels: expected integers of shape (2,), got float64 of shape (2,)"),
     (lambda make: make("gpt2", "lm")(IDS, labels=[0, 1]), "labels: expected integers of shape (2, 5), got int64 of shape (2,)"),
-    (lambda make: make("bert", "mlm")(IDS, labels=IDS[:, 1:]), "labels: expected integers of shape (2, 5), got int64 of shape (2, 4)"),
+    (lambda make: make("bert", "mlm")(IDS, labels=IDS[:, 1:]),
+     "labels: expected integers of shape (2, 5), got int64 of shape (2, 4)"),
     (lambda make: ClassificationHead(4, 2, "max"), "pooling: expected one of mean, cls, pooler, last, got 'max'"),
 ])
 def test_messages(call, message, make):

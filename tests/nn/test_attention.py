@@ -56,8 +56,10 @@ def naive(attn, x, mask, positions):
             for h in range(attn.heads):
                 query = head(q[i], h, positions[b][i])
                 seen = [j for j in range(length) if (mask is None or mask[b][j]) and (not attn.core.causal or j <= i)]
-                e = [math.exp(sum(a * c for a, c in zip(query, head(k[j], h // group, positions[b][j]))) / math.sqrt(K)) for j in seen]
-                joined += [sum(w * head(v[j], h // group, None)[c] for w, j in zip(e, seen)) / sum(e) if seen else 0.0 for c in range(K)]
+                e = [math.exp(sum(a * c for a, c in zip(query, head(k[j], h // group, positions[b][j]))) / math.sqrt(K))
+                     for j in seen]
+                joined += [sum(w * head(v[j], h // group, None)[c] for w, j in zip(e, seen)) / sum(e) if seen else 0.0
+                           for c in range(K)]
             row = [r + o for r, o in zip(x[b, i], affine(joined, "out"))]
             out[b, i] = row if attn.norm is not None else norm(row, "join.norm")
     return out
@@ -115,7 +117,8 @@ def test_dropout_acts_on_the_weights_and_on_the_output(rng):
         assert (attn.eval()(x).data == plain).all()
 
 
-@pytest.mark.parametrize("buckets,farthest,causal", [(32, 128, True), (32, 128, False), (8, 20, False), (6, 9, True), (4, 5, False)])
+@pytest.mark.parametrize("buckets,farthest,causal", [(32, 128, True), (32, 128, False), (8, 20, False), (6, 9, True),
+                                                     (4, 5, False)])
 def test_buckets_of_distances(buckets, farthest, causal):
     """Each distance in the bucket that the definition gives: exact ones, then as many as share the logarithmic range."""
     distances = np.arange(-200, 201)

@@ -45,7 +45,8 @@ def test_every_package_has_its_place():
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_imports_only_from_those_below_it(package):
     allowed = {"minipeft." + name for name in ORDER[:ORDER.index(package) + 1]}
-    wrong = [f"{path.relative_to(PACKAGE)}:{line} imports {module}" for path in files_of(package) for module, line in imports_of(path)
+    wrong = [f"{path.relative_to(PACKAGE)}:{line} imports {module}"
+             for path in files_of(package) for module, line in imports_of(path)
              if module.split(".")[0] == "minipeft" and ".".join(module.split(".")[:2]) not in allowed]
     assert not wrong
 
@@ -71,7 +72,8 @@ def test_the_lower_packages_need_numpy_and_the_kernels_numba(package):
 
 # ---- the base names no method -----------------------------------------------------------------------------------
 
-METHODS = re.compile(r"lora|dora|ia3|ia_3|adapter|prefix|prompt|bitfit|peft|houlsby|pfeiffer|compacter|soft_token|lo_re|unfreez|early_exit", re.I)
+METHODS = re.compile(r"lora|dora|ia3|ia_3|adapter|prefix|prompt|bitfit|peft|houlsby|pfeiffer|compacter|soft_token|lo_re|unfreez|"
+                     r"early_exit", re.I)
 NOT_OURS = {"thread_name_prefix"}  # an argument of the standard library
 
 
@@ -83,7 +85,8 @@ def method_names(text):
 
 @pytest.mark.parametrize("package", BASE)
 def test_the_base_names_no_method(package):
-    wrong = [f"{path.name}:{line} {name}" for path in files_of(package) for name, line in method_names(path.read_text(encoding="utf-8"))]
+    wrong = [f"{path.name}:{line} {name}" for path in files_of(package)
+             for name, line in method_names(path.read_text(encoding="utf-8"))]
     assert not wrong
 
 

@@ -49,7 +49,8 @@ SAME = {"weight": "weight", "bias": "bias"}
 
 def test_linear_against_torch(peer, rng):
     compare(peer, fill(Linear(4, 6), rng), lambda torch: torch.nn.Linear(4, 6), SAME, rng.standard_normal((2, 3, 4)), rng)
-    compare(peer, fill(Linear(4, 6, bias=False), rng), lambda torch: torch.nn.Linear(4, 6, bias=False), SAME, rng.standard_normal((5, 4)), rng)
+    compare(peer, fill(Linear(4, 6, bias=False), rng), lambda torch: torch.nn.Linear(4, 6, bias=False), SAME,
+            rng.standard_normal((5, 4)), rng)
 
 
 def test_norms_against_torch(peer, backend, rng):
@@ -68,7 +69,8 @@ def test_fresh_norms_normalise(rng):
 
 def test_sizes_dtypes_and_initial_weights(rng):
     linear, table = Linear(300, 200, rng=rng, std=0.1), Embedding(300, 200, rng=rng)
-    assert linear.weight.shape == (300, 200) and (linear.bias.data == 0).all() and linear.weight.data.std() == pytest.approx(0.1, rel=0.02)
+    assert (linear.weight.shape == (300, 200) and (linear.bias.data == 0).all()
+            and linear.weight.data.std() == pytest.approx(0.1, rel=0.02))
     assert table.weight.shape == (300, 200) and table.weight.data.std() == pytest.approx(0.02, rel=0.02)
     assert {p.dtype for m in (linear, table, LayerNorm(3), RMSNorm(3)) for p in m.parameters()} == {np.dtype(np.float32)}
     assert (Linear(3, 2).weight.data == 0).all()  # to be loaded
@@ -103,7 +105,8 @@ def test_feed_forward_against_a_plain_loop(gated, bias, pre_norm, backend, rng):
 
     def affine(row, name):
         weight, offset = p[f"{name}.weight"], p.get(f"{name}.bias")
-        return [sum(row[i] * weight[i, j] for i in range(len(row))) + (0 if offset is None else offset[j]) for j in range(weight.shape[1])]
+        return [sum(row[i] * weight[i, j] for i in range(len(row))) + (0 if offset is None else offset[j])
+                for j in range(weight.shape[1])]
 
     silu = lambda v: v / (1 + math.exp(-v))
     for b in range(2):

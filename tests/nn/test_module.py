@@ -102,8 +102,9 @@ def test_replace_puts_a_module_in_the_place_of_another(net, rng):
     assert [path for path, _ in net.named_modules()] == ["", "layers"]
 
 
-@pytest.mark.parametrize("path,part", [("layer", "layer"), ("layers.2", "2"), ("layers.0.third", "third"), ("layers.0.first.weight", "weight"),
-                                       ("", ""), ("nothing", "nothing"), ("layers.-1", "-1"), ("layers..first", "")])
+@pytest.mark.parametrize("path,part", [("layer", "layer"), ("layers.2", "2"), ("layers.0.third", "third"),
+                                       ("layers.0.first.weight", "weight"), ("", ""), ("nothing", "nothing"),
+                                       ("layers.-1", "-1"), ("layers..first", "")])
 def test_a_path_that_leads_nowhere(net, path, part):
     message = re.escape(f"no module at {path!r} (nothing named {part!r})")
     with pytest.raises(KeyError, match=message):

@@ -37,8 +37,8 @@ def test_it_is_a_bias_in_the_logits():
 
 
 def test_nothing_to_divide_by():
-    with pytest.raises(ValueError, match="^calibration: an input without content has no probability of one class; there is nothing "
-                                         "to divide by$"):
+    with pytest.raises(ValueError, match="^calibration: an input without content has no probability of one class; "
+                                         "there is nothing to divide by$"):
         calibrated(np.ones((1, 2)) / 2, [1.0, 0.0])
 
 
@@ -56,13 +56,15 @@ def test_a_biased_model_is_set_right():
     assert p.shape == (3, 2) and not np.allclose(p, 0.5)  # of three inputs the mean is set right, and none by itself
 
 
-@pytest.mark.parametrize("arch, kind", [("encoder", ClozeClassification), ("decoder", ClozeClassification), ("seq2seq", ClozeClassification),
-                                        ("decoder", RankClassification), ("seq2seq", RankClassification)])
+@pytest.mark.parametrize("arch, kind", [("encoder", ClozeClassification), ("decoder", ClozeClassification),
+                                        ("seq2seq", ClozeClassification), ("decoder", RankClassification),
+                                        ("seq2seq", RankClassification)])
 def test_the_models_own_content_free_input_becomes_uniform(arch, kind):
     model, tokenizer = load_pretrained(f"toy:{arch}"), Tokenizer.from_folder(f"toy:{arch}")
     dataset = toy.dataset("rating", seed=1, train=3, dev=4, test=2)
     work = kind(tokenizer, dataset, model.config, *prompts("rating")[2], 60, 2)
     before, set_right = work.predict(model, "dev"), Calibration(work, tokenizer, 60, inputs=("N/A",))
-    assert np.allclose(set_right.predict(model, Calibration.SPLIT), 0.25) and not np.allclose(work.predict(model, Calibration.SPLIT), 0.25, atol=0.02)
+    assert (np.allclose(set_right.predict(model, Calibration.SPLIT), 0.25)
+            and not np.allclose(work.predict(model, Calibration.SPLIT), 0.25, atol=0.02))
     ratio = set_right.predict(model, "dev") / before  # the same for every text, but for what makes the sum one
     assert np.allclose(ratio / ratio[:, :1], ratio[0] / ratio[0, 0])

@@ -129,5 +129,5 @@ def test_a_causal_model_is_not_asked_about_what_it_does_not_read(reviews):
         work_on(arch, reviews, pattern="is it {mask} ? {text}")
     with pytest.raises(ValueError) as caught:
         work_on("decoder", reviews, pattern="is it {mask} ? {text}")
-    assert str(caught.value) == ("template: a causal model reads what stands before {mask} alone, and in 'is it {mask} ? {text}' {text} stands "
-                                 "behind it; put {mask} last")
+    assert str(caught.value) == ("template: a causal model reads what stands before {mask} alone, "
+                                 "and in 'is it {mask} ? {text}' {text} stands behind it; put {mask} last")

@@ -6,8 +6,8 @@ import pytest
 from minipeft import attach, load_pretrained
 from minipeft.data import Dataset, Example, Tokenizer, toy
 from minipeft.methods import METHODS
-from minipeft.prompting import (ClozeClassification, Demonstrations, RankClassification, Template, Verbalizer, kind_of, separator_of,
-                                text_vectors)
+from minipeft.prompting import (ClozeClassification, Demonstrations, RankClassification, Template, Verbalizer, kind_of,
+                                separator_of, text_vectors)
 from minipeft.training import Settings, fit
 
 VERBALIZER = Verbalizer({"negative": ["bad", "terrible"], "positive": ["good", "great"]})

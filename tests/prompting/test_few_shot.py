@@ -41,8 +41,8 @@ def test_dev_is_test_where_there_is_no_test(reviews):
 
 def test_too_few(reviews):
     fewest = min(Counter(e.label for e in reviews.splits["train"]).values())
-    with pytest.raises(ValueError, match=rf"^shots: the class '\w+' has \d+ training examples; 90 for training and 90 for choosing "
-                                         r"need 180; give at most \d+$"):
+    with pytest.raises(ValueError, match=rf"^shots: the class '\w+' has \d+ training examples; 90 for training and 90 for "
+                                         r"choosing need 180; give at most \d+$"):
         few_shot(reviews, 90, 13)
     assert few_shot(reviews, fewest // 2, 13)
 

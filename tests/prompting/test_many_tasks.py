@@ -38,7 +38,8 @@ def test_the_limits_of_the_temperature():
     assert shares([100, 300]).tolist() == [0.25, 0.75]
     assert np.allclose(shares([100, 300], 1e9), 0.5)
     assert shares([100, 300, 10**9], limit=300).tolist() == pytest.approx([1 / 7, 3 / 7, 3 / 7])
-    assert shares([600] * 6, limit=[150] * 4 + [300] * 2).tolist() == pytest.approx([1 / 8] * 4 + [1 / 4] * 2)  # T0: two tasks, alike
+    # T0: two tasks, alike
+    assert shares([600] * 6, limit=[150] * 4 + [300] * 2).tolist() == pytest.approx([1 / 8] * 4 + [1 / 4] * 2)
     for bad in ({"temperature": 0.0}, {"sizes": [3, 0]}):
         with pytest.raises(ValueError, match="expected a temperature above 0 and examples of every task"):
             shares(**{"sizes": [1, 2], **bad})
@@ -103,7 +104,8 @@ def test_a_shared_part_beside_a_vector_for_each_task():
 
 def test_several_templates_have_a_median_and_quartiles():
     model, works = made()
-    tokenizer, dataset = Tokenizer.from_folder("toy:encoder"), toy.dataset("sentiment", "medium", seed=4, train=8, dev=20, test=30)
+    tokenizer, dataset = (Tokenizer.from_folder("toy:encoder"),
+                          toy.dataset("sentiment", "medium", seed=4, train=8, dev=20, test=30))
     patterns = ("{text} it was {mask} .", "{text} all in all , it was {mask} .", "{text} {mask}", "{mask} . {text}")
     several = [ClozeClassification(tokenizer, dataset, model.config, Template(p), works["sentiment"].verbalizer, 80, 8)
                for p in patterns]

@@ -198,7 +198,8 @@ def test_a_plain_outer_step_is_the_rule_as_it_stands(small, rule):
     settings = MetaSettings(rule, 0.2, 2, lr=0.3, tasks=3, steps=1, seed=5, optimizer="sgd")
     rng = np.random.default_rng([5, 0])
     found = [meta_gradient(model, places_of(model, parameters), parameters, regression(rng), settings)[0] for _ in range(3)]
-    expected = {path: p.data - 0.3 * sum(each[number] for each in found) / 3 for number, (path, p) in enumerate(parameters.items())}
+    expected = {path: p.data - 0.3 * sum(each[number] for each in found) / 3
+                for number, (path, p) in enumerate(parameters.items())}
     meta_train(model, parameters, regression, settings)
     for path, p in parameters.items():
         assert np.allclose(p.data, expected[path], rtol=1e-12)
@@ -207,7 +208,8 @@ def test_a_plain_outer_step_is_the_rule_as_it_stands(small, rule):
 @pytest.mark.parametrize("name, value, message", [
     ("rule", "mamel", "rule: expected one of reptile, fomaml, maml, got 'mamel'"),
     ("optimizer", "lion", "optimizer: expected one of sgd, adam, adamw, got 'lion'"), ("inner_steps", 0, "inner_steps: .* got 0"),
-    ("inner_lr", -1.0, "inner_lr: expected more than 0, got -1.0"), ("tasks", 0, "tasks"), ("steps", 0, "steps"), ("lr", 0, "lr")])
+    ("inner_lr", -1.0, "inner_lr: expected more than 0, got -1.0"), ("tasks", 0, "tasks"), ("steps", 0, "steps"),
+    ("lr", 0, "lr")])
 def test_settings_that_make_no_sense(name, value, message):
     with pytest.raises(ValueError, match=message):
         MetaSettings(**{name: value})

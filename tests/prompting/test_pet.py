@@ -133,7 +133,8 @@ def test_a_pair_has_no_part_in_its_own_labels():
     log_q = np.log(np.tile([0.2, 0.8], (3, 60, 1)))
     log_q[0] = np.log([0.999, 0.001])
     have = np.bincount([e.label for e in ensemble.labelled], minlength=2)
-    first = lambda count: [e.text for e in ensemble.raw[:count]]  # where no text has a class, those that come nearest: here all alike
+    # where no text has a class, those that come nearest: here all alike
+    first = lambda count: [e.text for e in ensemble.raw[:count]]
     for number, without in ((0, 0), (1, 1), (2, 1)):
         chosen = ensemble._labelled_by_others(log_q, number, 0, np.random.default_rng(0))
         of = lambda label: [e.text for e in chosen if e.label == label]
@@ -215,7 +216,8 @@ def test_without_labels_it_starts_from_the_untrained_pairs():
     assert np.mean([right[e.text] == e.label for examples in seen for e in examples]) > 0.7
 
 
-@pytest.mark.parametrize("labelled, generations", [(2, 4), (4, 4), (8, 3), (10, 3), (40, 2), (100, 2), (200, 1), (1000, 0), (5000, 0), (0, 4)])
+@pytest.mark.parametrize("labelled, generations", [(2, 4), (4, 4), (8, 3), (10, 3), (40, 2), (100, 2), (200, 1), (1000, 0),
+                                                   (5000, 0), (0, 4)])
 def test_the_number_of_generations(labelled, generations):
     """The last one has 1,000 texts or more, and the one before it has not; the first without labels has 10."""
     sizes = [(5 * labelled or 10) * 5**k for k in range(generations)]
@@ -240,7 +242,8 @@ def test_a_method_has_its_own_rates_and_hooks():
     attachment, _ = distil(ensemble, classifier, METHODS["adalora"]())
     for each in (ensemble.model.attachments["pair0"], attachment):
         lambdas = np.concatenate([w.lambdas.data for w in each.wrappers.values() if hasattr(w, "lambdas")])
-        assert (lambdas == 0).sum() == len(lambdas) - METHODS["adalora"]().target_rank * sum(hasattr(w, "lambdas") for w in each.wrappers.values())
+        assert ((lambdas == 0).sum()
+                == len(lambdas) - METHODS["adalora"]().target_rank * sum(hasattr(w, "lambdas") for w in each.wrappers.values()))
 
 
 @ARCHS

@@ -18,8 +18,8 @@ ARCHS = pytest.mark.parametrize("arch", ["decoder", "seq2seq"])
 def work_on(arch, examples=EXAMPLES, answers=ANSWERS, pattern="{text} it was {mask}", length=40, **more):
     model, tokenizer = load_pretrained(f"toy:{arch}"), Tokenizer.from_folder(f"toy:{arch}")
     dataset = Dataset({"train": examples, "dev": examples}, tuple(answers))
-    return model, tokenizer, RankClassification(tokenizer, dataset, model.config, Template(pattern), Verbalizer(answers), length, 2,
-                                                **more)
+    return model, tokenizer, RankClassification(tokenizer, dataset, model.config, Template(pattern), Verbalizer(answers),
+                                                length, 2, **more)
 
 
 def slow(model, tokenizer, arch, text, answer):
@@ -84,5 +84,5 @@ def test_room_is_left_for_the_longest_answer():
 def test_masked_models_write_no_answers():
     with pytest.raises(ValueError) as caught:
         work_on("encoder")
-    assert str(caught.value) == ("ranking: a masked model fills in one token; expected a decoder or an encoder-decoder, or classify by "
-                                 "the gap")
+    assert str(caught.value) == ("ranking: a masked model fills in one token; expected a decoder or an encoder-decoder, "
+                                 "or classify by the gap")

@@ -97,8 +97,8 @@ def test_patterns_that_are_none(pattern, message):
 def test_no_room_and_no_gap(tokenizers):
     with pytest.raises(ValueError) as caught:
         encode(tokenizers, "bert", PATTERN, "the soup", length=5)
-    assert str(caught.value) == ("max_length: the template '{text} it was {mask} .' alone takes more than 5 tokens; give a larger "
-                                 "one")
+    assert str(caught.value) == ("max_length: the template '{text} it was {mask} .' alone takes more than 5 tokens; "
+                                 "give a larger one")
     with pytest.raises(ValueError, match="^template: this tokenizer has no mask token$"):
         Template(PATTERN).encode(tokenizers["gpt2"], [Example("a", None, 0)], 9, "masked")
     with pytest.raises(ValueError, match="^template: this tokenizer has no sentinel <extra_id_0>$"):

@@ -40,8 +40,8 @@ def test_faults(text, labels, message):
 def test_words_that_are_not_one_token(tokenizer):
     with pytest.raises(ValueError) as caught:
         Verbalizer({"a": "wonderfully", "b": "bad"}).ids(tokenizer)
-    assert str(caught.value) == ("verbalizer: 'wonderfully' is not one token of this model but wonderful ##ly; expected a word of "
-                                 "its vocabulary, such as wonderful")
+    assert str(caught.value) == ("verbalizer: 'wonderfully' is not one token of this model but wonderful ##ly; expected a word "
+                                 "of its vocabulary, such as wonderful")
     with pytest.raises(ValueError, match=r"^verbalizer: '\$' is not one token of this model but \[UNK\]; expected a word of its "
                                          r"vocabulary; --search-words finds some that fit the classes$"):
         Verbalizer({"a": "$", "b": "bad"}).ids(tokenizer)

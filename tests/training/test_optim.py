@@ -81,7 +81,8 @@ def test_groups_scale_the_rate_and_spare_vectors_from_decay():
     matrix, vector, frozen = Parameter(np.ones((2, 2))), Parameter(np.ones(2)), Parameter(np.ones(2))
     scale = {"matrix": 1.0, "vector": 10.0, "frozen": 1.0}.get
     groups = decay_groups({"matrix": matrix, "vector": vector, "frozen": frozen}, 0.5, scale)
-    assert [(len(g["parameters"]), g["lr_scale"], g["weight_decay"]) for g in groups] == [(1, 1.0, 0.5), (1, 10.0, 0.0), (1, 1.0, 0.0)]
+    assert ([(len(g["parameters"]), g["lr_scale"], g["weight_decay"]) for g in groups]
+            == [(1, 1.0, 0.5), (1, 10.0, 0.0), (1, 1.0, 0.0)])
     optimizer = AdamW(groups, lr=0.1)
     matrix.grad, vector.grad = np.zeros((2, 2)), np.full(2, 3.0)
     optimizer.step()

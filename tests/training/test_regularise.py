@@ -26,7 +26,8 @@ def make():
 @given(alpha=st.floats(0, 3), beta=st.floats(0, 3), seed=st.integers(0, 10**6))
 def test_l2_sp_is_the_distance_from_the_start(alpha, beta, seed):
     rng = np.random.default_rng(seed)
-    parameters = {"blocks.0.w": Parameter(rng.standard_normal((2, 3))), "head.classifier.weight": Parameter(rng.standard_normal(4))}
+    parameters = {"blocks.0.w": Parameter(rng.standard_normal((2, 3))),
+                  "head.classifier.weight": Parameter(rng.standard_normal(4))}
     start = {path: p.data.copy() for path, p in parameters.items()}
     hook = L2SP(parameters, alpha, beta)
     for p in parameters.values():
@@ -68,7 +69,8 @@ def test_smoothed_labels_are_a_target_and_the_gradient_is_p_minus_it(smoothing, 
 
 
 @pytest.mark.parametrize("call,message", [
-    (lambda: smoothed_cross_entropy(Tensor(np.ones((1, 2))), np.array([0]), 1.0), "label smoothing: expected a number from 0 to below 1, got 1.0"),
+    (lambda: smoothed_cross_entropy(Tensor(np.ones((1, 2))), np.array([0]), 1.0),
+     "label smoothing: expected a number from 0 to below 1, got 1.0"),
     (lambda: L2SP({}, -1), "L2-SP: alpha and beta must be 0 or more, got -1"),
     (lambda: mixout(make(), 1.0).__enter__(), r"mixout: the probability must lie in \[0, 1\), got 1.0")])
 def test_bad_strengths_are_refused(call, message):
@@ -108,7 +110,8 @@ def test_mixout_goes_on_and_off_and_changes_nothing_in_evaluation():
     assert not any(isinstance(m, Wrapper) for m in model.modules())
 
 
-@pytest.mark.parametrize("method,reason", [(LoRA(rank=2), "no weight of the blocks is trained in place"), (None, "has an attachment on it")])
+@pytest.mark.parametrize("method,reason", [(LoRA(rank=2), "no weight of the blocks is trained in place"),
+                                           (None, "has an attachment on it")])
 def test_mixout_where_it_has_no_meaning_is_refused(method, reason):
     model = make()
     attach(model, LoRA(rank=2), "lora")
