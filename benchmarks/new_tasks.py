@@ -3,9 +3,9 @@
 T0. toy:seq2seq is trained to write the answers of several tasks of the toy world, each through all its templates
 (`prompting.toy_prompts`), and asked about a task that was held out. Scores are accuracies by rank classification on test texts,
 the median over the templates with its quartiles; before, and after training on others, always in as many steps, every task as
-often as any other; a step is taken on several batches, each of a task drawn anew, as T0's batches mix their tasks. Each of the 12
-tasks is held out in turn, and all others are trained on. The five that ask what a text tells (what colour, size, room, owner or
-thing) are also asked after one, two, three and four of the others among them, in an order drawn by the seed.
+often as any other. Each of the 12 tasks is held out in turn, after one, three, six and all eleven others, in an order that the
+seed draws. Five tasks are of one kind, questions about what a text tells (what colour, size, room, owner or thing): each of them
+is also asked after one to four of the others of its kind alone.
 
 Meta-learning. A new task is to tell two classes of one toy task apart, in an order of its own, from 1, 5 or 20 examples of each:
 topics, questions, colours. The classes of the tasks that are adapted to at the end (travel and school, size and room, black and
@@ -47,12 +47,12 @@ class Scale:
 
     seeds: int = 5
     t0_seeds: int = 3
-    counts: tuple = (1, 2, 3, 4, 11)  # of the tasks that are trained on
+    counts: tuple = (1, 3, 6, 11)  # of the tasks that are trained on
+    kin: tuple = (1, 2, 3, 4)      # of those of one kind
     held: tuple = None            # tasks that are held out in turn, None for all
-    t0_steps: int = 400
-    t0_batches: int = 4           # that make one step
+    t0_steps: int = 1600
     t0_lr: float = 3e-4
-    train: int = 600              # texts of each task
+    train: int = 2400             # texts of each task
     test: int = 300
     shots: tuple = (1, 5, 20)
     meta_steps: int = 150
@@ -61,8 +61,8 @@ class Scale:
     draws: int = 3                # of examples, of each new task
 
 
-FAST = Scale(seeds=2, t0_seeds=2, counts=(1,), held=("reading", "topic"), t0_steps=3, train=24, test=12, shots=(1,), meta_steps=2,
-             inner_steps=1, query=10, draws=1)
+FAST = Scale(seeds=2, t0_seeds=2, counts=(1,), kin=(2,), held=("reading", "topic"), t0_steps=3, train=24, test=12, shots=(1,),
+             meta_steps=2, inner_steps=1, query=10, draws=1)
 
 
 # ---- T0 --------------------------------------------------------------------------------------------------------
@@ -81,66 +81,66 @@ def works_of(task, scale, seed, part, config, tokenizer):
             for template, verbalizer in prompts(task)]
 
 
-def others(held, count, seed):
-    """The tasks that are trained on: other questions in an order drawn by the seed, and behind them all other tasks."""
+def others(held, seed, of=None):
+    """The tasks to train on for a held-out one, in the seed's order: all others, or those among ``of``."""
     import numpy as np
 
     from minipeft.data import toy
 
-    questions = [task for task in QUESTIONS if task != held]
-    mixed = np.random.default_rng([seed, list(toy.TASKS).index(held)]).permutation(questions).tolist()
-    return [*mixed, *(task for task in toy.TASKS if task not in (held, *QUESTIONS))][:count]
+    rng = np.random.default_rng([seed, list(toy.TASKS).index(held)])
+    return rng.permutation([task for task in of or toy.TASKS if task != held]).tolist()
 
 
-def t0_scores(held, count, scale, seed):
-    """`over_templates` of a held-out task, after training on ``count`` others (0: before)."""
+def t0_scores(held, trained, scale, seed):
+    """`over_templates` of a held-out task, after training on the tasks ``trained`` (none: before)."""
     from minipeft import load_pretrained
     from minipeft.data import Tokenizer
     from minipeft.prompting import ManyTasks, over_templates
     from minipeft.training import Settings, fit
 
     model, tokenizer = load_pretrained("toy:seq2seq"), Tokenizer.from_folder("toy:seq2seq")
-    if count:
-        of_task = {task: works_of(task, scale, seed, "train", model.config, tokenizer) for task in others(held, count, seed)}
+    if trained:
+        of_task = {task: works_of(task, scale, seed, "train", model.config, tokenizer) for task in trained}
         works = {f"{task} {number}": work for task, each in of_task.items() for number, work in enumerate(each)}
         # the same for a task, however many templates it has
         limit = [scale.train / len(each) for each in of_task.values() for _ in each]
         model.requires_grad_(True)
-        fit(model, dict(model.named_parameters()), ManyTasks(works, limit=limit, batches=scale.t0_steps * scale.t0_batches),
-            Settings(lr=scale.t0_lr, epochs=1, seed=seed, accumulate=scale.t0_batches))
+        fit(model, dict(model.named_parameters()), ManyTasks(works, limit=limit, batches=scale.t0_steps),
+            Settings(lr=scale.t0_lr, epochs=1, seed=seed))
     return over_templates(model, works_of(held, scale, seed, "test", model.config, tokenizer))
 
 
 def t0(scale, kept):
-    """{held-out task: {number of others: [`over_templates` of each seed]}}; None where a task has no such number."""
+    """{held-out task: {number of others: [`over_templates` of each seed]}}."""
     from minipeft.data import toy
 
-    counts, out = (0, *scale.counts), {}
-    for held in scale.held or sorted(toy.TASKS, key=lambda task: task not in QUESTIONS):
-        asked = counts if held in QUESTIONS else (0, counts[-1])
-        out[held] = {count: [kept(f"t0 {held} after {count}, seed {seed}", lambda: t0_scores(held, count, scale, seed))
-                             for seed in range(scale.t0_seeds)] if count in asked else None for count in counts}
-    return out
+    def score(held, count, seed):
+        return kept(f"t0 {held} after {count}, seed {seed}", lambda: t0_scores(held, others(held, seed)[:count], scale, seed))
+
+    return {held: {count: [score(held, count, seed) for seed in range(scale.t0_seeds)] for count in (0, *scale.counts)}
+            for held in scale.held or sorted(toy.TASKS, key=lambda task: task not in QUESTIONS)}
+
+
+def t0_kin(scale, kept):
+    """The same for the questions, after others of their kind alone."""
+    def score(held, count, seed):
+        return kept(f"t0 {held} after {count} of its kind, seed {seed}",
+                    lambda: t0_scores(held, others(held, seed, QUESTIONS)[:count], scale, seed))
+
+    return {held: {count: [score(held, count, seed) for seed in range(scale.t0_seeds)] for count in scale.kin}
+            for held in QUESTIONS if held in (scale.held or QUESTIONS)}
 
 
 def spread(found):
-    """The median over templates, mean and standard deviation over seeds, and the mean quartiles; "" for what was not asked."""
-    if found is None:
-        return ""
+    """The median over templates, mean and standard deviation over seeds, and the mean quartiles."""
     (low, high), medians = zip(*(each["quartiles"] for each in found)), [100 * each["median"] for each in found]
     return f"{of_seeds(medians)} ({100 * statistics.mean(low):.0f} to {100 * statistics.mean(high):.0f})"
 
 
-def averages(found):
-    """{row: cells} of a table of `t0`: the medians' mean over the held-out questions, and over all that was held out."""
-    out = {}
-    for name, tasks in (("mean of the questions", [task for task in found if task in QUESTIONS]), ("mean of all", list(found))):
-        out[name] = [""] * len(found[tasks[0]])
-        # of one number of others: [a task's, of each seed]
-        for i, asked in enumerate(zip(*(found[task].values() for task in tasks))):
-            if None not in asked:
-                out[name][i] = of_seeds([100 * statistics.mean(each["median"] for each in of_seed) for of_seed in zip(*asked)])
-    return out
+def average(found, tasks):
+    """The cells of a row of `t0`: the mean of the medians over these held-out tasks, mean and standard deviation over seeds."""
+    columns = zip(*(found[task].values() for task in tasks))  # of each number of others: [a task's results, of each seed]
+    return [of_seeds([100 * statistics.mean(each["median"] for each in of_seed) for of_seed in zip(*asked)]) for asked in columns]
 
 
 # ---- meta-learning ---------------------------------------------------------------------------------------------
@@ -295,11 +295,15 @@ def table(found, corner, columns, cell=of_seeds):
 def tables(found, scale):
     """{title: (heads, rows)} of what was found."""
     out = {}
-    if "t0" in found:
-        columns = ["before", *(f"after {count} other{'s' * (count > 1)}" for count in scale.counts)]
-        heads, rows = table(found["t0"], "held out", columns, spread)
-        out["held-out task: accuracy (%), median over templates (and quartiles)"] = (
-            heads, rows + [[name, *cells] for name, cells in averages(found["t0"]).items()])
+    for part, of in (("t0", ""), ("t0_kin", " of its kind")):
+        if part in found:
+            counts = list(next(iter(found[part].values())))
+            columns = [f"after {count} other{'s' * (count > 1)}{of}" if count else "before" for count in counts]
+            heads, rows = table(found[part], "held out", columns, spread)
+            rows += [["mean of the questions", *average(found[part], [task for task in found[part] if task in QUESTIONS])]]
+            if part == "t0":
+                rows += [["mean of all", *average(found[part], list(found[part]))]]
+            out[f"held-out task{of and ', after others' + of}: accuracy (%), median over templates (and quartiles)"] = heads, rows
     if "meta" in found:
         out["a new task: accuracy (%)"] = table(found["meta"], "start", [f"{shots} of each class" for shots in scale.shots])
     return out
@@ -325,13 +329,13 @@ class Kept:
         return self.known[name]
 
 
-PARTS = {"t0": t0, "meta": meta}
+PARTS = {"t0": t0, "t0_kin": t0_kin, "meta": meta}
 
 
 def make_parser():
     """The command line's parser."""
     parser = common.study_parser("new_tasks", __doc__, EXAMPLE)
-    parser.add_argument("--only", choices=PARTS, help="one part (default: both)")
+    parser.add_argument("--only", choices=PARTS, help="one part (default: all)")
     return parser
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import new_tasks
-from benchmarks.new_tasks import (FAST, NEW, QUESTIONS, SEEN, Kept, Tasks, adapted, averages, learner, others, spread,
+from benchmarks.new_tasks import (FAST, NEW, QUESTIONS, SEEN, Kept, Tasks, adapted, average, learner, others, spread,
                                   t0_scores, table)
 from minipeft.data import Tokenizer, toy
 from minipeft.prompting import ManyTasks
@@ -20,13 +20,17 @@ def tokenizer():
 
 def test_classes_that_are_new_were_never_seen():
     assert set(NEW) == set(SEEN) and all(not set(NEW[task]) & set(SEEN[task]) for task in NEW)
-    for seed in range(5):
-        four = others("reading", 4, seed)
-        assert set(four) == set(QUESTIONS) - {"reading"} and others("reading", 1, seed) == four[:1]
-        assert set(others("reading", 11, seed)) == set(toy.TASKS) - {"reading"} and len(toy.TASKS) == 12
-    assert len({others("reading", 1, seed)[0] for seed in range(9)}) > 1
-    assert set(others("topic", 11, 0)) == set(toy.TASKS) - {"topic"}
     assert all(set((*NEW[task], *SEEN[task])) == set(toy.TASKS[task].labels) for task in ("topic", "reading", "question"))
+
+
+def test_the_tasks_to_train_on_are_all_but_the_one_in_an_order_of_the_seed():
+    for seed in range(5):
+        every, kin = others("reading", seed), others("reading", seed, QUESTIONS)
+        assert sorted(every) == sorted(set(toy.TASKS) - {"reading"}) and len(every) == 11 and every == others("reading", seed)
+        assert sorted(kin) == sorted(set(QUESTIONS) - {"reading"}) and kin == others("reading", seed, QUESTIONS)
+    for of in (None, QUESTIONS):
+        assert len({others("reading", seed, of)[0] for seed in range(9)}) > 1
+    assert QUESTIONS == tuple(task for task in toy.TASKS if task.startswith("reading"))
 
 
 def test_an_episode(tokenizer):
@@ -64,7 +68,7 @@ def test_a_held_out_task_is_asked_and_not_trained(monkeypatch):
     seen, works_of = [], new_tasks.works_of
     monkeypatch.setattr(new_tasks, "works_of", lambda task, scale, seed, part, *more: seen.append((task, part)) or works_of(
         task, scale, seed, part, *more))
-    found = t0_scores("reading_size", 11, replace(FAST, t0_steps=2), 0)
+    found = t0_scores("reading_size", others("reading_size", 0), replace(FAST, t0_steps=2), 0)
     assert [task for task, part in seen if part == "test"] == ["reading_size"]
     assert {task for task, part in seen if part == "train"} == set(toy.TASKS) - {"reading_size"}
     assert len(found["scores"]) == 4 and 0 <= found["median"] <= 1
@@ -76,30 +80,23 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert new_tasks.main(["--fast", "--json", "j.json", "--markdown", "m.md"]) == 0
     found = json.loads((tmp_path / "j.json").read_text())
     assert set(found["meta"]) == {"scratch", "maml", "prototypes, trained"} and len(found["t0"]["reading"]["1"]) == 2
-    assert list(found["t0"]) == ["reading", "topic"]
+    assert list(found["t0"]) == ["reading", "topic"] and list(found["t0_kin"]) == ["reading"]
     text = (tmp_path / "m.md").read_text()
-    assert "| held out | before | after 1 other |" in text and "| start | 1 of each class |" in text
+    assert "| held out | before | after 1 other |\n" in text and "| held out | after 2 others of its kind |\n" in text
+    assert text.count("| mean of the questions |") == 2 and text.count("| mean of all |") == 1
+    assert "| start | 1 of each class |" in text
     assert "maml" in capsys.readouterr().out
     assert table({"x": {1: [50.0, 60.0]}}, "c", ["d"]) == (["c", "d"], [["x", "55.0 ± 7.1"]])
     found = [{"median": 0.5, "quartiles": (0.4, 0.7)}, {"median": 0.6, "quartiles": (0.2, 0.9)}]
-    assert spread(found) == "55.0 ± 7.1 (30 to 80)" and spread(None) == ""
+    assert spread(found) == "55.0 ± 7.1 (30 to 80)"
 
 
-def test_averages_are_over_what_was_asked_of_every_task():
+def test_an_average_is_over_tasks_and_its_deviation_over_seeds():
     of = lambda *medians: [{"median": m, "quartiles": (m, m)} for m in medians]
-    found = {"reading": {0: of(0.1, 0.3), 2: of(0.5, 0.9), 11: of(0.2, 0.2)},
-             "reading_size": {0: of(0.3, 0.7), 2: of(0.7, 0.9), 11: of(0.4, 0.6)},
-             "topic": {0: of(0.5, 0.8), 2: None, 11: of(0.6, 0.7)}}
-    assert averages(found) == {"mean of the questions": ["35.0 ± 21.2", "75.0 ± 21.2", "35.0 ± 7.1"],
-                               "mean of all": ["45.0 ± 21.2", "", "45.0 ± 7.1"]}
-
-
-def test_a_step_is_over_several_batches(monkeypatch):
-    seen = []
-    monkeypatch.setattr("minipeft.training.fit", lambda model, parameters, work, settings: seen.append((work, settings)))
-    t0_scores("topic", 2, replace(FAST, t0_steps=5, t0_batches=3), 0)
-    ((work, settings),) = seen
-    assert settings.accumulate == 3 and work.number_of_batches() == 15
+    found = {"reading": {0: of(0.1, 0.3), 11: of(0.2, 0.2)}, "reading_size": {0: of(0.3, 0.7), 11: of(0.4, 0.6)},
+             "topic": {0: of(0.5, 0.8), 11: of(0.6, 0.7)}}
+    assert average(found, ["reading", "reading_size"]) == ["35.0 ± 21.2", "35.0 ± 7.1"]
+    assert average(found, list(found)) == ["45.0 ± 21.2", "45.0 ± 7.1"]
 
 
 def test_every_task_is_drawn_as_often_however_many_templates_it_has(monkeypatch):
@@ -110,7 +107,7 @@ def test_every_task_is_drawn_as_often_however_many_templates_it_has(monkeypatch)
             seen.append(self)
 
     monkeypatch.setattr("minipeft.prompting.ManyTasks", Seen)
-    t0_scores("reading", 11, replace(FAST, t0_steps=1), 0)
+    t0_scores("reading", others("reading", 0), replace(FAST, t0_steps=1), 0)
     (many,), share = seen, {}
     for name, p in zip(many.names, many.p):
         share[name.split()[0]] = share.get(name.split()[0], 0) + p
