@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import common
 
-EXAMPLE = """example, about five minutes, half of them to train:
+EXAMPLE = """example, five to six minutes, half of them to train:
   python -m benchmarks.drafting --model ../shared/models/stories260K \\
       --data ../shared/data/tinystories_sample/tinystories.txt --out runs/drafting --json drafting.json
 """

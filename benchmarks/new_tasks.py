@@ -3,23 +3,25 @@
 T0. toy:seq2seq is trained to write the answers of several tasks of the toy world, each through all its templates
 (`prompting.toy_prompts`), and asked about a task that was held out. Scores are accuracies by rank classification on test texts,
 the median over the templates with its quartiles; before, and after training on others, always in as many steps, every task as
-often as any other. Each of the 12 tasks is held out in turn, after one, three, six and all eleven others, in an order that the
+often as any other. Each of the 12 tasks is held out in turn, after one, four and all eleven others, in an order that the
 seed draws. Five tasks are of one kind, questions about what a text tells (what colour, size, room, owner or thing): each of them
-is also asked after one to four of the others of its kind alone.
+is also asked after one to four of the others of its kind alone. The number of steps and of texts was chosen in trials with seeds
+0 to 2, which are not among those of the table.
 
-Meta-learning. A new task is to tell two classes of one toy task apart, in an order of its own, from 1, 5 or 20 examples of each:
-topics, questions, colours. The classes of the tasks that are adapted to at the end (travel and school, size and room, black and
-white) were never seen in meta-training. LoRA and a head on toy:encoder are all that is trained;
-the same steps of gradient descent adapt
+Meta-learning. A new task is to tell two classes apart, in an order of its own, from 1, 5 or 20 examples of each. Two kinds are
+asked: classes of topics, questions and colours that were never seen in meta-training, which had other classes of the same; and
+toy tasks of which nothing was seen, sentiment, rooms and grammar, after meta-training on topics, questions, colours and sizes.
+LoRA and a head on toy:encoder are all that is trained; gradient descent adapts, by 5 steps, as many as in meta-training, or by 50
 
-    scratch      a new head, and LoRA at zero; the learning rate that is best among several
-                 on the same test tasks, to its advantage
-    Reptile, first-order MAML, MAML      the start that was meta-learned
+    scratch      a new head, and LoRA at zero; the learning rate that is best among several on the same test tasks,
+                 for each number of steps and examples, to its advantage
+    Reptile, first-order MAML, MAML      the start that was meta-learned, with the learning rate of its inner steps
     prototypes   no step at all: the nearest mean; before and after training by episodes
 
 Scores are accuracies on 100 other texts, mean and sample standard deviation over five draws of the whole.
 """
 
+import functools
 import itertools
 import statistics
 import sys
@@ -34,9 +36,13 @@ EXAMPLE = """examples:
   python -m benchmarks.new_tasks --fast            # exercises every part; its numbers mean nothing
 """
 QUESTIONS = ("reading", "reading_size", "reading_room", "reading_owner", "reading_thing")
-SEEN = {"topic": ("food", "film", "music", "sport"), "question": ("owner", "thing", "colour"),
-        "reading": ("red", "blue", "green", "yellow")}
-NEW = {"topic": ("travel", "school"), "question": ("size", "room"), "reading": ("black", "white")}
+COLOURS, ASKED = ("red", "blue", "green", "yellow", "black", "white"), ("owner", "thing", "colour", "size", "room")
+TOPICS = ("food", "film", "music", "sport", "travel", "school")
+KINDS = {  # of new tasks: (classes of meta-training, those that are adapted to), each {toy task: its classes}
+    "new classes": ({"topic": TOPICS[:4], "question": ASKED[:3], "reading": COLOURS[:4]},
+                    {"topic": TOPICS[4:], "question": ASKED[3:], "reading": COLOURS[4:]}),
+    "new tasks": ({"topic": TOPICS, "question": ASKED, "reading": COLOURS, "reading_size": ("small", "large", "tiny", "huge")},
+                  {"sentiment": ("negative", "positive"), "reading_room": ("kitchen", "garden"), "grammar": ("wrong", "right")})}
 RULES = {"reptile": 0.3, "fomaml": 0.1, "maml": 0.1}  # with the learning rate of their inner steps
 SCRATCH_RATES = (0.03, 0.1, 0.3, 1.0)
 
@@ -46,8 +52,8 @@ class Scale:
     """The sizes of a study."""
 
     seeds: int = 5
-    t0_seeds: int = 3
-    counts: tuple = (1, 3, 6, 11)  # of the tasks that are trained on
+    t0_seeds: tuple = (10, 11, 12)
+    counts: tuple = (1, 4, 11)    # of the tasks that are trained on
     kin: tuple = (1, 2, 3, 4)      # of those of one kind
     held: tuple = None            # tasks that are held out in turn, None for all
     t0_steps: int = 1600
@@ -58,22 +64,26 @@ class Scale:
     meta_steps: int = 150
     inner_steps: int = 5
     query: int = 100
-    draws: int = 3                # of examples, of each new task
+    steps: tuple = (5, 50)        # of adapting to a new task
+    draws: int = 2                # of examples, of each new task
 
 
-FAST = Scale(seeds=2, t0_seeds=2, counts=(1,), kin=(2,), held=("reading", "topic"), t0_steps=3, train=24, test=12, shots=(1,),
-             meta_steps=2, inner_steps=1, query=10, draws=1)
+FAST = Scale(seeds=2, t0_seeds=(0, 1), counts=(1,), kin=(2,), held=("reading", "topic"), t0_steps=3, train=24, test=12,
+             shots=(1,), meta_steps=2, inner_steps=1, query=10, steps=(1, 2), draws=1)
 
 
 # ---- T0 --------------------------------------------------------------------------------------------------------
 
 
-def works_of(task, scale, seed, part, config, tokenizer):
+@functools.lru_cache(maxsize=40)
+def works_of(task, scale, seed, part):
     """[one `RankClassification` for each template] of a task's train or test split."""
-    from minipeft.data import Dataset, toy
+    from minipeft import load_pretrained
+    from minipeft.data import Dataset, Tokenizer, toy
     from minipeft.prompting import RankClassification
     from minipeft.prompting.toy_prompts import prompts
 
+    config, tokenizer = load_pretrained("toy:seq2seq").config, Tokenizer.from_folder("toy:seq2seq")
     sizes = {"train": scale.train, "dev": 1, "test": scale.test}
     drawn = toy.dataset(task, "easy", seed=seed, **sizes)
     dataset = Dataset({part: drawn.splits[part]}, drawn.labels)
@@ -94,20 +104,19 @@ def others(held, seed, of=None):
 def t0_scores(held, trained, scale, seed):
     """`over_templates` of a held-out task, after training on the tasks ``trained`` (none: before)."""
     from minipeft import load_pretrained
-    from minipeft.data import Tokenizer
     from minipeft.prompting import ManyTasks, over_templates
     from minipeft.training import Settings, fit
 
-    model, tokenizer = load_pretrained("toy:seq2seq"), Tokenizer.from_folder("toy:seq2seq")
+    model = load_pretrained("toy:seq2seq")
     if trained:
-        of_task = {task: works_of(task, scale, seed, "train", model.config, tokenizer) for task in trained}
+        of_task = {task: works_of(task, scale, seed, "train") for task in trained}
         works = {f"{task} {number}": work for task, each in of_task.items() for number, work in enumerate(each)}
         # the same for a task, however many templates it has
         limit = [scale.train / len(each) for each in of_task.values() for _ in each]
         model.requires_grad_(True)
         fit(model, dict(model.named_parameters()), ManyTasks(works, limit=limit, batches=scale.t0_steps),
             Settings(lr=scale.t0_lr, epochs=1, seed=seed))
-    return over_templates(model, works_of(held, scale, seed, "test", model.config, tokenizer))
+    return over_templates(model, works_of(held, scale, seed, "test"))
 
 
 def t0(scale, kept):
@@ -117,7 +126,7 @@ def t0(scale, kept):
     def score(held, count, seed):
         return kept(f"t0 {held} after {count}, seed {seed}", lambda: t0_scores(held, others(held, seed)[:count], scale, seed))
 
-    return {held: {count: [score(held, count, seed) for seed in range(scale.t0_seeds)] for count in (0, *scale.counts)}
+    return {held: {count: [score(held, count, seed) for seed in scale.t0_seeds] for count in (0, *scale.counts)}
             for held in scale.held or sorted(toy.TASKS, key=lambda task: task not in QUESTIONS)}
 
 
@@ -127,7 +136,7 @@ def t0_kin(scale, kept):
         return kept(f"t0 {held} after {count} of its kind, seed {seed}",
                     lambda: t0_scores(held, others(held, seed, QUESTIONS)[:count], scale, seed))
 
-    return {held: {count: [score(held, count, seed) for seed in range(scale.t0_seeds)] for count in scale.kin}
+    return {held: {count: [score(held, count, seed) for seed in scale.t0_seeds] for count in scale.kin}
             for held in QUESTIONS if held in (scale.held or QUESTIONS)}
 
 
@@ -203,19 +212,22 @@ def accuracy(logits, batch):
 
 
 def adapted(model, parameters, tasks, scale, shots, lr, seed):
-    """Mean accuracy, in per cent, on the new tasks after a few steps from where the parameters stand."""
+    """{steps: mean accuracy, in per cent, on the new tasks after as many from where the parameters stand}."""
     import numpy as np
 
     from minipeft.prompting.meta import adapt, places_of, substituted
 
-    places, scores = places_of(model, parameters), []
+    places, scores = places_of(model, parameters), {steps: [] for steps in scale.steps}
     for number, (task, *names) in enumerate(tasks.pairs):
         for draw in range(scale.draws):
             support, query = tasks.draw(np.random.default_rng([seed, number, draw]), shots, scale.query, (task, *names))
-            phi = adapt(model, places, parameters, loss_on(support), lr, scale.inner_steps)
-            with substituted(places, phi):
-                scores.append(accuracy(model(query.input_ids, query.attention_mask, query.token_type_ids).logits.data, query))
-    return 100 * statistics.mean(scores)
+            phi, done = parameters, 0
+            for steps in scale.steps:
+                phi, done = adapt(model, places, phi, loss_on(support), lr, steps - done), steps
+                with substituted(places, phi):
+                    logits = model(query.input_ids, query.attention_mask, query.token_type_ids).logits
+                scores[steps].append(accuracy(logits.data, query))
+    return {steps: 100 * statistics.mean(each) for steps, each in scores.items()}
 
 
 def nearest(model, tasks, scale, shots, seed):
@@ -235,28 +247,24 @@ def nearest(model, tasks, scale, shots, seed):
     return 100 * statistics.mean(scores)
 
 
-def meta_scores(start, scale, seed):
-    """{shots: accuracy} from a start: "scratch", one of `RULES`, "prototypes", "prototypes, trained"."""
+def meta_scores(start, kind, scale, seed):
+    """{row of the table: [accuracy from each number of examples]}; ``start``: "scratch", one of `RULES`, "prototypes" or
+    "prototypes, trained"; ``kind``: one of `KINDS`."""
     from minipeft.data import Tokenizer
     from minipeft.prompting import Episode, MetaSettings, episode_loss, meta_train
     from minipeft.training.optim import OPTIMIZERS
 
     import numpy as np
 
-    tokenizer = Tokenizer.from_folder("toy:encoder")
-    each = max(scale.shots) + scale.query // 2
-    new, (model, parameters) = Tasks(NEW, seed + 100, each, tokenizer), learner(seed)
-    if start == "scratch":
-        return {shots: max(adapted(model, parameters, new, scale, shots, lr, seed) for lr in SCRATCH_RATES)
-                for shots in scale.shots}
-    seen = Tasks(SEEN, seed, each, tokenizer) if start != "prototypes" else None
+    tokenizer, each = Tokenizer.from_folder("toy:encoder"), max(scale.shots) + scale.query // 2
+    new, (model, parameters) = Tasks(KINDS[kind][1], seed + 100, each, tokenizer), learner(seed)
+    seen = Tasks(KINDS[kind][0], seed, each, tokenizer) if start in (*RULES, "prototypes, trained") else None
     if start in RULES:
         def draw(rng):
             support, query = seen.draw(rng, 5, 20)
             return Episode(loss_on(support), loss_on(query))
 
         meta_train(model, parameters, draw, MetaSettings(start, RULES[start], scale.inner_steps, 5e-3, 4, scale.meta_steps, seed))
-        return {shots: adapted(model, parameters, new, scale, shots, RULES[start], seed) for shots in scale.shots}
     if start == "prototypes, trained":
         optimizer = OPTIMIZERS["adam"]([{"parameters": list(parameters.values())}], lr=2e-3)
         for step in range(scale.meta_steps):
@@ -264,18 +272,23 @@ def meta_scores(start, scale, seed):
             optimizer.zero_grad()
             episode_loss(model, support, query, 2).backward()
             optimizer.step()
-    return {shots: nearest(model, new, scale, shots, seed) for shots in scale.shots}
+    if start.startswith("prototypes"):
+        return {start: [nearest(model, new, scale, shots, seed) for shots in scale.shots]}
+    rates = SCRATCH_RATES if start == "scratch" else (RULES[start],)
+    found = [[adapted(model, parameters, new, scale, shots, lr, seed) for lr in rates] for shots in scale.shots]
+    return {f"{start}, {steps} steps": [max(of_rate[steps] for of_rate in each) for each in found] for steps in scale.steps}
 
 
 STARTS = ("scratch", *RULES, "prototypes", "prototypes, trained")
 
 
 def meta(scale, kept):
-    """{start: {shots: [accuracy of each seed]}}."""
-    out = {start: {shots: [] for shots in scale.shots} for start in STARTS}
-    for start, seed in itertools.product(STARTS, range(scale.seeds)):
-        for shots, score in kept(f"meta {start} {seed}", lambda: meta_scores(start, scale, seed)).items():
-            out[start][int(shots)].append(score)
+    """{kind of new tasks: {row: {number of examples: [accuracy of each seed]}}}."""
+    out = {kind: {} for kind in KINDS}
+    for kind, start, seed in itertools.product(KINDS, STARTS, range(scale.seeds)):
+        for row, scores in kept(f"meta {kind}: {start} {seed}", lambda: meta_scores(start, kind, scale, seed)).items():
+            for shots, score in zip(scale.shots, scores):
+                out[kind].setdefault(row, {}).setdefault(shots, []).append(score)
     return out
 
 
@@ -304,19 +317,28 @@ def tables(found, scale):
             if part == "t0":
                 rows += [["mean of all", *average(found[part], list(found[part]))]]
             out[f"held-out task{of and ', after others' + of}: accuracy (%), median over templates (and quartiles)"] = heads, rows
-    if "meta" in found:
-        out["a new task: accuracy (%)"] = table(found["meta"], "start", [f"{shots} of each class" for shots in scale.shots])
+    for kind, rows in found.get("meta", {}).items():
+        out[f"{kind}: accuracy (%)"] = table(rows, "start", [f"{shots} of each class" for shots in scale.shots])
     return out
 
 
 class Kept:
-    """Results by name in a JSON file, so that none is made twice; ``told`` is called with a line on each new one."""
+    """Results by name in a JSON file, so that none is made twice; ``told`` is called with a line on each new one.
 
-    def __init__(self, path, told):
+    Raises ValueError where the file holds results of other ``settings``.
+    """
+
+    def __init__(self, path, settings, told):
         from minipeft.data import files
 
         self.path, self.told = Path(path), told
         self.known = files.read_json(self.path, "results") if self.path.is_file() else {}
+        settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+        before = self.known.setdefault("settings", settings)
+        changed = [f"{name} was {before.get(name)}, now {settings.get(name)}" for name in settings | before
+                   if before.get(name) != settings.get(name)]
+        if changed:
+            raise ValueError(f"{path}: holds results of other settings ({'; '.join(changed)}); choose another --out")
 
     def __call__(self, name, make):
         from minipeft.data import files
@@ -345,7 +367,7 @@ def main(arguments=None):
     common.set_threads(1)
     scale = FAST if args.fast else Scale()
     try:
-        kept = Kept(Path(common.study_folder("new_tasks", args)) / "found.json",
+        kept = Kept(Path(common.study_folder("new_tasks", args)) / "found.json", vars(scale),
                     lambda line: print(line, file=sys.stderr, flush=True))
         found = {name: part(scale, kept) for name, part in PARTS.items() if args.only in (None, name)}
     except KeyboardInterrupt:

@@ -136,10 +136,13 @@ OPTIONS = {"draft: ": "--draft-layers: ", "max_length: ": "--max-length: ", "str
            "methods: ": "--methods: ", "exit_rule: ": "--exit-rule: ", "looseness: ": "--looseness: ",
            "data: ": "--data: ", "sweep: ": "--sweep: ", "tune: ": "--tune: ", "dask: ": "--dask: ",
            "model: ": "--model: ", "template: ": "--template: ", "verbalizer: ": "--verbalizer: ",
-           "unlabelled: ": "--unlabelled: ", "shots: ": "--shots: ", "by: ": "--by: ",
+           "per_class: ": "--per-class: ", "demonstrations: ": "--demonstrations: ", "unlabelled: ": "--unlabelled: ", "shots: ": "--shots: ", "by: ": "--by: ",
            "corpus: ": "--corpus: ", "heads: ": "--heads: ", "vocab_size: ": "--vocabulary: ", "length: ": "--length: ",
            "metric: ": "--metric: ", "task: ": "--task: ",
            **{f"task {task}: ": f"--task {task}: " for task in TASKS}}
+# What is only needed for some commands, by the extra that brings it.
+EXTRAS = {"learn": ("pytest", "pytest_timeout", "jupytext", "watchfiles", "nbformat", "nbclient", "IPython", "ipykernel"),
+          "seq2seq": ("sacrebleu", "rouge_score"), "dask": ("distributed",)}
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -668,6 +671,14 @@ COMMANDS = {"finetune": finetune, "predict": predict, "prompt": prompt, "compare
             "generate": generate, "doctor": doctor, "learn": learn, "teach": teach}
 
 
+def check_paths(args):
+    """Refuse an empty path, which would stand for the folder that one is in."""
+    for name in ("model", "data", "adapter", "out", "unlabelled", "corpus", "json"):
+        given = getattr(args, name, None)
+        if given == "" or isinstance(given, list) and "" in given:
+            raise ValueError(f"--{name}: expected a path, got nothing")
+
+
 def main(arguments=None):
     """Run a command; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -676,6 +687,7 @@ def main(arguments=None):
     try:
         try:
             args = make_parser().parse_args(arguments)
+            check_paths(args)
             return COMMANDS[args.command](args)
         finally:
             sys.stdout.flush()
@@ -699,10 +711,12 @@ def _one_line(error):
     if isinstance(error, MemoryError):
         return f"not enough memory{f' ({error})' if str(error) else ''}; try a smaller --batch-size or --max-length"
     if isinstance(error, ModuleNotFoundError):
-        return f"{error.name} is not installed; run: pip install {error.name}"
+        extra = next((extra for extra, names in EXTRAS.items() if error.name in names), None)
+        return f"{error.name} is not installed; " + (f'in the project\'s folder run: pip install ".[{extra}]"' if extra else
+                                                     f"run: pip install {error.name}")
     text = " ".join(str(error).split())
     for inside, option in OPTIONS.items():
-        if text.startswith(inside):
+        if text.startswith(inside) and not os.path.exists(inside.removesuffix(": ")):  # else it is a path that begins the line
             return option + text.removeprefix(inside)
     text = re.sub(r"\b[A-Z]\w+\((\w+)=True\)", lambda found: "--" + found[1].replace("_", "-"), text)
     of_method = re.match(r"(\w+)( targets|: the rank|: alpha)\b:?", text)

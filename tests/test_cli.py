@@ -141,6 +141,24 @@ def test_faults_of_usage(line, message, refused, tmp_path, monkeypatch):
     refused(line, message)
 
 
+@pytest.mark.parametrize("line, message", [
+    ("finetune --model bert --data data --out ''", "--out: expected a path, got nothing"),
+    ("finetune --model '' --data data --out x", "--model: expected a path, got nothing"),
+    ("compare --model bert --data data --data ''", "--data: expected a path, got nothing"),
+    ("predict --model bert --adapter '' --text a", "--adapter: expected a path, got nothing")])
+def test_an_empty_path_is_none(line, message, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(line, message)
+
+
+def test_a_path_that_is_called_as_an_option_is_no_option(at, refused):
+    Path("model").mkdir()
+    refused("predict --model model --text a", "minipeft: model: no config.json; expected a Hugging Face model folder")
+    refused("predict --model data --text a", "minipeft: data: no config.json; expected a Hugging Face model folder")
+    refused("predict --model data/train.tsv --text a", "data/train.tsv: is a file; expected a Hugging Face model folder")
+    refused("predict --model nowhere --text a", "nowhere: no such folder; expected a Hugging Face model folder")
+
+
 NUMERIC = [
     (name, action.option_strings[0])
     for name, parser in subparsers().items()
@@ -789,6 +807,8 @@ def test_debug_shows_the_traceback(at, monkeypatch):
         ),
         (MemoryError(), "not enough memory; try a smaller --batch-size or --max-length"),
         (ModuleNotFoundError("No module named 'rich'", name="rich"), "rich is not installed; run: pip install rich"),
+        (ModuleNotFoundError("No module named 'pytest'", name="pytest"),
+         'pytest is not installed; in the project\'s folder run: pip install ".[learn]"'),
         (FileNotFoundError(2, "No such file or directory", "x"), "x: No such file or directory"),
         (ValueError("two\n  lines"), "two lines"),
         (KeyboardInterrupt(), "stopped"),
@@ -914,7 +934,8 @@ def test_data_and_models_without_what_writing_needs(at, refused):
 def test_a_library_for_scores_that_is_missing_is_missed_before_training(at, refused, command, monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
-    message = "sacrebleu: the library is not installed, and texts are not scored without it; run: pip install sacrebleu"
+    message = ("sacrebleu: the library is not installed, and texts are not scored without it; in the project's folder run: "
+               'pip install ".[seq2seq]"')
     refused(TELL, message)
     refused("compare --model t5 --data told --task seq2seq --out runs", message)
     refused("predict --model t5 --data told", message)

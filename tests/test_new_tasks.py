@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import new_tasks
-from benchmarks.new_tasks import (FAST, NEW, QUESTIONS, SEEN, Kept, Tasks, adapted, average, learner, others, spread,
+from benchmarks.new_tasks import (FAST, KINDS, QUESTIONS, Kept, Tasks, adapted, average, learner, others, spread,
                                   t0_scores, table)
 from minipeft.data import Tokenizer, toy
 from minipeft.prompting import ManyTasks
@@ -18,9 +18,14 @@ def tokenizer():
     return Tokenizer.from_folder("toy:encoder")
 
 
-def test_classes_that_are_new_were_never_seen():
-    assert set(NEW) == set(SEEN) and all(not set(NEW[task]) & set(SEEN[task]) for task in NEW)
-    assert all(set((*NEW[task], *SEEN[task])) == set(toy.TASKS[task].labels) for task in ("topic", "reading", "question"))
+def test_what_is_new_was_never_seen():
+    for seen, new in KINDS.values():
+        for task, names in (*seen.items(), *new.items()):
+            assert set(names) <= set(toy.TASKS[task].labels) and len(set(names)) == len(names) >= 2
+    seen, new = KINDS["new classes"]
+    assert set(seen) == set(new) and all(not set(new[task]) & set(seen[task]) for task in new)
+    seen, new = KINDS["new tasks"]
+    assert not set(seen) & set(new) and all(set(seen[task]) == set(toy.TASKS[task].labels) for task in seen)
 
 
 def test_the_tasks_to_train_on_are_all_but_the_one_in_an_order_of_the_seed():
@@ -51,23 +56,28 @@ def test_adapting_leaves_the_start_as_it_was(tokenizer):
     before = {path: p.data.copy() for path, p in parameters.items()}
     tasks = Tasks({"topic": ("food", "film")}, 1, 8, tokenizer)
     scale = replace(FAST, query=8)
-    first = adapted(model, parameters, tasks, scale, 2, 0.3, 0)
-    assert first == adapted(model, parameters, tasks, scale, 2, 0.3, 0) and 0 <= first <= 100
+    first = adapted(model, parameters, tasks, replace(scale, steps=(2, 5)), 2, 0.3, 0)
+    assert list(first) == [2, 5] and all(0 <= score <= 100 for score in first.values())
+    for steps in (2, 5):  # going on gives what as many steps in one go give
+        assert adapted(model, parameters, tasks, replace(scale, steps=(steps,)), 2, 0.3, 0) == {steps: first[steps]}
     assert all(np.array_equal(before[path], p.data) for path, p in parameters.items())
 
 
 def test_what_was_found_is_kept(tmp_path):
-    told, made = [], []
-    kept = Kept(tmp_path / "deep" / "found.json", told.append)
+    told, made, path = [], [], tmp_path / "deep" / "found.json"
+    kept = Kept(path, {"steps": (1, 2), "seeds": 3}, told.append)
     make = lambda: made.append(1) or {"a": 2.5}
     assert kept("one", make) == kept("one", make) == {"a": 2.5} and len(made) == 1 and told == ["one: {'a': 2.5}"]
-    assert Kept(tmp_path / "deep" / "found.json", told.append)("one", make) == {"a": 2.5} and len(made) == 1
+    assert Kept(path, {"steps": (1, 2), "seeds": 3}, told.append)("one", make) == {"a": 2.5} and len(made) == 1
+    with pytest.raises(ValueError) as caught:
+        Kept(path, {"steps": (1, 5), "seeds": 3}, told.append)
+    assert str(caught.value) == f"{path}: holds results of other settings (steps was [1, 2], now [1, 5]); choose another --out"
 
 
 def test_a_held_out_task_is_asked_and_not_trained(monkeypatch):
     seen, works_of = [], new_tasks.works_of
-    monkeypatch.setattr(new_tasks, "works_of", lambda task, scale, seed, part, *more: seen.append((task, part)) or works_of(
-        task, scale, seed, part, *more))
+    monkeypatch.setattr(new_tasks, "works_of", lambda task, scale, seed, part: seen.append((task, part)) or works_of(
+        task, scale, seed, part))
     found = t0_scores("reading_size", others("reading_size", 0), replace(FAST, t0_steps=2), 0)
     assert [task for task, part in seen if part == "test"] == ["reading_size"]
     assert {task for task, part in seen if part == "train"} == set(toy.TASKS) - {"reading_size"}
@@ -79,12 +89,14 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(new_tasks, "STARTS", ("scratch", "maml", "prototypes, trained"))
     assert new_tasks.main(["--fast", "--json", "j.json", "--markdown", "m.md"]) == 0
     found = json.loads((tmp_path / "j.json").read_text())
-    assert set(found["meta"]) == {"scratch", "maml", "prototypes, trained"} and len(found["t0"]["reading"]["1"]) == 2
+    rows = ["scratch, 1 steps", "scratch, 2 steps", "maml, 1 steps", "maml, 2 steps", "prototypes, trained"]
+    assert {kind: list(of_kind) for kind, of_kind in found["meta"].items()} == {kind: rows for kind in KINDS}
+    assert len(found["t0"]["reading"]["1"]) == 2
     assert list(found["t0"]) == ["reading", "topic"] and list(found["t0_kin"]) == ["reading"]
     text = (tmp_path / "m.md").read_text()
     assert "| held out | before | after 1 other |\n" in text and "| held out | after 2 others of its kind |\n" in text
     assert text.count("| mean of the questions |") == 2 and text.count("| mean of all |") == 1
-    assert "| start | 1 of each class |" in text
+    assert text.count("| start | 1 of each class |") == 2
     assert "maml" in capsys.readouterr().out
     assert table({"x": {1: [50.0, 60.0]}}, "c", ["d"]) == (["c", "d"], [["x", "55.0 ± 7.1"]])
     found = [{"median": 0.5, "quartiles": (0.4, 0.7)}, {"median": 0.6, "quartiles": (0.2, 0.9)}]

@@ -190,6 +190,8 @@ class Comparison:
             print(line, file=sys.stderr)
         for run_data in {job.run.data: job for job in reversed(todo)}.values():
             run_data.notes = ("data",)  # which is the same for all
+        for shown in {(job.run.data, job.run.method): job for job in reversed(todo)}.values():
+            shown.notes = (*shown.notes, "demonstrations")  # of which a method shows as many in all its runs
         with Board(len(jobs)) as board:
             for job in jobs:
                 board.name(job)

@@ -154,6 +154,7 @@ def pretrain(recipe, out, resume=False, display=None):
     files.write_json(out / MADE, {"recipe": asdict(recipe)})
     history = train(recipe, model, work, checkpoint=out / CHECKPOINT, resume=resume, display=display)
     save_pretrained(model, out)
+    tokenizer.settings["model_max_length"] = recipe.length  # places behind it mean nothing to the model
     tokenizer.save(out)
     made = {"recipe": asdict(recipe), "corpus": corpus.note, "parameters": sum(p.size for p in model.parameters()),
             "losses": [round(loss, 6) for loss in history["losses"][:FIRST]],

@@ -163,7 +163,7 @@ def _on_dask(jobs, threads, address):
     try:
         import distributed
     except ModuleNotFoundError:
-        raise ValueError('dask: needs the package distributed; run: pip install "minipeft[dask]"') from None
+        raise ValueError('dask: needs the package distributed; in the project\'s folder run: pip install ".[dask]"') from None
     from joblib import Parallel, delayed, parallel_config
 
     try:

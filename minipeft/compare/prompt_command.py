@@ -11,8 +11,8 @@ from ..kernels.backend import available_cores
 from ..prompting import Calibration, ClozeClassification, Template, Verbalizer, search_words
 from .comparison import MOST_JOBS, Comparison, Variant
 from .predict import load, taken
-from .run import few, idle_note, load_config, longest, unused_note
-from .sources import manual_line, name_of, read, toy_task, written
+from .run import cut_note, few, idle_note, load_config, longest, option, unused_note
+from .sources import MANUAL, manual_line, name_of, read, toy_task, written
 from .strategies import KINDS, toy_prompts, with_its_head
 
 SPLITS = 5  # draws of a few examples
@@ -59,15 +59,45 @@ def run(args, settings):
         (rows, lines, json): rows of text for standard output, lines for people, and what ``--json`` writes.
     """
     check(args)
+    notes = first_note(args)
     if args.data is not None and toy_task(args.data) and not args.template:
         args.template, args.verbalizer = toy_prompts(toy_task(args.data)[0])
-    if args.text is not None or args.adapter:
-        return asked(args, settings["options"])
-    rows, lines, out = searched(args, settings) if args.search_words else scored(args, settings)
-    return rows, [*lines, *manual_line(args.data)], out
+    if args.text is not None or args.adapter or strategy_of(args) == "zero_shot" and as_it_stands(args):
+        rows, lines, out = asked(args, settings["options"])
+    else:
+        rows, lines, out = searched(args, settings) if args.search_words else scored(args, settings)
+        lines = [*lines, *manual_line(args.data)]
+    return rows, [*notes, *lines], out
+
+
+def first_note(args):
+    """[what is said about templates or verbalizers behind the first, which only PET takes]."""
+    several = [name for name in ("template", "verbalizer") if len(getattr(args, name) or ()) > 1 and not args.unlabelled]
+    return [f"note: of {len(getattr(args, name))} times {option(name)} the first counts; several are for PET (--unlabelled)"
+            for name in several]
 
 
 # ---- the model as it is ------------------------------------------------------------------------------------------
+
+
+def as_it_stands(args):
+    """Whether the data are asked about as they stand, without a train split: one file, or texts that have no label."""
+    if toy_task(args.data) or args.data == MANUAL or args.search_words:
+        return False
+    if Path(args.data).is_file():
+        return True
+    splits = read(args.data, "classify", need_labels=False, split=False).splits
+    return "train" not in splits or all(e.label is None for part in splits.values() for e in part)
+
+
+def passed_over(args, options, template):
+    """[what is said about settings that mean nothing where the model is asked as it is]."""
+    idle = [name for name in options if name not in ("ranking", "calibrate")]
+    idle += [name for name in ("splits", "out", "metric") if getattr(args, name) is not None]
+    out = [idle_note(idle, "where the model is asked as it is")] if idle else []
+    if args.text2 is not None and "text2" not in [name for _, name in template.parts]:
+        out.append(f"note: --text2 is not read: {template.pattern!r} has no {{text2}}")
+    return out
 
 
 def asked(args, options):
@@ -75,21 +105,20 @@ def asked(args, options):
     tokenizer, config = Tokenizer.from_folder(args.model), load_config(args.model)
     model = load(args.model, args.adapter) if args.adapter else with_its_head(args.model)
     template, verbalizer = Template(args.template[0]), Verbalizer.parse(args.verbalizer[0])
+    lines = passed_over(args, options, template)
     if args.text is not None:
         dataset = Dataset({"test": [Example(args.text, args.text2, None)]}, verbalizer.labels)
     else:
-        dataset = read(args.data, "classify", need_labels=False, split=False)
-        verbalizer = Verbalizer.parse(args.verbalizer[0], dataset.labels)
+        dataset = read(args.data, "classify", labels=verbalizer.labels, need_labels=False, split=False)
     split = next(name for name in ("test", "dev", "train") if name in dataset.splits)
     dataset = Dataset({split: dataset.splits[split]}, dataset.labels)
-    length = longest(args.max_length, config, taken(model))
+    length = longest(args.max_length, config, taken(model), None if args.adapter else tokenizer)
     work = KINDS[bool(args.ranking)](tokenizer, dataset, config, template, verbalizer, length, args.batch_size)
     work = Calibration(work, tokenizer, length) if args.calibrate else work
     p = work.predict(model, split)  # (N, C)
     rows = [(verbalizer.labels[row.argmax()], f"{row.max():.4f}", *filter(None, (e.text, e.text2)))
             for row, e in zip(p, dataset.splits[split])]
-    idle = [name for name in options if name not in ("ranking", "calibrate")]
-    lines = [idle_note(idle, "where the model is asked as it is")] if idle else []
+    lines += [cut_note(work.truncated, length)] if work.truncated else []
     lines += [f"{template.fill(args.text, args.text2, '___')}"] if args.text is not None else []
     lines += [f"{label:<12} {value:.4f}  {', '.join(verbalizer.words[label])}" for label, value in zip(verbalizer.labels, p[0])
               ] if args.text is not None else []
@@ -114,7 +143,7 @@ def searched(args, settings):
         dataset = few(dataset, args.shots, args.seed)
     elif "train" not in dataset.splits:
         raise ValueError(f"data: {args.data} has no train split to search with")
-    model, limit = with_its_head(args.model), longest(args.max_length, config)
+    model, limit = with_its_head(args.model), longest(args.max_length, config, tokenizer=tokenizer)
     any_words = Verbalizer({label: f"word{number}" for number, label in enumerate(dataset.labels)})
     train = Dataset({"train": dataset.splits["train"][:args.train_limit]}, dataset.labels)
     work = Gap(tokenizer, train, config, Template(args.template[0]), any_words, limit, args.batch_size)
@@ -181,9 +210,11 @@ def results_of(comparison, jobs):
 def scored(args, settings):
     """The score of a strategy, over draws of a few examples where such are asked for."""
     strategy = strategy_of(args)
-    draws = args.splits or (1 if args.shots is None or strategy == "zero_shot" else SPLITS)
+    draws = 1 if strategy == "zero_shot" else args.splits or (1 if args.shots is None else SPLITS)
     with comparing(args, settings, strategy) as comparison:
-        return described(args, strategy, results_of(comparison, list(jobs_of(comparison, args.seed, draws))))
+        rows, lines, out = described(args, strategy, results_of(comparison, list(jobs_of(comparison, args.seed, draws))))
+    idle = ["splits"] if strategy == "zero_shot" and args.splits else []
+    return rows, ([idle_note(idle, "where nothing is drawn")] if idle else []) + lines, out
 
 
 def described(args, strategy, results):

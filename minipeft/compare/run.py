@@ -35,7 +35,7 @@ from .exits import Leaving, models_of
 from .measure import inference
 from .rates import default_lr
 from .sources import name_of, read
-from .strategies import FEW_EPOCHS, GENTLE, PET, STRATEGIES, Strategy, few
+from .strategies import FEW_EPOCHS, GENTLE, PET, STRATEGIES, Strategy, ZeroShot, few
 
 RUN, RESULT, ANALYSIS, CHECKPOINT = "run.json", "result.json", "analysis.json", "checkpoint.safetensors"
 EPOCHS = 3
@@ -149,7 +149,8 @@ class Run:
         if self.method == "prompt_based" and not self.options.get("demonstrations"):
             idle += [name for name in ("sets", "similar") if name in self.options]
         idle += ["unlabelled"] * (self.unlabelled is not None and not issubclass(KNOWN[self.method], PET))
-        return idle + ["words"] * (self.words is not None and "words" not in known)
+        own = self.strategy() is not None and self.trained_by() == "output"  # output tuning by prompting has the label words
+        return idle + ["words"] * (self.words is not None and ("words" not in known or own))
 
     def hooks(self, attachment):
         """What acts on training besides the gradients: the method's own hooks, the regulariser, the unfreezing."""
@@ -183,9 +184,17 @@ def settings_of(method):
     return {f.name for f in fields(method)} if is_dataclass(method) else set()
 
 
-def longest(max_length, config, taken=0):
-    """Most tokens in one text: ``max_length``, or as many as the model has learned positions for, less those ``taken``."""
-    return min(max_length, config.max_position_embeddings - taken) if config.learned_positions else max_length
+def longest(max_length, config, taken=0, tokenizer=None):
+    """Most tokens in one text: ``max_length``, or as many as the model has learned positions for, less those ``taken``; with
+    the ``tokenizer`` of a model that is asked as it is, no more than it says that the model reads."""
+    known = tokenizer.model_max_length or max_length if tokenizer is not None else max_length
+    return min(max_length, known, config.max_position_embeddings - taken if config.learned_positions else max_length)
+
+
+def longest_of(run, tokenizer, config, method):
+    """`longest` of a run that trains ``method``."""
+    as_it_is = isinstance(run.strategy(), ZeroShot)
+    return longest(run.max_length, config, method.positions_taken, tokenizer if as_it_is else None)
 
 
 def option(name):
@@ -209,6 +218,20 @@ def cut_note(count, length, what="text"):
     """What is said about texts that were too long."""
     are, were = (f"{what} is", "was") if count == 1 else (f"{what}s are", "were")
     return f"note: {count} {are} longer than {length} tokens and {were} cut"
+
+
+def left_out_note(work, length):
+    """[what is said about demonstrations for which there is no room]; [] where all stand before every text."""
+    demonstrations = getattr(work, "demonstrations", None)
+    split = next((name for name in ("test", "dev") if name in getattr(work, "contexts", {})), None)
+    if not demonstrations or split is None:
+        return []
+    asked = demonstrations.asked()
+    shown = [len(context) for context in work.contexts[split]]
+    if min(shown) >= asked:
+        return []
+    return [f"note: before a text of {split} stand {sum(shown) / len(shown):.2g} of {asked} solved examples on average; for the "
+            f"others there is no room in {length} tokens"]
 
 
 def notes_on_data(work, length):
@@ -261,7 +284,7 @@ def make_work(run, tokenizer, config, check=False, told=None, place=None):
     """
     method = run.make_method(tokenizer)
     method.check(config)
-    limit = longest(run.max_length, config, method.positions_taken)
+    limit = longest_of(run, tokenizer, config, method)
     if run.task == "classify":
         dataset, strategy = read(run.data, run.task), run.strategy()
         if run.shots is not None:
@@ -359,16 +382,17 @@ def prepare(run, told=None, place=None):
     method, rng = run.make_method(tokenizer), np.random.default_rng([run.seed, METHOD_DRAW])
     method.prepare(model, work, rng)
     attachment = attach(model, method, rng=rng)
-    return work, attachment, longest(run.max_length, config, method.positions_taken), stored
+    return work, attachment, longest_of(run, tokenizer, config, method), stored
 
 
-def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "data"), display=None, measured=False):
+def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "data", "demonstrations"), display=None, measured=False):
     """Fine-tune, evaluate, save; returns the result, which is also written to ``result.json``.
 
     Args:
         run: a `Run`. out: folder. resume: go on with an unfinished run. title: what the progress bar says.
         quiet: show nothing.
-        notes: what to speak of: settings that do nothing (``unused``), texts that are too long and the like (``data``).
+        notes: what to speak of: settings that do nothing (``unused``), texts that are too long and the like (``data``), solved
+            examples that are left out (``demonstrations``).
         display: what shows the progress instead of a bar.
         measured: also time inference and write ``analysis.json``, as a comparison wants it.
 
@@ -385,6 +409,7 @@ def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "d
     work, attachment, length, stored = prepare(run, display and display.doing, out)
     said = ["unused" in notes and unused_note([run]), stored and f"note: {summary(stored)}"]
     said += notes_on_data(work, length) if "data" in notes else []
+    said += left_out_note(work, length) if "demonstrations" in notes else []
     if resume and not (out / CHECKPOINT).is_file():
         said.append(f"note: {out} holds nothing to go on with; starting from the beginning")
     for line in filter(None, said if not quiet else ()):

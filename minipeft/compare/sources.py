@@ -4,7 +4,7 @@
 import sys
 from pathlib import Path
 
-from ..data import corpus, files, read_dataset, read_sources, read_texts, section_task
+from ..data import Dataset, corpus, files, read_dataset, read_sources, read_texts, section_task
 
 TOY, MANUAL = files.TOY, "python-docs"
 DIFFICULTY = "medium"
@@ -28,7 +28,7 @@ def toy_task(data):
 def read(data, task, **settings):
     """What a task reads from ``data``: a `Dataset`, {split: list of `Source`}, or {split: text}; settings are the reader's."""
     if str(data) == MANUAL:
-        return _manual(task)
+        return _numbered(_manual(task), data, settings)
     toy_name = toy_task(data)
     if toy_name is None:
         return {"classify": read_dataset, "seq2seq": read_sources, "lm": read_texts}[task](data, **settings)
@@ -40,7 +40,20 @@ def read(data, task, **settings):
         raise ValueError(f"data: {data} is not for --task {task}; expected toy: with one of {', '.join(fits)}")
     if task == "lm":
         return toy.texts(difficulty)
-    return (toy.dataset if task == "classify" else toy.sources)(name, difficulty)
+    return _numbered((toy.dataset if task == "classify" else toy.sources)(name, difficulty), data, settings)
+
+
+def _numbered(drawn, data, settings):
+    """A `Dataset` whose classes are numbered as a reader's ``labels`` are, where such are given; other things as they are."""
+    labels = settings.get("labels")
+    if labels is None or not isinstance(drawn, Dataset):
+        return drawn
+    unknown = next((label for label in drawn.labels if label not in labels), None)
+    if unknown is not None:
+        raise ValueError(f"{data}: unknown label {unknown!r}; known: {', '.join(map(repr, labels))}")
+    numbers = [labels.index(label) for label in drawn.labels]
+    return Dataset({split: [e._replace(label=numbers[e.label]) for e in part] for split, part in drawn.splits.items()},
+                   tuple(labels))
 
 
 def _manual(task):

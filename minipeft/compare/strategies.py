@@ -8,6 +8,7 @@
 All need a template and a verbalizer. Where several are given, PET makes an ensemble of them and the others take the first.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def toy_prompts(task):
 
 def few(dataset, shots, seed):
     """A data set with K examples of each class for training and as many for dev; the first five seeds are those of LM-BFF."""
-    drawn = few_shot(dataset, shots, SEEDS[seed] if seed < len(SEEDS) else seed)
+    drawn = few_shot(dataset, shots, SEEDS[seed] if seed < len(SEEDS) else max(SEEDS) + seed)  # none of the five once more
     return drawn if shots else Dataset({name: part for name, part in drawn.splits.items() if name != "dev"}, drawn.labels)
 
 
@@ -98,9 +99,21 @@ class Strategy(Base):
     def check(self, run, tokenizer, config, dataset, length):
         """Raise ValueError where `work` would, without its long parts."""
         with_its_head(run.model)
+        self.check_demonstrations(dataset)
         few_rows = Dataset({name: part[:1] for name, part in dataset.splits.items()}, dataset.labels)
         for template, verbalizer in self.pairs(run, dataset.labels):
             KINDS[self.ranking](tokenizer, few_rows, config, template, verbalizer, length, run.batch_size, metric=run.metric)
+
+    def check_demonstrations(self, dataset):
+        """Raise ValueError where train has too few examples of a class to show as many as are asked for."""
+        name = next((name for name in ("per_class", "demonstrations") if getattr(self, name, 0)), None)
+        if name is None or "train" not in dataset.splits:
+            return
+        counts = Counter(e.label for e in dataset.splits["train"])
+        label = min(range(len(dataset.labels)), key=lambda label: counts[label])
+        if counts[label] < getattr(self, name):
+            raise ValueError(f"{name}: expected at most {counts[label]}, as many training examples as there are of the class "
+                             f"{dataset.labels[label]!r}, got {getattr(self, name)}")
 
     def pairs(self, run, labels):
         """[(`Template`, `Verbalizer`)] that it asks with: the first of a run's."""
@@ -230,7 +243,7 @@ class PET(Strategy):
 
     def work(self, run, tokenizer, config, dataset, length, told=None, place=None):
         """The classifier's work: the prompts are trained and label the raw text, unless a run before this one had got so far."""
-        dataset = Dataset({**dataset.splits, RAW: self._raw(run)}, dataset.labels)
+        dataset = Dataset({**dataset.splits, RAW: self._raw(run, dataset)}, dataset.labels)
         soft, kept = None, None if place is None else Path(place) / SOFT
         if kept is not None and kept.is_file():
             before = files.read_json(kept, "soft labels")
@@ -248,15 +261,19 @@ class PET(Strategy):
                 files.write_json(kept, {"run": asdict(run), "soft": soft})
         return classifier_work(tokenizer, dataset, soft, length, run.batch_size, run.metric)
 
-    def _raw(self, run):
-        """The raw texts, as examples without a class."""
+    def _raw(self, run, dataset):
+        """The raw texts, as examples without a class; those that ``dataset`` has are left out."""
         if not run.unlabelled:
             raise ValueError(f"unlabelled: {run.method} learns from raw text; give --unlabelled PATH")
         parts = read(run.unlabelled, "classify", need_labels=False, split=False).splits
-        return [e._replace(label=None) for e in parts.get("train", next(iter(parts.values())))]
+        known = {(e.text, e.text2) for part in dataset.splits.values() for e in part}
+        raw = [e._replace(label=None) for e in parts.get("train", next(iter(parts.values()))) if (e.text, e.text2) not in known]
+        if not raw:
+            raise ValueError(f"unlabelled: {run.unlabelled} has no text that the labelled data has not; expected raw text to label")
+        return raw
 
     def check(self, run, tokenizer, config, dataset, length):
-        self._raw(run)
+        self._raw(run, dataset)
         super().check(run, tokenizer, config, dataset, length)
 
 

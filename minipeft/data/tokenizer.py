@@ -101,7 +101,7 @@ class Tokenizer:
         """
         folder = files.model_folder(folder)
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; expected a folder with a tokenizer.json")
+            raise ValueError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected a folder with a tokenizer.json")
         path = folder / "tokenizer.json"
         if not path.is_file():
             older = [name for name in ("vocab.txt", "vocab.json", "tokenizer.model") if (folder / name).is_file()]
@@ -159,7 +159,8 @@ class Tokenizer:
 
         Args:
             texts: N strings. texts2: N strings, or None.
-            max_length: most tokens in one encoding, special tokens included; default: ``model_max_length``, else no limit.
+            max_length: most tokens in one encoding, special tokens included, ``math.inf`` for no limit; default:
+                ``model_max_length``, else no limit.
             add_special_tokens: with those that the model expects around a text.
 
         Returns:

@@ -166,7 +166,7 @@ def read_note(folder):
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder; expected an adapter")
+        raise ValueError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected an adapter")
     if not (folder / NOTE).is_file():
         return _note_of_peft(folder)
     raw, note = files.read_json(folder / NOTE, "note"), {}

@@ -10,7 +10,7 @@ from .course import Course
 from .stubs import solution_of
 from .workspace import Workspace
 
-INSTALL = "pip install 'minipeft[learn]' (or '.[learn]' in the project's folder)"
+INSTALL = "pip install '.[learn]' in the project's folder"
 LIBRARIES = {"pytest": "checks", "pytest-timeout": "checks", "watchfiles": "watching", "jupytext": "lessons",
              "nbformat": "notebooks", "nbclient": "notebooks", "ipykernel": "notebooks"}
 

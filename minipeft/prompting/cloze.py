@@ -73,24 +73,26 @@ class ClozeClassification(Classification):
         self.start = self._start(tokenizer, config)
         self.labels, self.metric, self.batch_size, self.pad_id = dataset.labels, metric, batch_size, tokenizer.pad_id
         self.demonstrations, self.sources = demonstrations, {}
-        self.encodings, self.places, self.targets, self.truncated = {}, {}, {}, 0
+        self.encodings, self.places, self.targets, self.contexts, self.truncated = {}, {}, {}, {}, 0
         for split, examples in dataset.splits.items():
             if split == "train" and train_limit is not None and train_limit < len(examples):
                 chosen = np.sort(np.random.default_rng(seed).choice(len(examples), train_limit, replace=False))
                 examples = [examples[i] for i in chosen]
             self.add(split, tokenizer, examples, max_length)
 
-    def add(self, split, tokenizer, examples, max_length):
-        """Take the examples of one more split."""
+    def add(self, split, tokenizer, examples, max_length, contexts=None):
+        """Take the examples of one more split; ``contexts``: what stands before each in place of its demonstrations."""
         self.sources[split] = tokenizer, examples, max_length
         self.targets[split] = np.array([-1 if e.label is None else e.label for e in examples], np.int64)
-        self.truncated += self.fill(split)
+        self.truncated += self.fill(split, contexts=contexts)
 
-    def fill(self, split, number=0):
+    def fill(self, split, number=0, contexts=None):
         """Fill the template with the texts of a split, behind the demonstrations of this number; returns how many were cut."""
         tokenizer, examples, max_length = self.sources[split]
-        contexts = self.demonstrations and self.demonstrations.draw(examples, self.template, self.verbalizer, number)
+        if self.demonstrations and contexts is None:
+            contexts = self.demonstrations.draw(examples, self.template, self.verbalizer, number)
         rows, cut = self.template.encode(tokenizer, examples, max_length, self.kind, contexts)
+        self.contexts[split] = [row.context for row in rows]  # what of them there was room for
         self.encodings[split] = [Encoding(row.ids, row.types) for row in rows]
         self.places[split] = np.array([row.place for row in rows], np.int64)
         return cut
@@ -128,12 +130,23 @@ class ClozeClassification(Classification):
 
     def predict(self, model, split):
         """Probabilities (N, C) of a split's examples, in their order; the mean over all sets of demonstrations."""
-        sets = self.demonstrations.sets if self.demonstrations else 1
-        out = np.zeros((sets, len(self.targets[split]), len(self.labels)))
+        return np.mean([self.answers_behind(model, split, number) for number in range(self.sets)], axis=0)
+
+    @property
+    def sets(self):
+        """How many sets of demonstrations a prediction is averaged over."""
+        return self.demonstrations.sets if self.demonstrations else 1
+
+    def answers_behind(self, model, split, number):
+        """Probabilities (N, C) of a split's examples behind the demonstrations of this number."""
+        if self.demonstrations:
+            self.fill(split, number)
+        return self.answers_as_filled(model, split)
+
+    def answers_as_filled(self, model, split):
+        """Probabilities (N, C) of a split's examples behind what stands before them now."""
+        out = np.zeros((len(self.targets[split]), len(self.labels)))
         with no_grad():
-            for number in range(sets):
-                if self.demonstrations:
-                    self.fill(split, number)
-                for indices in make_batches(self.encodings[split], 2 * self.batch_size):
-                    out[number, indices] = self.probabilities(model, self.collate(indices, split))
-        return out.mean(axis=0)
+            for indices in make_batches(self.encodings[split], 2 * self.batch_size):
+                out[indices] = self.probabilities(model, self.collate(indices, split))
+        return out

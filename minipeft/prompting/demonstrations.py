@@ -44,6 +44,11 @@ class Demonstrations:
         self.vectors, self.known = vectors, {}  # {text of a question: its vector}
         self.own_vectors = None if vectors is None else vectors([_joined(e) for e in self.examples])  # (N, D)
 
+    def asked(self):
+        """How many examples are to stand before a question."""
+        pools = [len(numbers) if self.vectors is None else -(-len(numbers) // 2) for numbers in self.of_class.values()]
+        return sum(pool if self.per_class is None else min(self.per_class, pool) for pool in pools)
+
     def draw(self, questions, template, verbalizer, number):
         """[texts to stand before each question], those of the set with this number."""
         words = {label: listed[0] for label, listed in enumerate(verbalizer.words.values())}

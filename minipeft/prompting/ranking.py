@@ -3,8 +3,9 @@
     l(c) = sum over t of log p(c_t | prompt, c_<t),      divided by the number of tokens of c where the length is not to count
     q = softmax of l,                 training: -mean over t of log p(right answer's t-th token | ...)
 
-Maximum likelihood over the whole vocabulary, so that the model stays one that writes: this is how T0 is trained. For causal
-models, which read the prompt and write on, and for sequence-to-sequence models, which write what stands for the sentinel.
+Maximum likelihood over the whole vocabulary, as T0 is trained; but the end of an answer is neither trained nor counted, so that
+one answer may be the beginning of another. For causal models, which read the prompt and write on, and for sequence-to-sequence
+models, which write what stands for the sentinel.
 
 Sources: Sanh et al., ICLR 2022, arXiv:2110.08207, section 5 (rank classification); Liu et al., NeurIPS 2022, arXiv:2205.05638,
 section 3.2 (length normalisation); Brown et al., NeurIPS 2020, arXiv:2005.14165, section 2.4.
@@ -22,11 +23,10 @@ class RankClassification(ClozeClassification):
     """Texts with a class each, classified by which class's answer is the most probable.
 
     Args:
-        as those of `ClozeClassification`, but that the verbalizer's first word for a class is its answer,
-            which may be many words.
+        as those of `ClozeClassification`, but that the verbalizer has one answer for each class, which may be many words.
         normalised: divide an answer's log probability by its number of tokens.
 
-    Raises ValueError for a masked model, which writes one token and no answer.
+    Raises ValueError for a masked model, which writes one token and no answer, and for classes with several answers or the same.
     """
 
     def __init__(self, tokenizer, dataset, config, template, verbalizer, max_length, batch_size, normalised=True, **more):
@@ -38,12 +38,23 @@ class RankClassification(ClozeClassification):
         if self.kind == "masked":
             raise ValueError("ranking: a masked model fills in one token; expected a decoder or an encoder-decoder, "
                              "or classify by the gap")
-        return tokens_of(tokenizer, [words[0] for words in self.verbalizer.words.values()], self.template.spaced)
+        for label, words in self.verbalizer.words.items():
+            if len(words) > 1:
+                raise ValueError(f"ranking: expected one answer for each class, got {len(words)} for {label!r}: "
+                                 f"{', '.join(words)}; give one of them, or several words at a gap, without ranking")
+        answers = [word for (word,) in self.verbalizer.words.values()]
+        found = tokens_of(tokenizer, answers, self.template.spaced)
+        for i, tokens in enumerate(found):
+            if not tokens or tokens in found[:i]:
+                raise ValueError(f"ranking: the answer {answers[i]!r} is nothing for this model" if not tokens else
+                                 f"ranking: {answers[found.index(tokens)]!r} and {answers[i]!r} are the same for this model, "
+                                 f"{' '.join(map(tokenizer.piece_of, tokens))}; give each class an answer of its own")
+        return found
 
-    def add(self, split, tokenizer, examples, max_length):
+    def add(self, split, tokenizer, examples, max_length, contexts=None):
         """Take the examples of one more split; room is left for the longest answer."""
         longest = max(map(len, self.words)) if self.kind == "causal" else 0
-        super().add(split, tokenizer, examples, max_length - longest)
+        super().add(split, tokenizer, examples, max_length - longest, contexts)
 
     def answers(self, model, batch, choices):
         """The logits of the tokens of answers, and these tokens.

@@ -13,6 +13,7 @@ Sources: Schick and Schütze, EACL 2021, arXiv:2001.07676, section 3 (patterns);
 (sentinels).
 """
 
+import math
 import string
 from typing import NamedTuple
 
@@ -24,11 +25,13 @@ SENTINEL = "<extra_id_0>"
 
 
 class Cloze(NamedTuple):
-    """A filled template: token ``ids``, their ``types``, and ``place``, the index of the token whose state is read."""
+    """A filled template: token ``ids``, their ``types``, ``place``, the index of the token whose state is read, and
+    ``context``, the texts that stand before it."""
 
     ids: list
     types: list
     place: int
+    context: tuple = ()
 
 
 def kind_of(config):
@@ -108,26 +111,32 @@ class Template:
         """
         gap, cut = self._gap(tokenizer, kind), 0
         filled = [(e.text, e.text2, "") for e in examples]
-        encodings = tokenizer.encode_pairs([self._shown(*each, gap, kind) for each in filled])
+        encodings = self._whole(tokenizer, [self._shown(*each, gap, kind) for each in filled])
         kept = self._kept(tokenizer, contexts, [max_length - len(e.ids) for e in encodings]) if contexts else [[]] * len(filled)
         if contexts:
             filled = [(*each[:2], "".join(left)) for each, left in zip(filled, kept)]
-            encodings = tokenizer.encode_pairs([self._shown(*each, gap, kind) for each in filled])
+            encodings = self._whole(tokenizer, [self._shown(*each, gap, kind) for each in filled])
         for number, left in enumerate(kept):
             while len(encodings[number].ids) > max_length and left:  # at the seams there may be a token more
                 del left[0]
                 filled[number] = (*filled[number][:2], "".join(left))
-                (encodings[number],) = tokenizer.encode_pairs([self._shown(*filled[number], gap, kind)])
+                (encodings[number],) = self._whole(tokenizer, [self._shown(*filled[number], gap, kind)])
             if len(encodings[number].ids) > max_length:
                 filled[number], encodings[number] = self._shortened(tokenizer, filled[number][:2], max_length, gap, kind)
                 cut += 1
-        return [self._cloze(tokenizer, e, each, kind) for e, each in zip(encodings, filled)], cut
+        rows = [self._cloze(tokenizer, e, each, kind) for e, each in zip(encodings, filled)]
+        return [row._replace(context=tuple(left)) for row, left in zip(rows, kept)], cut
 
     @staticmethod
-    def _kept(tokenizer, contexts, rooms):
+    def _whole(tokenizer, texts, **settings):
+        """The encodings of texts, of any length: what is too long is cut here, where the template is known."""
+        return tokenizer.encode_pairs(texts, max_length=math.inf, **settings)
+
+    @classmethod
+    def _kept(cls, tokenizer, contexts, rooms):
         """[the last texts of each context that fit into its room together, in tokens]."""
         known = list(dict.fromkeys(text for context in contexts for text in context))
-        lengths = dict(zip(known, (len(e.ids) for e in tokenizer.encode_pairs(known, add_special_tokens=False))))
+        lengths = dict(zip(known, (len(e.ids) for e in cls._whole(tokenizer, known, add_special_tokens=False))))
         out = []
         for context, room in zip(contexts, rooms):
             first = len(context)
@@ -159,7 +168,7 @@ class Template:
         room = sum(lengths) + max_length - len(tokenizer.encode(self._shown(*texts, "", gap, kind)))
         while room >= 0:
             kept = (*(tokenizer.shortened(text, count) for text, count in zip(texts, longest_first(*lengths, room))), "")
-            (encoding,) = tokenizer.encode_pairs([self._shown(*kept, gap, kind)])
+            (encoding,) = self._whole(tokenizer, [self._shown(*kept, gap, kind)])
             if len(encoding.ids) <= max_length:
                 return kept, encoding
             room -= 1  # the seam between a text and the template may take one token more

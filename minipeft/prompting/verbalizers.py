@@ -64,9 +64,17 @@ class Verbalizer:
         """[array of the ids of a class's words], for each class; ``spaced``: a space stands before the gap.
 
         Raises:
-            ValueError: a word that is not one token there; the message gives its pieces, and words that are.
+            ValueError: a word that is not one token there; the message gives its pieces, and words that are. Two words that
+                are the same token.
         """
-        return [np.array([self._id(tokenizer, word, spaced) for word in listed], np.int64) for listed in self.words.values()]
+        out = [np.array([self._id(tokenizer, word, spaced) for word in listed], np.int64) for listed in self.words.values()]
+        owner = {}
+        for word, number in zip((word for listed in self.words.values() for word in listed), np.concatenate(out).tolist()):
+            if number in owner:
+                raise ValueError(f"verbalizer: {owner[number]!r} and {word!r} are one token of this model, "
+                                 f"{tokenizer.piece_of(number)}; leave one of them out")
+            owner[number] = word
+        return out
 
     @staticmethod
     def _id(tokenizer, word, spaced):
@@ -74,9 +82,12 @@ class Verbalizer:
         if len(ids) == 1 and ids[0] not in tokenizer.special_ids:
             return ids[0]
         pieces = " ".join(map(tokenizer.piece_of, ids)) or "nothing"
-        close = difflib.get_close_matches(word, sorted(whole_words(tokenizer, spaced).values()), n=3, cutoff=0.6)
+        known = sorted(whole_words(tokenizer, spaced).values())
+        close = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+        words = close or difflib.get_close_matches(word, [each for each in known if len(each) > 2], n=3, cutoff=0.0)
         raise ValueError(f"verbalizer: {word!r} is not one token of this model but {pieces}; expected a word of its vocabulary"
-                         + (f", such as {', '.join(close)}" if close else "; --search-words finds some that fit the classes"))
+                         + (f", such as {', '.join(words)}" if words else "")
+                         + ("" if close else "; --search-words finds some that fit the classes, given labelled data"))
 
 
 def tokens_of(tokenizer, words, spaced=True):

@@ -25,7 +25,8 @@ ALONE = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020
 
 
 def _missing(name):
-    return ValueError(f"{name}: the library is not installed, and texts are not scored without it; run: pip install {name}")
+    return ValueError(f"{name}: the library is not installed, and texts are not scored without it; "
+                      'in the project\'s folder run: pip install ".[seq2seq]"')
 
 
 def _sacrebleu():

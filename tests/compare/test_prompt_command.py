@@ -84,6 +84,45 @@ def test_nothing_that_was_asked_for_is_passed_over_in_silence(command):
     assert code == 0 and zero == command("--data", "data", *ASKED)[1] and "zero_shot on test" in err
 
 
+def test_data_that_stand_for_themselves(command):
+    """Without a train split, without labels, or as one file, all texts are asked about; the verbalizer names the classes."""
+    whole = command("--data", "data", *ASKED)
+    rows = Path("data/test.tsv").read_text().splitlines()
+    Path("bare").mkdir()
+    Path("bare/test.tsv").write_text("\n".join(rows) + "\n")
+    Path("one.tsv").write_text("\n".join(rows) + "\n")
+    Path("raw.tsv").write_text("\n".join(row.split("\t")[0] for row in rows) + "\n")
+    accuracy = whole[1].split()[1]
+    for data, scored in (("bare", True), ("one.tsv", True), ("raw.tsv", False)):
+        code, out, err = command("--data", data, *ASKED)
+        assert code == 0 and len(out.splitlines()) == 20 and ("accuracy" in err) == scored
+        assert {line.split("\t")[0] for line in out.splitlines()} == {"negative", "positive"}
+        assert not scored or f"accuracy {accuracy} on the 20 texts of test" in err
+    assert command("--data", "one.tsv", *ASKED)[1] == command("--data", "raw.tsv", *ASKED)[1]
+    code, out, err = command("--data", "one.tsv", *ASKED, "--splits", "3", "--out", "kept")
+    assert code == 0 and "note: --splits, --out do nothing where the model is asked as it is" in err and not Path("kept").exists()
+    code, out, err = command("--data", "one.tsv", *ASKED[:3], "bad=negative,good=fine")
+    assert (code, out) == (2, "") and "unknown label 'positive'; known: 'negative', 'fine'" in err
+
+
+def test_what_is_not_read_is_said(command):
+    code, out, err = command("--text", "the soup was great . " * 30, *ASKED, "--max-length", "20")
+    assert code == 0 and "note: 1 text is longer than 20 tokens and was cut\n" in err
+    code, out, err = command("--text", "the soup was great .", *ASKED, "--text2", "and more")
+    assert code == 0 and "note: --text2 is not read: '{text} it was {mask} .' has no {text2}\n" in err
+    code, out, err = command("--text", "the soup was great .", *ASKED, "--template", "{text} {mask} .")
+    assert code == 0 and "note: of 2 times --template the first counts; several are for PET (--unlabelled)\n" in err
+    code, out, err = command("--data", "data", *ASKED, "--splits", "3")
+    assert code == 0 and "note: --splits does nothing where nothing is drawn\n" in err and "draw" not in out
+    assert "note" not in command("--data", "data", *ASKED)[2] and "note" not in command("--data", "toy:topic")[2]
+
+
+def test_a_model_that_is_asked_as_it_is_reads_what_it_was_trained_on(command):
+    """Its tokenizer says 96 tokens, and the default is 128."""
+    code, out, err = command("--text", "the soup was great . " * 40, *ASKED)
+    assert code == 0 and "note: 1 text is longer than 96 tokens and was cut\n" in err
+
+
 def test_demonstrations_and_pet(command):
     code, out, err = command("--data", "data", *ASKED, "--shots", "1", "--splits", "1")
     assert code == 0 and "in_context on test with 1 of each class" in err and out.startswith("accuracy\t")

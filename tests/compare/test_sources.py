@@ -73,6 +73,17 @@ def test_a_toy_task_whose_writing_was_stopped_is_written_again(name, tmp_path, m
         assert {path.name: path.read_bytes() for path in again.iterdir()} == whole
 
 
+def test_classes_of_a_toy_task_are_numbered_as_a_model_numbers_them():
+    own = read("toy:sentiment", "classify")
+    other = read("toy:sentiment", "classify", labels=("other", "positive", "negative"), need_labels=False, split=False)
+    assert other.labels == ("other", "positive", "negative")
+    assert [e.label for e in other.splits["test"]] == [{0: 2, 1: 1}[e.label] for e in own.splits["test"]]
+    with pytest.raises(ValueError, match="^toy:rating: unknown label 'terrible'; known: 'negative', 'positive'$"):
+        read("toy:rating", "classify", labels=("negative", "positive"), need_labels=False)
+    with pytest.raises(ValueError, match="^python-docs: unknown label .*; known: 'negative', 'positive'$"):
+        read("python-docs", "classify", labels=("negative", "positive"))
+
+
 @pytest.mark.parametrize("task, message", [
     ("seq2seq", "data: toy:topic is not for --task seq2seq; expected toy: with one of answer, describe"),
     ("lm", "data: toy:topic is not for --task lm; expected toy: with one of text")])

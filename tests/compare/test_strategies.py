@@ -1,6 +1,7 @@
 """Strategies as runs: what each trains on and with, what it is scored as, and what it says where something is missing."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,9 @@ from minipeft import load_pretrained
 from minipeft.compare.comparison import compare
 from minipeft.compare.exits import OFFERED as METHODS_AND_EXITS
 from minipeft.compare.rates import default_lr
-from minipeft.compare.run import OFFERED, RESULT, Run, execute, prepare
+from minipeft.compare.run import OFFERED, RESULT, Run, execute, load_config, make_work, prepare
 from minipeft.compare.strategies import FEW_EPOCHS, GENTLE, SOFT, STRATEGIES, few, pairs_of, toy_prompts
-from minipeft.data import Tokenizer, read_dataset, toy
+from minipeft.data import Example, Tokenizer, read_dataset, toy
 from minipeft.interop import save_pretrained
 from minipeft.methods import METHODS
 from minipeft.prompting import SEEDS, ClozeClassification, Demonstrations, RankClassification, Template, Verbalizer, few_shot
@@ -42,7 +43,7 @@ def test_they_stand_beside_the_methods():
 
 def test_a_few_examples_are_those_of_the_seeds(folder):
     dataset = read_dataset(folder / "data")
-    for seed, expected in ((0, SEEDS[0]), (4, SEEDS[4]), (5, 5)):
+    for seed, expected in ((0, SEEDS[0]), (4, SEEDS[4]), (5, 105), (13, 113)):
         assert few(dataset, 3, seed).splits["train"] == few_shot(dataset, 3, expected).splits["train"]
     none = few(dataset, 0, 0)
     assert set(none.splits) == {"train", "test"} and none.splits["train"] == []
@@ -178,6 +179,49 @@ def test_a_pet_that_was_stopped_goes_on_behind_its_prompts(folder, tmp_path, mon
     assert trained == [0]
     prepare(replace(run, options={"pair_steps": 2, "pair_models": 3}))
     assert trained == [0, 0, 1, 2]
+
+
+def test_raw_text_that_is_labelled_is_left_out(folder):
+    """PET on the data's own train split: what the draw has labelled is not raw any more."""
+    run = run_of(folder, "pet", unlabelled=str(folder / "data"), shots=4)
+    dataset = few(read_dataset(folder / "data"), 4, run.seed)
+    raw = run.strategy()._raw(run, dataset)
+    labelled = {e.text for part in ("train", "dev", "test") for e in dataset.splits[part]}
+    every = {e.text for e in read_dataset(folder / "data").splits["train"]}
+    assert {e.text for e in raw} == every - labelled and len(raw) == 80 - 16 and all(e.label is None for e in raw)
+    with pytest.raises(ValueError) as caught:
+        run.strategy()._raw(run, read_dataset(folder / "data"))
+    assert str(caught.value) == (f"unlabelled: {folder / 'data'} has no text that the labelled data has not; "
+                                 "expected raw text to label")
+
+
+def test_solved_examples_that_find_no_room_are_counted(folder, tmp_path, capsys):
+    execute(run_of(folder, "in_context", max_length=60), tmp_path / "a")
+    assert re.search(r"^note: before a text of test stand \d(\.\d)? of 8 solved examples on average; for the others there is "
+                     r"no room in 60 tokens$", capsys.readouterr().err, re.MULTILINE)
+    execute(run_of(folder, "in_context", max_length=60), tmp_path / "b", notes=("unused", "data"))
+    execute(run_of(folder, "in_context", shots=1, options={"per_class": 1}), tmp_path / "c")
+    assert "solved examples" not in capsys.readouterr().err
+    for settings, expected in (({}, 8), ({"per_class": 1}, 2), ({"vectors": lambda texts: np.ones((len(texts), 2))}, 4),
+                               ({"vectors": lambda texts: np.ones((len(texts), 2)), "per_class": 3}, 4)):
+        train = few(read_dataset(folder / "data"), 4, 0).splits["train"]
+        assert Demonstrations(train, **settings).asked() == expected == len(Demonstrations(train, **settings).draw(
+            [Example("a")], Template(TEMPLATE), Verbalizer.parse(WORDS), 0)[0])
+
+
+@pytest.mark.parametrize("method, name", [("in_context", "per_class"), ("prompt_based", "demonstrations")])
+def test_too_few_to_show_is_said_beforehand(method, name, folder):
+    run = run_of(folder, method, shots=2, options={name: 3})
+    with pytest.raises(ValueError) as caught:
+        make_work(run, Tokenizer.from_folder("toy:encoder"), load_config("toy:encoder"), check=True)
+    assert str(caught.value) == (f"{name}: expected at most 2, as many training examples as there are of the class 'negative', "
+                                 "got 3")
+    make_work(replace(run, options={name: 2}), Tokenizer.from_folder("toy:encoder"), load_config("toy:encoder"), check=True)
+
+
+def test_what_prompting_by_output_tuning_has_no_use_for(folder):
+    assert "words" in run_of(folder, "prompt_based", options={"by": "output"}, words="good bad").unused()
+    assert "words" not in run_of(folder, "prompt_based", options={"by": "prompt"}, words="good bad").unused()
 
 
 def test_ipet_goes_on_in_generations(folder, monkeypatch):

@@ -273,7 +273,7 @@ def test_doctor_when_all_is_well(here, capsys):
      "state of the course"),
     (lambda here, patch: patch.setenv(FOLDER, str(here / "nowhere")), "lessons", "none", "nowhere"),
     (lambda here, patch: patch.setattr("minipeft.learn.doctor.LIBRARIES", {"no-such-thing": "notebooks"}),
-     "no-such-thing", "not installed", "pip install 'minipeft[learn]' (or '.[learn]' in the project's folder), for notebooks"),
+     "no-such-thing", "not installed", "pip install '.[learn]' in the project's folder, for notebooks"),
     (lambda here, patch: patch.setattr("minipeft.learn.doctor.solution_of",
                                        lambda exercise: "def multiply(a, b):\n    return a\n"),
      "a check", "the solution of 01.1 is refused: ", "install the course anew")])

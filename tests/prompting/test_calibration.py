@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minipeft import load_pretrained
-from minipeft.data import Tokenizer, toy
-from minipeft.prompting import ClozeClassification, RankClassification, Template, Verbalizer
+from minipeft.data import Dataset, Example, Tokenizer, toy
+from minipeft.prompting import ClozeClassification, Demonstrations, RankClassification, Template, Verbalizer
 from minipeft.prompting.calibration import Calibration, calibrated
 from minipeft.prompting.toy_prompts import prompts
 
@@ -68,3 +68,31 @@ def test_the_models_own_content_free_input_becomes_uniform(arch, kind):
             and not np.allclose(work.predict(model, Calibration.SPLIT), 0.25, atol=0.02))
     ratio = set_right.predict(model, "dev") / before  # the same for every text, but for what makes the sum one
     assert np.allclose(ratio / ratio[:, :1], ratio[0] / ratio[0, 0])
+
+
+@pytest.mark.parametrize("arch, kind", [("encoder", ClozeClassification), ("decoder", RankClassification)])
+@pytest.mark.parametrize("settings", [{}, {"sets": 2}, {"per_class": 1, "sets": 2}])
+def test_what_is_divided_out_stands_behind_the_same_demonstrations(arch, kind, settings):
+    """The slow way: one text at a time, and behind its own demonstrations each input without content."""
+    model, tokenizer = load_pretrained(f"toy:{arch}"), Tokenizer.from_folder(f"toy:{arch}")
+    dataset = toy.dataset("sentiment", "easy", seed=1, train=6, dev=5, test=1)
+    template, verbalizer = Template("{text} it was {mask}"), Verbalizer({"negative": "bad", "positive": "good"})
+    inputs = ("", "N/A")
+    shown = Demonstrations(dataset.splits["train"], separator=" ", seed=3, **settings)
+    work = kind(tokenizer, Dataset({"dev": dataset.splits["dev"]}, dataset.labels), model.config, template, verbalizer, 60, 4,
+                demonstrations=shown)
+    found, expected = Calibration(work, tokenizer, 60, inputs).predict(model, "dev"), []
+    for number in range(shown.sets):
+        work.fill("dev", number)
+        for example, context in zip(dataset.splits["dev"], list(work.contexts["dev"])):
+            assert len(context) in (1, 2, 3, 4)
+            q = []
+            for text in (example.text, *inputs):
+                words = "".join(context) + f"{text} it was {{mask}}"
+                one = kind(tokenizer, Dataset({"dev": [Example("", None, None)]}, dataset.labels), model.config, Template(words),
+                           verbalizer, 100, 1)
+                q.append(one.predict(model, "dev")[0])
+            ratio = q[0] / np.mean(q[1:], axis=0)
+            expected.append(ratio / ratio.sum())
+    expected = np.mean(np.reshape(expected, (shown.sets, 5, 2)), axis=0)
+    assert np.allclose(found, expected, atol=2e-5) and not np.allclose(found, work.predict(model, "dev"), atol=1e-2)

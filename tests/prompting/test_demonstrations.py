@@ -22,7 +22,8 @@ def reviews():
 
 def work_on(arch, dataset, demonstrations, length=250, kind=ClozeClassification, **more):
     model, tokenizer = load_pretrained(f"toy:{arch}"), Tokenizer.from_folder(f"toy:{arch}")
-    return model, tokenizer, kind(tokenizer, dataset, model.config, TEMPLATE, VERBALIZER, length, 8,
+    verbalizer = Verbalizer({"negative": "bad", "positive": "good"}) if kind is RankClassification else VERBALIZER
+    return model, tokenizer, kind(tokenizer, dataset, model.config, TEMPLATE, verbalizer, length, 8,
                                   demonstrations=demonstrations, **more)
 
 

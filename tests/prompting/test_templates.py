@@ -110,3 +110,16 @@ def test_the_tokenizer_shortens_behind_a_token(tokenizers):
     assert tokenizer.shortened("the soup was", 2) == "the soup" and tokenizer.shortened("the soup", 9) == "the soup"
     assert tokenizer.shortened("the soup", 0) == "" == tokenizer.shortened("", 3)
     assert tokenizer.piece_of(tokenizer.mask_id) == "[MASK]" and tokenizer.id_of("[MASK]") == tokenizer.mask_id
+
+
+@FAMILIES
+def test_the_template_is_whole_where_the_tokenizer_would_cut_sooner(tokenizers, family):
+    """A tokenizer that says it reads 12 tokens, and a prompt that may have 40."""
+    tokenizer = tokenizers[family]
+    limited = Tokenizer(tokenizer._inner, {**tokenizer.settings, "model_max_length": 12})
+    text = "the soup was good and the cake was nice and the waiter was great ."
+    assert Template(PATTERN).encode(limited, [Example(text)], 40, KIND[family]) == Template(PATTERN).encode(
+        tokenizer, [Example(text)], 40, KIND[family])
+    contexts = [["the song was very dull and the concert was poor and the album was bad . it was bad . "]]
+    assert Template(PATTERN).encode(limited, [Example(text)], 60, KIND[family], contexts) == Template(PATTERN).encode(
+        tokenizer, [Example(text)], 60, KIND[family], contexts)

@@ -133,7 +133,8 @@ def test_a_library_that_is_missing(module, name, monkeypatch):
     for loaded in [loaded for loaded in sys.modules if loaded.split(".")[0] == module]:
         monkeypatch.delitem(sys.modules, loaded)
     monkeypatch.setitem(sys.modules, module, None)
-    message = f"{name}: the library is not installed, and texts are not scored without it; run: pip install {name}"
+    message = (f"{name}: the library is not installed, and texts are not scored without it; in the project's folder run: "
+               'pip install ".[seq2seq]"')
     for call in (check_libraries, lambda: text_scores(["a"], [("a",)])):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             call()
