@@ -23,7 +23,7 @@ from minipeft.arguments import ABOVE_0, BELOW_1, FROM_0, SHARE, UP_TO_1, whole
 from minipeft.autograd import no_grad
 from minipeft.compare import run as run_module
 from minipeft.compare.comparison import size_text
-from minipeft.data import Tokenizer, files
+from minipeft.data import Tokenizer, files, toy
 from minipeft.interop import load_pretrained, make_model, save_pretrained
 from minipeft.models import TransformerConfig
 from minipeft.training import Classification, Sequence2Sequence
@@ -113,6 +113,20 @@ def test_examples_of_the_readme_are_understood():
         cli.make_parser().parse_args(shlex.split(line, comments=True)[1:])
 
 
+def test_snippets_of_the_readme_run(tmp_path, monkeypatch):
+    """In Python, one after the other, on the toy world in place of the folders that they name."""
+    monkeypatch.chdir(tmp_path)
+    toy.save("sentiment", "data/sst2", train=40, dev=8, test=8)
+    blocks = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(block.replace('"models/minilm"', '"toy:encoder"'), names)
+        attachment = names.get("attachment")
+        if attachment is not None and attachment.merged:
+            attachment.detach()  # the second block's model is the base
+    assert len(blocks) == 2 and names["logits"].shape == (3, 2) and len(names["layers"]) == 3
+
+
 def test_help_shows_every_default_but_none():
     text = subparsers()["generate"].format_help()
     assert "(default: 0.0)" in text and "(default: 0)" in text and "(default: None)" not in text
@@ -153,10 +167,12 @@ def test_an_empty_path_is_none(line, message, refused, tmp_path, monkeypatch):
 
 def test_a_path_that_is_called_as_an_option_is_no_option(at, refused):
     Path("model").mkdir()
-    refused("predict --model model --text a", "minipeft: model: no config.json; expected a Hugging Face model folder")
-    refused("predict --model data --text a", "minipeft: data: no config.json; expected a Hugging Face model folder")
-    refused("predict --model data/train.tsv --text a", "data/train.tsv: is a file; expected a Hugging Face model folder")
-    refused("predict --model nowhere --text a", "nowhere: no such folder; expected a Hugging Face model folder")
+    refused("predict --model model --text a", "minipeft: model: no tokenizer.json")
+    refused("predict --model data --text a", "minipeft: data: no tokenizer.json")
+    refused("predict --model bert --adapter data --text a", "minipeft: data: neither minipeft.json")
+    refused("predict --model data/train.tsv --text a", "data/train.tsv: is a file; expected a folder with a tokenizer.json")
+    refused("predict --model nowhere --text a", "nowhere: no such folder; expected a folder with a tokenizer.json")
+    refused("predict --model bert --adapter data/train.tsv --text a", "data/train.tsv: is a file; expected an adapter")
 
 
 NUMERIC = [
