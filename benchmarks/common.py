@@ -1,10 +1,12 @@
 """What both benchmarks share: threads, timing by turns, tables and JSON; nothing here imports NumPy."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 
 PAUSE = 0.05  # seconds between two turns: the thread pools of one side spin for a while before they sleep
@@ -14,6 +16,19 @@ def set_threads(count):
     """Give every thread pool the same size; call it before NumPy, Numba or PyTorch is imported."""
     for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "MINIPEFT_NUM_THREADS"):
         os.environ[name] = str(count)
+
+
+@contextlib.contextmanager
+def one_line(name):
+    """What is wrong with what a user gave, or is not installed, as one line, and the end with code 2."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        print(f'{name}: {error.name} is not installed; in the project\'s folder run: pip install ".[peers]"', file=sys.stderr)
+        sys.exit(2)
+    except (ValueError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _turn(step, seconds):

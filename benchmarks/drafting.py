@@ -161,4 +161,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with common.one_line("drafting"):
+        main()

@@ -291,4 +291,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with common.one_line("early_exit"):
+        main()

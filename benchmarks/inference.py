@@ -98,6 +98,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2, help="threads (2)")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
     args = parser.parse_args()
+    if min(args.batches) < 1:
+        parser.error(f"--batches: expected numbers from 1 on, got {min(args.batches)}")
     common.set_threads(args.threads)
     out = {}
     for batch in args.batches:
@@ -111,4 +113,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with common.one_line("inference"):
+        main()

@@ -203,4 +203,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    with common.one_line("kernels"):
+        main()

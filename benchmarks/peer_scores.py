@@ -418,7 +418,7 @@ def versions(methods):
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        raise ValueError(f'needs {" and ".join(missing)}; run: pip install "minipeft[peers]"')
+        raise ValueError(f'needs {" and ".join(missing)}; run: pip install ".[peers]"')
     return out
 
 

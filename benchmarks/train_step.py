@@ -204,4 +204,5 @@ def report(records, threads):
 
 
 if __name__ == "__main__":
-    main()
+    with common.one_line("train_step"):
+        main()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from benchmarks import new_tasks
+from benchmarks import common, new_tasks
 from benchmarks.new_tasks import (FAST, KINDS, QUESTIONS, Kept, Tasks, adapted, average, learner, others, spread,
                                   t0_scores, table)
 from minipeft.data import Tokenizer, toy
@@ -124,3 +124,13 @@ def test_every_task_is_drawn_as_often_however_many_templates_it_has(monkeypatch)
     for name, p in zip(many.names, many.p):
         share[name.split()[0]] = share.get(name.split()[0], 0) + p
     assert len(share) == 11 and all(p == pytest.approx(1 / 11) for p in share.values())
+
+
+@pytest.mark.parametrize("error, line", [
+    (ValueError("nowhere: no such folder"), "x: nowhere: no such folder\n"),
+    (ModuleNotFoundError("No module named 'torch'", name="torch"),
+     "x: torch is not installed; in the project's folder run: pip install \".[peers]\"\n")])
+def test_what_is_wrong_with_a_benchmarks_arguments_is_one_line(error, line, capsys):
+    with pytest.raises(SystemExit) as end, common.one_line("x"):
+        raise error
+    assert end.value.code == 2 and capsys.readouterr().err == line
