@@ -160,10 +160,10 @@ def _setting(args, options, shape):
 
 
 def _say_unused(args, options):
-    """A note on settings that none of the methods in question has."""
+    """A note on settings that none of the methods in question has; the counts of papers have none."""
     from .plan import unused
 
-    idle = unused(options, _planned(args))
+    idle = list(options) if args.papers else unused(options, _planned(args))
     idle += ["words"] * (args.words is not None)
     if idle:
         names = ", ".join("--" + name.replace("_", "-") for name in idle)
@@ -184,6 +184,7 @@ def run(args, options):
 
     page = Page()
     if args.papers:
+        _say_unused(args, options)
         show_papers(page, plan_papers.PAPERS)
         return [{"paper": row.paper, "model": row.model, "trained": row.what, "computed": row.value(), "unit": row.unit,
                  "misprint": row.misprint or None} for row in plan_papers.PAPERS]

@@ -204,6 +204,9 @@ def report(args):
     if args.as_json:
         print(json.dumps(told, ensure_ascii=False, indent=1))
         return 0
+    if not told["exercises"]:
+        print(f"nobody of {told['students']} has begun an exercise in {args.folder}")
+        return 0
     table = Table("exercise", "solved", "tries", "hints", "gave up", "commonest wrong answers")
     for id, row in told["exercises"].items():
         known = ", ".join(f"{name} ({count})" for name, count in row["mutants"][:3])

@@ -123,6 +123,7 @@ def test_settings_without_a_part_are_named(command):
     assert command("plan --method lora --bottleneck 4 --words x")[2] == "note: --bottleneck, --words have no part in this plan\n"
     assert command("plan --four --layers 3")[2] == "note: --layers has no part in this plan\n"
     assert command("plan --layers 3 --rank 2")[2] == ""
+    assert command("plan --papers --rank 3 --words x")[2] == "note: --rank, --words have no part in this plan\n"
 
 
 def test_a_folder_and_its_file(command, world):

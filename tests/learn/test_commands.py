@@ -108,6 +108,14 @@ def test_graft_uses_what_was_solved(here, capsys):
 # ---- teach -----------------------------------------------------------------------------------------------------
 
 
+def test_a_report_before_anybody_has_begun(here, capsys):
+    (here / "names.txt").write_text("Ann\nBen\n")
+    assert main(["teach", "release", "class", "--students", "names.txt"]) == 0
+    capsys.readouterr()
+    assert main(["teach", "report", "class"]) == 0
+    assert capsys.readouterr().out == "nobody of 2 has begun an exercise in class\n"
+
+
 def test_release_grade_and_report(here, capsys):
     (here / "names.txt").write_text("Ada Lovelace\n\nGrace Hopper\n")
     assert main(["teach", "release", "class", "--students", "names.txt"]) == 0
