@@ -47,10 +47,12 @@ more examples:
 
 PROMPT_NOTE = """\
 {text} stands for the text, {text2} for the second of a pair, {mask} for the word that the model fills in. A verbalizer
-names words for each class, word=class,word=class,...; each must be one token, unless --ranking is given.
+names words for each class, word=class,word=class,...; each must be one token. With --ranking each class has one answer, of any
+length.
 
-  nothing else              zero-shot: the model as it is
-  --shots K                 in-context: K examples of each class, solved, stand before every text
+  nothing else              zero-shot: the model as it is; one file, or texts without labels or train, are asked about as they
+                            stand, and each text's class is printed
+  --shots K                 in-context: K examples of each class, solved, stand before every text, as many as there is room for
   --method M                prompt-based fine-tuning by M, on all of train or with --shots on K of each class
   --shots K --unlabelled P  PET: several prompts (--template and --verbalizer several times) are fine-tuned, and label the
                             raw text at P, from which a classifier learns; with --generations iPET
@@ -136,7 +138,7 @@ OPTIONS = {"draft: ": "--draft-layers: ", "max_length: ": "--max-length: ", "str
            "methods: ": "--methods: ", "exit_rule: ": "--exit-rule: ", "looseness: ": "--looseness: ",
            "data: ": "--data: ", "sweep: ": "--sweep: ", "tune: ": "--tune: ", "dask: ": "--dask: ",
            "model: ": "--model: ", "template: ": "--template: ", "verbalizer: ": "--verbalizer: ",
-           "per_class: ": "--per-class: ", "demonstrations: ": "--demonstrations: ", "unlabelled: ": "--unlabelled: ", "shots: ": "--shots: ", "by: ": "--by: ",
+           "ranking: ": "--ranking: ", "per_class: ": "--per-class: ", "demonstrations: ": "--demonstrations: ", "unlabelled: ": "--unlabelled: ", "shots: ": "--shots: ", "by: ": "--by: ",
            "corpus: ": "--corpus: ", "heads: ": "--heads: ", "vocab_size: ": "--vocabulary: ", "length: ": "--length: ",
            "metric: ": "--metric: ", "task: ": "--task: ",
            **{f"task {task}: ": f"--task {task}: " for task in TASKS}}
