@@ -138,10 +138,12 @@ OPTIONS = {"draft: ": "--draft-layers: ", "max_length: ": "--max-length: ", "str
            "methods: ": "--methods: ", "exit_rule: ": "--exit-rule: ", "looseness: ": "--looseness: ",
            "data: ": "--data: ", "sweep: ": "--sweep: ", "tune: ": "--tune: ", "dask: ": "--dask: ",
            "model: ": "--model: ", "template: ": "--template: ", "verbalizer: ": "--verbalizer: ",
-           "ranking: ": "--ranking: ", "per_class: ": "--per-class: ", "demonstrations: ": "--demonstrations: ", "unlabelled: ": "--unlabelled: ", "shots: ": "--shots: ", "by: ": "--by: ",
+           "ranking: ": "--ranking: ", "per_class: ": "--per-class: ", "demonstrations: ": "--demonstrations: ",
+           "unlabelled: ": "--unlabelled: ", "shots: ": "--shots: ", "by: ": "--by: ",
            "corpus: ": "--corpus: ", "heads: ": "--heads: ", "vocab_size: ": "--vocabulary: ", "length: ": "--length: ",
            "metric: ": "--metric: ", "task: ": "--task: ",
            **{f"task {task}: ": f"--task {task}: " for task in TASKS}}
+
 # What is only needed for some commands, by the extra that brings it.
 EXTRAS = {"learn": ("pytest", "pytest_timeout", "jupytext", "watchfiles", "nbformat", "nbclient", "IPython", "ipykernel"),
           "seq2seq": ("sacrebleu", "rouge_score"), "dask": ("distributed",)}
