@@ -385,7 +385,8 @@ def prepare(run, told=None, place=None):
     return work, attachment, longest_of(run, tokenizer, config, method), stored
 
 
-def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "data", "demonstrations"), display=None, measured=False):
+def execute(run, out, resume=False, title=None, quiet=False, notes=("unused", "data", "demonstrations"), display=None,
+            measured=False):
     """Fine-tune, evaluate, save; returns the result, which is also written to ``result.json``.
 
     Args:

@@ -269,7 +269,8 @@ class PET(Strategy):
         known = {(e.text, e.text2) for part in dataset.splits.values() for e in part}
         raw = [e._replace(label=None) for e in parts.get("train", next(iter(parts.values()))) if (e.text, e.text2) not in known]
         if not raw:
-            raise ValueError(f"unlabelled: {run.unlabelled} has no text that the labelled data has not; expected raw text to label")
+            raise ValueError(f"unlabelled: {run.unlabelled} has no text that the labelled data has not; "
+                             "expected raw text to label")
         return raw
 
     def check(self, run, tokenizer, config, dataset, length):

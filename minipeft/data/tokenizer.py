@@ -101,7 +101,8 @@ class Tokenizer:
         """
         folder = files.model_folder(folder)
         if not folder.is_dir():
-            raise ValueError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected a folder with a tokenizer.json")
+            raise ValueError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; "
+                             "expected a folder with a tokenizer.json")
         path = folder / "tokenizer.json"
         if not path.is_file():
             older = [name for name in ("vocab.txt", "vocab.json", "tokenizer.model") if (folder / name).is_file()]

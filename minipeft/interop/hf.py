@@ -162,7 +162,8 @@ def load_pretrained(folder, task=None, labels=None, pooling=None, rng=None):
     """
     folder = files.model_folder(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; expected a Hugging Face model folder")
+        raise ValueError(f"{folder}: {'is a file' if folder.exists() else 'no such folder'}; "
+                         "expected a Hugging Face model folder")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: no config.json; expected a Hugging Face model folder")
     raw = files.read_json(folder / "config.json", "config")

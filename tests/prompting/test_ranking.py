@@ -89,8 +89,8 @@ def test_masked_models_write_no_answers():
 
 
 @pytest.mark.parametrize("answers, message", [
-    ({"a": ["very good", "great"], "b": "bad"}, "ranking: expected one answer for each class, got 2 for 'a': very good, great; give "
-     "one of them, or several words at a gap, without ranking"),
+    ({"a": ["very good", "great"], "b": "bad"}, "ranking: expected one answer for each class, got 2 for 'a': very good, great; "
+     "give one of them, or several words at a gap, without ranking"),
     ({"a": "very good", "b": "bad", "c": "Very  good"}, "ranking: 'very good' and 'Very  good' are the same for this model, very "
      "good; give each class an answer of its own")])
 def test_answers_that_cannot_be_told_apart(answers, message):

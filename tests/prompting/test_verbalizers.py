@@ -46,8 +46,8 @@ def test_words_that_are_not_one_token(tokenizer):
                                  "of its vocabulary, such as wonderful")
     with pytest.raises(ValueError) as caught:
         Verbalizer({"a": "$", "b": "bad"}).ids(tokenizer)
-    found = re.fullmatch(r"verbalizer: '\$' is not one token of this model but \[UNK\]; expected a word of its vocabulary, such as "
-                         r"(\w+), (\w+), (\w+); --search-words finds some that fit the classes, given labelled data",
+    found = re.fullmatch(r"verbalizer: '\$' is not one token of this model but \[UNK\]; expected a word of its vocabulary, such "
+                         r"as (\w+), (\w+), (\w+); --search-words finds some that fit the classes, given labelled data",
                          str(caught.value))
     assert set(found.groups()) <= set(whole_words(tokenizer).values()) and len(set(found.groups())) == 3
     assert [each.tolist() for each in Verbalizer({"a": ["good", "great"], "b": "bad"}).ids(tokenizer)] == [
