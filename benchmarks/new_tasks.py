@@ -3,10 +3,10 @@
 T0. toy:seq2seq is trained to write the answers of several tasks of the toy world, each through all its templates
 (`prompting.toy_prompts`), and asked about a task that was held out. Scores are accuracies by rank classification on test texts,
 the median over the templates with its quartiles; before, and after training on others, always in as many steps, every task as
-often as any other. Each of the 12 tasks is held out in turn, after one, four and all eleven others, in an order that the
-seed draws. Five tasks are of one kind, questions about what a text tells (what colour, size, room, owner or thing): each of them
-is also asked after one to four of the others of its kind alone. The number of steps and of texts was chosen in trials with seeds
-0 to 2, which are not among those of the table.
+often as any other. Each of the 12 tasks is held out in turn, after one, four and all eleven others, in an order that the seed
+draws. Five tasks are of one kind, questions about what a text tells (what colour, size, room, owner or thing): for them it is
+also told how many of their kind were among the others. The number of steps and of texts was chosen in trials with seeds 0 to 2,
+which are not among those of the table.
 
 Meta-learning. A new task is to tell two classes apart, in an order of its own, from 1, 5 or 20 examples of each. Two kinds are
 asked: classes of topics, questions and colours that were never seen in meta-training, which had other classes of the same; and
@@ -54,7 +54,6 @@ class Scale:
     seeds: int = 5
     t0_seeds: tuple = (10, 11, 12)
     counts: tuple = (1, 4, 11)    # of the tasks that are trained on
-    kin: tuple = (1, 2, 3, 4)      # of those of one kind
     held: tuple = None            # tasks that are held out in turn, None for all
     t0_steps: int = 1600
     t0_lr: float = 3e-4
@@ -68,7 +67,7 @@ class Scale:
     draws: int = 2                # of examples, of each new task
 
 
-FAST = Scale(seeds=2, t0_seeds=(0, 1), counts=(1,), kin=(2,), held=("reading", "topic"), t0_steps=3, train=24, test=12,
+FAST = Scale(seeds=2, t0_seeds=(0, 1), counts=(1,), held=("reading", "topic"), t0_steps=3, train=24, test=12,
              shots=(1,), meta_steps=2, inner_steps=1, query=10, steps=(1, 2), draws=1)
 
 
@@ -91,14 +90,14 @@ def works_of(task, scale, seed, part):
             for template, verbalizer in prompts(task)]
 
 
-def others(held, seed, of=None):
-    """The tasks to train on for a held-out one, in the seed's order: all others, or those among ``of``."""
+def others(held, seed):
+    """All other tasks than the held-out one, in the seed's order."""
     import numpy as np
 
     from minipeft.data import toy
 
     rng = np.random.default_rng([seed, list(toy.TASKS).index(held)])
-    return rng.permutation([task for task in of or toy.TASKS if task != held]).tolist()
+    return rng.permutation([task for task in toy.TASKS if task != held]).tolist()
 
 
 def t0_scores(held, trained, scale, seed):
@@ -130,16 +129,6 @@ def t0(scale, kept):
             for held in scale.held or sorted(toy.TASKS, key=lambda task: task not in QUESTIONS)}
 
 
-def t0_kin(scale, kept):
-    """The same for the questions, after others of their kind alone."""
-    def score(held, count, seed):
-        return kept(f"t0 {held} after {count} of its kind, seed {seed}",
-                    lambda: t0_scores(held, others(held, seed, QUESTIONS)[:count], scale, seed))
-
-    return {held: {count: [score(held, count, seed) for seed in scale.t0_seeds] for count in scale.kin}
-            for held in QUESTIONS if held in (scale.held or QUESTIONS)}
-
-
 def spread(found):
     """The median over templates, mean and standard deviation over seeds, and the mean quartiles."""
     (low, high), medians = zip(*(each["quartiles"] for each in found)), [100 * each["median"] for each in found]
@@ -150,6 +139,17 @@ def average(found, tasks):
     """The cells of a row of `t0`: the mean of the medians over these held-out tasks, mean and standard deviation over seeds."""
     columns = zip(*(found[task].values() for task in tasks))  # of each number of others: [a task's results, of each seed]
     return [of_seeds([100 * statistics.mean(each["median"] for each in of_seed) for of_seed in zip(*asked)]) for asked in columns]
+
+
+def by_kin(found, scale):
+    """[(others, how many of them are questions, held-out questions, the mean of their medians in per cent)], as text."""
+    groups = {}
+    for held in [task for task in found if task in QUESTIONS]:
+        for count, of_seeds in found[held].items():
+            for seed, each in zip(scale.t0_seeds, of_seeds):
+                kin = sum(task in QUESTIONS for task in others(held, seed)[:count])
+                groups.setdefault((count, kin), []).append(100 * each["median"])
+    return [[*map(str, group), str(len(each)), f"{statistics.mean(each):.1f}"] for group, each in sorted(groups.items())]
 
 
 # ---- meta-learning ---------------------------------------------------------------------------------------------
@@ -308,15 +308,14 @@ def table(found, corner, columns, cell=of_seeds):
 def tables(found, scale):
     """{title: (heads, rows)} of what was found."""
     out = {}
-    for part, of in (("t0", ""), ("t0_kin", " of its kind")):
-        if part in found:
-            counts = list(next(iter(found[part].values())))
-            columns = [f"after {count} other{'s' * (count > 1)}{of}" if count else "before" for count in counts]
-            heads, rows = table(found[part], "held out", columns, spread)
-            rows += [["mean of the questions", *average(found[part], [task for task in found[part] if task in QUESTIONS])]]
-            if part == "t0":
-                rows += [["mean of all", *average(found[part], list(found[part]))]]
-            out[f"held-out task{of and ', after others' + of}: accuracy (%), median over templates (and quartiles)"] = heads, rows
+    if "t0" in found:
+        columns = [f"after {count} other{'s' * (count > 1)}" if count else "before" for count in (0, *scale.counts)]
+        heads, rows = table(found["t0"], "held out", columns, spread)
+        rows += [[name, *average(found["t0"], tasks)] for name, tasks in (
+            ("mean of the questions", [task for task in found["t0"] if task in QUESTIONS]), ("mean of all", list(found["t0"])))]
+        out["held-out task: accuracy (%), median over templates (and quartiles)"] = heads, rows
+        heads = ["tasks trained on", "questions among them", "questions held out", "accuracy (%)"]
+        out["held-out questions, by how many of their kind were trained on"] = heads, by_kin(found["t0"], scale)
     for kind, rows in found.get("meta", {}).items():
         out[f"{kind}: accuracy (%)"] = table(rows, "start", [f"{shots} of each class" for shots in scale.shots])
     return out
@@ -351,13 +350,13 @@ class Kept:
         return self.known[name]
 
 
-PARTS = {"t0": t0, "t0_kin": t0_kin, "meta": meta}
+PARTS = {"t0": t0, "meta": meta}
 
 
 def make_parser():
     """The command line's parser."""
     parser = common.study_parser("new_tasks", __doc__, EXAMPLE)
-    parser.add_argument("--only", choices=PARTS, help="one part (default: all)")
+    parser.add_argument("--only", choices=PARTS, help="one part (default: both)")
     return parser
 
 

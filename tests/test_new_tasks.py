@@ -30,11 +30,9 @@ def test_what_is_new_was_never_seen():
 
 def test_the_tasks_to_train_on_are_all_but_the_one_in_an_order_of_the_seed():
     for seed in range(5):
-        every, kin = others("reading", seed), others("reading", seed, QUESTIONS)
+        every = others("reading", seed)
         assert sorted(every) == sorted(set(toy.TASKS) - {"reading"}) and len(every) == 11 and every == others("reading", seed)
-        assert sorted(kin) == sorted(set(QUESTIONS) - {"reading"}) and kin == others("reading", seed, QUESTIONS)
-    for of in (None, QUESTIONS):
-        assert len({others("reading", seed, of)[0] for seed in range(9)}) > 1
+    assert len({others("reading", seed)[0] for seed in range(9)}) > 1
     assert QUESTIONS == tuple(task for task in toy.TASKS if task.startswith("reading"))
 
 
@@ -92,10 +90,11 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     rows = ["scratch, 1 steps", "scratch, 2 steps", "maml, 1 steps", "maml, 2 steps", "prototypes, trained"]
     assert {kind: list(of_kind) for kind, of_kind in found["meta"].items()} == {kind: rows for kind in KINDS}
     assert len(found["t0"]["reading"]["1"]) == 2
-    assert list(found["t0"]) == ["reading", "topic"] and list(found["t0_kin"]) == ["reading"]
+    assert list(found["t0"]) == ["reading", "topic"]
     text = (tmp_path / "m.md").read_text()
-    assert "| held out | before | after 1 other |\n" in text and "| held out | after 2 others of its kind |\n" in text
-    assert text.count("| mean of the questions |") == 2 and text.count("| mean of all |") == 1
+    assert "| held out | before | after 1 other |\n" in text
+    assert text.count("| mean of the questions |") == text.count("| mean of all |") == 1
+    assert "| tasks trained on | questions among them | questions held out | accuracy (%) |\n" in text
     assert text.count("| start | 1 of each class |") == 2
     assert "maml" in capsys.readouterr().out
     assert table({"x": {1: [50.0, 60.0]}}, "c", ["d"]) == (["c", "d"], [["x", "55.0 ± 7.1"]])
@@ -109,6 +108,14 @@ def test_an_average_is_over_tasks_and_its_deviation_over_seeds():
              "topic": {0: of(0.5, 0.8), 11: of(0.6, 0.7)}}
     assert average(found, ["reading", "reading_size"]) == ["35.0 ± 21.2", "35.0 ± 7.1"]
     assert average(found, list(found)) == ["45.0 ± 21.2", "45.0 ± 7.1"]
+
+
+def test_held_out_questions_by_how_many_of_their_kind_were_trained_on(monkeypatch):
+    order = {"reading": ["reading_size", "topic", "reading_room"], "reading_size": ["topic", "reading", "reading_room"]}
+    monkeypatch.setattr(new_tasks, "others", lambda held, seed: order[held])
+    of = lambda *medians: [{"median": m} for m in medians]
+    found = {"reading": {0: of(0.1), 2: of(0.5)}, "reading_size": {0: of(0.3), 2: of(0.9)}, "topic": {0: of(0.2), 2: of(0.2)}}
+    assert new_tasks.by_kin(found, replace(FAST, t0_seeds=(7,))) == [["0", "0", "2", "20.0"], ["2", "1", "2", "70.0"]]
 
 
 def test_every_task_is_drawn_as_often_however_many_templates_it_has(monkeypatch):
