@@ -572,7 +572,7 @@ def test_no_folder_no_config_no_weights(tmp_path, saved):
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: no config.json; expected a Hugging Face model folder")):
         load_pretrained(tmp_path)
     folder = saved("bert")
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match=r"config\.json: is a file; expected a Hugging Face model folder$"):
         load_pretrained(folder / "config.json")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=re.escape(f"{folder}: no model.safetensors and no model.safetensors.index.json")):
