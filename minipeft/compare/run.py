@@ -187,8 +187,12 @@ def settings_of(method):
 def longest(max_length, config, taken=0, tokenizer=None):
     """Most tokens in one text: ``max_length``, or as many as the model has learned positions for, less those ``taken``; with
     the ``tokenizer`` of a model that is asked as it is, no more than it says that the model reads."""
-    known = tokenizer.model_max_length or max_length if tokenizer is not None else max_length
-    return min(max_length, known, config.max_position_embeddings - taken if config.learned_positions else max_length)
+    limits = [max_length]
+    if config.learned_positions:
+        limits.append(config.max_position_embeddings - taken)
+    if tokenizer is not None and tokenizer.model_max_length is not None:
+        limits.append(tokenizer.model_max_length)
+    return min(limits)
 
 
 def longest_of(run, tokenizer, config, method):
