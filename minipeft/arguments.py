@@ -53,7 +53,6 @@ METHODS = (
     "full", "head", "top_k", "bitfit", "layernorm", "random_mask", "fisher_mask", "lora", "rslora", "lora_plus", "dora", "pissa",
     "adalora", "ia3", "houlsby", "pfeiffer", "parallel", "compacter", "prefix", "prompt", "task_embedding", "output")
 RUNS = (*METHODS, "early_exit")  # what finetune runs; early exit is no method that attaches to a seam alone
-PROMPTED = tuple(name for name in METHODS if name != "fisher_mask")  # which needs a classifier's head before anything is trained
 STRATEGIES = ("zero_shot", "in_context", "prompt_based", "pet", "ipet")  # classifying by prompting, with few labels or none
 COMPARED = (*RUNS, *STRATEGIES)  # what compare runs
 MAIN = ("full", "head", "top_k", "bitfit", "ia3", "lora", "houlsby", "prefix", "prompt", "early_exit")  # of a comparison
@@ -91,7 +90,7 @@ SETTINGS = {
     "exit_rule": (("early_exit",), EXIT_RULES, "when an example leaves"),
     "looseness": (("early_exit",), SHARE, "how readily: 0 never early, 1 at the first exit"),
     "part": (("output",), ("embedding", "bias"), "what is trained for each label"),
-    "by": (("prompt_based", "pet", "ipet"), PROMPTED, "the method that trains (default: full)"),
+    "by": (("prompt_based", "pet", "ipet"), METHODS, "the method that trains (default: full)"),
     "calibrate": (("zero_shot", "in_context"), None, "divide out the answers to a text without content"),
     "ranking": (("zero_shot", "in_context", "prompt_based"), None, "classify by the probability of the class's whole answer"),
     "per_class": (("in_context",), whole(0), "solved examples of each class before a text, 0 for all"),

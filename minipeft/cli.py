@@ -12,7 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, COMPARED, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS, PROMPTED,
+from .arguments import (ABOVE_0, BELOW_1, BLEU_TOKENIZERS, COMPARED, EXIT_RULES, FROM_0, FROM_1, MAIN, METHODS, METRICS,
                         RUNS, SHARE, STRATEGIES, TASKS, UP_TO_1, add_method_settings, four_bits, given_settings, sweep, whole)
 
 EXAMPLES = {
@@ -309,7 +309,7 @@ def _prompt_parser(commands):
     prompt.add_argument("--text", metavar="TEXT", help="one text")
     prompt.add_argument("--text2", metavar="TEXT", help="the second text of a pair, with --text")
     _prompting_arguments(prompt)
-    prompt.add_argument("--method", choices=PROMPTED, metavar="METHOD", help=f"fine-tune by one of {', '.join(PROMPTED)}")
+    prompt.add_argument("--method", choices=METHODS, metavar="METHOD", help=f"fine-tune by one of {', '.join(METHODS)}")
     prompt.add_argument("--adapter", metavar="DIR", help="ask with an adapter that was fine-tuned by prompting")
     prompt.add_argument("--search-words", type=whole(1), metavar="N",
                         help="look for the N best verbalizers on train (with --method on dev, after fine-tuning), and stop")
@@ -318,7 +318,7 @@ def _prompt_parser(commands):
     prompt.add_argument("--jobs", type=whole(1), metavar="N",
                         help="runs at a time (default: as many as there are cores, at most 4)")
     prompt.add_argument("--out", metavar="DIR", help="keep what is trained in this folder; finished runs in it are not repeated")
-    _training_arguments(prompt, (*PROMPTED, *STRATEGIES), without=("by",))  # which is --method here
+    _training_arguments(prompt, (*METHODS, *STRATEGIES), without=("by",))  # which is --method here
 
 
 def _compare_parser(commands):

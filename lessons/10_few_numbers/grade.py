@@ -12,6 +12,7 @@ from minipeft.interop import make_model
 from minipeft.learn.claims import exercise, holds, same
 from minipeft.methods import BitFit, FisherMask, attach
 from minipeft.methods.ia3 import IA3
+from minipeft.methods.mask import class_logits
 from minipeft.models import TransformerConfig
 from minipeft.nn import Linear
 
@@ -386,7 +387,7 @@ def examples(rng, count, labels=3):
     return out
 
 
-def from_the_logits(model, batches):
+def from_the_logits(model, batches, scores=class_logits):
     """F by another way: d log p_y = dz_y - sum_c p_c dz_c, from the derivatives of each logit by itself."""
     maps = [f"blocks.{i}.{name}" for i in range(model.config.num_hidden_layers)
             for name in ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.up", "mlp.down")]
@@ -395,9 +396,9 @@ def from_the_logits(model, batches):
     out = {path: np.zeros(own[path].shape) for path in paths}
     for batch in batches:
         slopes = []
-        for c in range(len(model.config.labels)):
+        for c in range(scores(model, batch).shape[1]):
             model.zero_grad()
-            z = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+            z = scores(model, batch)
             z.backward(np.eye(z.shape[1])[[c]])
             slopes.append({path: own[path].grad.copy() for path in paths})
         p = np.exp(z.data[0]) / np.exp(z.data[0]).sum()
@@ -427,6 +428,17 @@ def test_two_classes(impl, rng):
     expected, found = from_the_logits(model, batches), impl(model, batches)
     for path in ("blocks.0.attn.out.weight", "blocks.0.mlp.up.bias"):
         same(found[path], expected[path], f"F of {path}", 1e-7)
+
+
+@exercise("10.5")
+def test_other_scores(impl, rng):
+    """What is asked is what `scores` says, of as many classes as it has, and not the classifier alone."""
+    model, batches = classifier(rng), examples(rng, 2)
+    mix = Tensor(rng.normal(size=(3, 4)))
+    scores = lambda model, batch: class_logits(model, batch) @ mix
+    expected, found = from_the_logits(model, batches, scores), impl(model, batches, scores)
+    for path in ("blocks.0.attn.v.weight", "blocks.1.mlp.down.bias"):
+        same(found[path], expected[path], f"F of {path} under other scores", 1e-7)
 
 
 @exercise("10.5")

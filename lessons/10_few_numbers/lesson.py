@@ -314,10 +314,10 @@ show(figure, "few", "Accuracy against numbers trained: "
 # %%
 #@exercise 10.5 minipeft.methods.mask:fisher_importance
 #@ Return {path: array of float64}, F in the parameter's shape, with the paths f"{path}.weight" and f"{path}.bias" for each path
-#@ in `linear_paths(model)`; `unwrap(model.get(path))` is the map. The logits (1, C) of a batch are `model(batch.input_ids,
-#@ batch.attention_mask, batch.token_type_ids).logits`, and -log p(y|x) is F.cross_entropy(logits, np.array([y])). F.grad(loss,
-#@ [Parameters]) is the list of their gradients, one array for each. A frozen Parameter must require a gradient meanwhile, and is
-#@ frozen again afterwards. Raise ValueError where a batch has several texts, or the model has no `config.labels`.
+#@ in `linear_paths(model)`; `unwrap(model.get(path))` is the map. The logits (1, C) of a batch are `scores(model, batch)`: those
+#@ of the classifier, or whatever else the caller asks the model for. -log p(y|x) is F.cross_entropy(logits, np.array([y])).
+#@ F.grad(loss, [Parameters]) is the list of their gradients, one array for each. A frozen Parameter must require a gradient
+#@ meanwhile, and is frozen again afterwards. Raise ValueError where a batch has several texts.
 from minipeft.methods import fisher_importance
 
 model = load_pretrained("toy:encoder", task="classify", labels=task.labels, rng=np.random.default_rng(0))

@@ -6,6 +6,7 @@ import numpy as np
 
 from minipeft import autograd as F
 from minipeft.learn.claims import mutant
+from minipeft.methods.mask import class_logits
 from minipeft.methods.targets import linear_paths
 from minipeft.nn import unwrap
 
@@ -231,11 +232,9 @@ def forward(self, h):
 # ---- 10.5 ----
 
 
-def informed(model, batches, contribution, divide=True):
+def informed(model, batches, scores, contribution, divide=True):
     """What these wrong answers have right;
     ``contribution(gradients, p, label)`` of a text from [{path: gradient} of each class]."""
-    if not model.config.labels:
-        raise ValueError("no classes")
     paths = linear_paths(model)
     parameters = {f"{path}.{name}": p for path in paths for name, p in unwrap(model.get(path)).named_parameters()}
     before = {path: p.requires_grad for path, p in parameters.items()}
@@ -247,9 +246,8 @@ def informed(model, batches, contribution, divide=True):
             if len(batch.input_ids) != 1:
                 raise ValueError("one text at a time")
             slopes, p = [], []
-            for label in range(len(model.config.labels)):
-                loss = F.cross_entropy(model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits,
-                                       np.array([label]))
+            for label in range(scores(model, batch).shape[1]):
+                loss = F.cross_entropy(scores(model, batch), np.array([label]))
                 slopes.append(dict(zip(parameters, F.grad(loss, list(parameters.values())))))
                 p.append(math.exp(-loss.item()))
             for path in out:
@@ -263,40 +261,46 @@ def informed(model, batches, contribution, divide=True):
 
 @mutant("10.5", "true_labels", "That is the empirical Fisher information, with the label of the data. Sum over all classes, "
         "each weighed by the probability that the model gives it.")
-def fisher_importance(model, batches):
-    return informed(model, batches, lambda slopes, p, label: slopes[label] ** 2)
+def fisher_importance(model, batches, scores=class_logits):
+    return informed(model, batches, scores, lambda slopes, p, label: slopes[label] ** 2)
 
 
 @mutant("10.5", "unweighed", "Every class counts alike in yours; weigh each with p(y|x), which is e to minus its loss.")
-def fisher_importance(model, batches):
-    return informed(model, batches, lambda slopes, p, label: sum(s**2 for s in slopes))
+def fisher_importance(model, batches, scores=class_logits):
+    return informed(model, batches, scores, lambda slopes, p, label: sum(s**2 for s in slopes))
 
 
 @mutant("10.5", "squared_mean", "You squared after summing over the classes. The weighed sum of the slopes is zero, whatever "
         "the model: square first.")
-def fisher_importance(model, batches):
-    return informed(model, batches, lambda slopes, p, label: sum(q * s for q, s in zip(p, slopes)) ** 2)
+def fisher_importance(model, batches, scores=class_logits):
+    return informed(model, batches, scores, lambda slopes, p, label: sum(q * s for q, s in zip(p, slopes)) ** 2)
 
 
 @mutant("10.5", "sizes", "You took the slopes' sizes; Fisher information has their squares.")
-def fisher_importance(model, batches):
-    return informed(model, batches, lambda slopes, p, label: sum(q * np.abs(s) for q, s in zip(p, slopes)))
+def fisher_importance(model, batches, scores=class_logits):
+    return informed(model, batches, scores, lambda slopes, p, label: sum(q * np.abs(s) for q, s in zip(p, slopes)))
 
 
 @mutant("10.5", "squared_weights", "You weighed the slope before you squared, so that p counts twice: p g², not (p g)².")
-def fisher_importance(model, batches):
-    return informed(model, batches, lambda slopes, p, label: sum((q * s) ** 2 for q, s in zip(p, slopes)))
+def fisher_importance(model, batches, scores=class_logits):
+    return informed(model, batches, scores, lambda slopes, p, label: sum((q * s) ** 2 for q, s in zip(p, slopes)))
 
 
 @mutant("10.5", "summed", "It is the mean over the texts: divide by their number, or F grows with how many you look at.")
-def fisher_importance(model, batches):
-    return informed(model, batches, lambda slopes, p, label: sum(q * s**2 for q, s in zip(p, slopes)), divide=False)
+def fisher_importance(model, batches, scores=class_logits):
+    return informed(model, batches, scores, lambda slopes, p, label: sum(q * s**2 for q, s in zip(p, slopes)), divide=False)
 
 
 @mutant("10.5", "left_released", "F is right, but the maps are left released: what was frozen before must be frozen again, "
         "also after an error.")
-def fisher_importance(model, batches):
-    found = informed(model, batches, lambda slopes, p, label: sum(q * s**2 for q, s in zip(p, slopes)))
+def fisher_importance(model, batches, scores=class_logits):
+    found = informed(model, batches, scores, lambda slopes, p, label: sum(q * s**2 for q, s in zip(p, slopes)))
     for path in found:
         dict(model.named_parameters())[path].requires_grad = True
     return found
+
+
+@mutant("10.5", "the_classifiers", "You asked the classifier, whatever `scores` is: a prompt has logits of its own, over its "
+        "label words. Take scores(model, batch).")
+def fisher_importance(model, batches, scores=class_logits):
+    return informed(model, batches, class_logits, lambda slopes, p, label: sum(q * s**2 for q, s in zip(p, slopes)))

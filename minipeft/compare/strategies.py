@@ -19,6 +19,7 @@ from ..nn import unwrap
 from ..prompting import (RAW, SEEDS, Calibration, ClozeClassification, Demonstrations, Ensemble, PETSettings, RankClassification,
                          Template, Verbalizer, classifier_work, few_shot, kind_of, separator_of, text_vectors)
 from ..prompting.toy_prompts import PATTERNS
+from ..prompting.verbalizers import tokens_of
 from .exits import Base
 from .sources import name_of, read
 
@@ -67,20 +68,22 @@ class Strategy(Base):
     def method(self, run, tokenizer=None, pair=None):
         """What is attached: the method that trains, with those of the run's options that it has.
 
-        Output tuning has the label words of the ``pair``, a template and a verbalizer (default: the first).
+        Output tuning has the label words, or the tokens of the answers, of the ``pair``, a template and a verbalizer (default:
+        the first).
         """
         if self.by is None:
             return Base()
         if self.by not in METHODS:
             raise ValueError(f"by: expected a method among {', '.join(METHODS)}, got {self.by!r}")
-        if self.by == "fisher_mask":
-            raise ValueError(f"fisher_mask: entries are weighed by a classifier's head, and {self.name} asks without one; use "
-                             "random_mask, or another method")
         known = vars(METHODS[self.by]())
         options = {name: value for name, value in run.options.items() if name in known}
         if self.by == "output" and tokenizer is not None:
             template, verbalizer = pair or pairs_of(run, None)[0]
-            options["words"] = [int(i) for ids in verbalizer.ids(tokenizer, template.spaced) for i in ids]
+            if self.ranking:  # every token of the answers
+                answers = [word for listed in verbalizer.words.values() for word in listed]
+                options["words"] = sorted({i for ids in tokens_of(tokenizer, answers, template.spaced) for i in ids})
+            else:
+                options["words"] = [int(i) for ids in verbalizer.ids(tokenizer, template.spaced) for i in ids]
         return METHODS[self.by](**options)
 
     def load(self, run, labels, rng):

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import autograd as F
+from ..autograd import no_grad
 from ..nn import Parameter, Wrapper, unwrap
 from .attach import Method
 from .shapes import bias_sizes, linear_shapes
@@ -136,9 +137,12 @@ class FisherMask(RandomMask):
     unsaved = ("importance",)
 
     def prepare(self, model, work, rng):
+        if not hasattr(work, "scores"):
+            raise ValueError("fisher_mask: entries are weighed by what the model says of classes, and this work has none; use "
+                             "random_mask")
         count = min(self.examples, len(work.targets["train"]))
         batches = [work.collate([i]) for i in rng.choice(len(work.targets["train"]), count, replace=False)]
-        self.importance = fisher_importance(model, batches)
+        self.importance = fisher_importance(model, batches, work.scores)
 
     def choose(self, model, sizes, rng):
         if self.importance is None:
@@ -150,16 +154,24 @@ class FisherMask(RandomMask):
         return np.sort(np.argsort(-scores, kind="stable")[:self.kept(len(scores))])
 
 
-def fisher_importance(model, batches):
-    """{path: F} of the parameters of the blocks' Linear maps, for a classifier, exactly: over all classes, weighted by p(y|x).
+def class_logits(model, batch):
+    """The logits (B, C) of a model with a classification head, a Tensor."""
+    if not model.config.labels:
+        raise ValueError("fisher_importance: expected a model with a classification head; load it with task='classify', or give "
+                         "the scores of a work that asks in words")
+    return model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits
+
+
+def fisher_importance(model, batches, scores=class_logits):
+    """{path: F} of the parameters of the blocks' Linear maps, exactly: over all classes, weighted by p(y|x).
 
     Args:
-        model: with a classification head. batches: of one example each (a mean over several would mix their gradients).
+        model: a model. batches: of one example each (a mean over several would mix their gradients).
+        scores: a function of model and batch that gives (1, C), of which p(y|x) is the softmax; those of a prompt are
+            `ClozeClassification.scores`.
 
     Raises ValueError for a model without classes and for batches of several examples.
     """
-    if not model.config.labels:
-        raise ValueError("fisher_importance: expected a model with a classification head; load it with task='classify'")
     paths = linear_paths(model)
     parameters = {f"{path}.{name}": p for path in paths for name, p in unwrap(model.get(path)).named_parameters()}
     before = {path: p.requires_grad for path, p in parameters.items()}
@@ -170,9 +182,10 @@ def fisher_importance(model, batches):
         for batch in batches:
             if len(batch.input_ids) != 1:
                 raise ValueError(f"fisher_importance: expected batches of one example, got one of {len(batch.input_ids)}")
-            for label in range(len(model.config.labels)):
-                logits = model(batch.input_ids, batch.attention_mask, batch.token_type_ids).logits  # (1, C)
-                loss = F.cross_entropy(logits, np.array([label]))  # -log p(y|x)
+            with no_grad():
+                classes = scores(model, batch).shape[1]
+            for label in range(classes):
+                loss = F.cross_entropy(scores(model, batch), np.array([label]))  # -log p(y|x)
                 for path, gradient in zip(parameters, F.grad(loss, list(parameters.values()))):
                     out[path] += math.exp(-loss.item()) / len(batches) * gradient.astype(np.float64) ** 2
     finally:

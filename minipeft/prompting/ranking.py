@@ -86,6 +86,17 @@ class RankClassification(ClozeClassification):
         logits, tokens, _ = self.answers(model, batch, batch.labels)
         return F.cross_entropy(logits, tokens)
 
+    def scores(self, model, batch):
+        """l (B, C) of a batch, a Tensor: what `log_likelihoods` gives, with gradients."""
+        columns = []
+        for c, words in enumerate(self.words):
+            logits, tokens, rows = self.answers(model, batch, np.full(batch.size, c))
+            shifted = logits - logits.data.max(axis=1, keepdims=True)  # (N, V)
+            log_p = shifted[np.arange(len(tokens)), tokens] - F.log(F.sum(F.exp(shifted), axis=1))  # (N,)
+            total = F.put(log_p, rows, (batch.size,))  # (B,), the sum over an answer's tokens
+            columns.append((total / len(words) if self.normalised else total).reshape(batch.size, 1))  # (B, 1)
+        return F.concatenate(columns, axis=1)  # (B, C)
+
     def log_likelihoods(self, model, batch):
         """l (B, C) of a batch, an array in float64."""
         out = np.zeros((batch.size, len(self.words)))

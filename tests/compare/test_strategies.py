@@ -12,10 +12,10 @@ from minipeft.compare.comparison import compare
 from minipeft.compare.exits import OFFERED as METHODS_AND_EXITS
 from minipeft.compare.rates import default_lr
 from minipeft.compare.run import OFFERED, RESULT, Run, execute, load_config, make_work, prepare
-from minipeft.compare.strategies import FEW_EPOCHS, GENTLE, SOFT, STRATEGIES, few, pairs_of, toy_prompts
+from minipeft.compare.strategies import FEW_EPOCHS, GENTLE, SOFT, STRATEGIES, few, pairs_of, toy_prompts, with_its_head
 from minipeft.data import Example, Tokenizer, read_dataset, toy
 from minipeft.interop import save_pretrained
-from minipeft.methods import METHODS
+from minipeft.methods import METHODS, fisher_importance
 from minipeft.prompting import SEEDS, ClozeClassification, Demonstrations, RankClassification, Template, Verbalizer, few_shot
 from minipeft.prompting.toy_prompts import PATTERNS
 
@@ -150,11 +150,40 @@ def test_pet_by_other_methods(by, folder, tmp_path):
     assert result["steps"] == 4 and 0 <= result["score"] <= 1
 
 
-@pytest.mark.parametrize("method", ["prompt_based", "pet"])
-def test_what_needs_a_head_to_choose_is_refused(method, folder):
-    with pytest.raises(ValueError, match=f"^fisher_mask: entries are weighed by a classifier's head, and {method} asks without "
-                                         "one; use random_mask, or another method$"):
-        prepare(run_of(folder, method, options={"by": "fisher_mask"}))
+@pytest.mark.parametrize("model, ranking", [("toy:encoder", False), ("toy:seq2seq", False), ("toy:decoder", True)])
+def test_a_fisher_mask_is_chosen_by_what_is_asked(model, ranking, folder, tmp_path):
+    """By the label words or the answers, before anything is trained; the model needs no classifier."""
+    run = run_of(folder, "prompt_based", model=model, template=["{text} it was {mask}"],
+                 options={"by": "fisher_mask", "share": 0.001, "ranking": ranking})
+    work, attachment, _, _ = prepare(run)
+    expected = fisher_importance(with_its_head(model), [work.collate([i]) for i in range(8)], work.scores)
+    entries = np.concatenate([array.reshape(-1) for array in expected.values()])
+    kept = [(path, wrapper.indices) for path, wrapper in attachment.wrappers.items() if hasattr(wrapper, "indices")]
+    reached = sum(np.concatenate([expected[f"{path}.{part}"].reshape(-1) for part in ("weight", "bias")
+                                  if f"{path}.{part}" in expected])[indices].sum() for path, indices in kept)
+    assert attachment.trainable == round(0.001 * len(entries)) == sum(len(indices) for _, indices in kept)
+    assert reached == pytest.approx(np.sort(entries)[-attachment.trainable:].sum(), rel=1e-4)
+    result = execute(run, tmp_path / "r", quiet=True)
+    assert result["trainable"] == attachment.trainable and result["losses"][-1] < result["losses"][0]
+
+
+@pytest.mark.parametrize("method", ["pet", "ipet"])
+def test_pet_by_a_fisher_mask(method, folder, tmp_path):
+    """The prompts' mask and the classifier's are different ones; iPET begins with no label at all."""
+    shots = 0 if method == "ipet" else 4
+    run = run_of(folder, method, shots=shots, epochs=1, options={"by": "fisher_mask", "pair_steps": 2, "examples": 4})
+    result = execute(run, tmp_path / "r", quiet=True)
+    kept = METHODS["fisher_mask"]().count(load_config("toy:encoder"))
+    assert result["trainable"] == kept + 2 * 97 and 0 <= result["score"] <= 1
+
+
+def test_output_tuning_of_whole_answers_moves_all_their_tokens(folder, tmp_path):
+    run = run_of(folder, "prompt_based", model="toy:decoder", template=["{text} it was {mask}"],
+                 verbalizer=["very bad=negative,very good=positive"], options={"by": "output", "ranking": True}, epochs=3)
+    tokenizer, (_, attachment, _, _) = Tokenizer.from_folder("toy:decoder"), prepare(run)
+    assert attachment.method.words == sorted(tokenizer.id_of(word) for word in ("very", "bad", "good"))
+    result = execute(run, tmp_path / "r", quiet=True)
+    assert result["trainable"] == 3 * 96 and result["losses"][-1] < result["losses"][0]
 
 
 def test_pet_needs_a_model_with_a_head(folder):

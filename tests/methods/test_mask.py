@@ -1,15 +1,18 @@
 """Masks: which entries are trained, that only they move, and the Fisher information against its definition."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minipeft import autograd as F
 from minipeft.data import Batch
 from minipeft.interop import make_model
 from minipeft.methods import METHODS, Full, activate, attach, fisher_importance
+from minipeft.methods.mask import class_logits
 from minipeft.methods.targets import linear_paths
 from minipeft.models import TransformerConfig
 from minipeft.training import SGD
@@ -22,6 +25,10 @@ def make(dtype=np.float64, layers=2):
                                num_attention_heads=2, intermediate_size=6, max_position_embeddings=24, initializer_range=0.5,
                                labels=("a", "b", "c"), pooling="mean")
     return make_model(config, "classify", np.random.default_rng(0)).eval().astype(dtype)
+
+
+def without_classes():
+    return make_model(replace(make().config, labels=()), rng=np.random.default_rng(0))
 
 
 def flat(model):
@@ -83,25 +90,31 @@ def flat_merged(model):
                            for part in ("weight", "bias")])
 
 
-def test_fisher_information_is_the_expected_square_of_the_scores_gradient():
-    model = make(layers=1)
+@pytest.mark.parametrize("words", [False, True])
+def test_fisher_information_is_the_expected_square_of_the_scores_gradient(words):
+    """Of a classifier's classes, and of other scores, such as the label words of a prompt."""
+    model, mix = make(layers=1), np.random.default_rng(3).normal(size=(3, 4))
     batches = [Batch(row[None], np.ones((1, 5), bool), np.zeros((1, 5), np.int64), np.array([0])) for row in IDS]
-    got = fisher_importance(model, batches)
+    got = (fisher_importance(model, batches, lambda model, batch: class_logits(model, batch) @ F.Tensor(mix)) if words
+           else fisher_importance(model, batches))
     assert not any(p.requires_grad is False for p in model.parameters())
     path = "blocks.0.mlp.up"
     for part in ("weight", "bias"):
         parameter = getattr(model.get(path), part)
         expected, step = np.zeros(parameter.shape), 1e-6
+
+        def log_p(row):
+            z = model(row[None]).logits.data[0] @ (mix if words else np.eye(3))
+            return z - np.log(np.exp(z).sum())
+
         for row in IDS:
-            z = model(row[None]).logits.data[0]
-            p = np.exp(z) / np.exp(z).sum()
+            p = np.exp(log_p(row))
             for index in np.ndindex(parameter.shape):  # d log p(y) / d theta by finite differences
                 logs = []
                 for sign in (1, -1):
                     kept = parameter.data[index]
                     parameter.data[index] = kept + sign * step
-                    z = model(row[None]).logits.data[0]
-                    logs.append(z - np.log(np.exp(z).sum()))
+                    logs.append(log_p(row))
                     parameter.data[index] = kept
                 slope = (logs[0] - logs[1]) / (2 * step)
                 expected[index] += (p * slope**2).sum() / len(IDS)
@@ -123,7 +136,12 @@ def test_it_leaves_the_model_as_it_was():
     (lambda: attach(make(), METHODS["random_mask"](share=0)), "random_mask: share must be a number above 0, up to 1, got 0"),
     (lambda: attach(make(), METHODS["random_mask"](share=1.5)), "share must be a number above 0, up to 1, got 1.5"),
     (lambda: fisher_importance(make(), [Batch(IDS, np.ones((2, 5), bool), np.zeros((2, 5), np.int64), LABELS)]),
-     "fisher_importance: expected batches of one example, got one of 2")])
+     "fisher_importance: expected batches of one example, got one of 2"),
+    (lambda: fisher_importance(without_classes(), [Batch(IDS[:1], np.ones((1, 5), bool), np.zeros((1, 5), np.int64), None)]),
+     "fisher_importance: expected a model with a classification head; load it with task='classify', or give the scores of a "
+     "work that asks in words"),
+    (lambda: METHODS["fisher_mask"]().prepare(make(), object(), np.random.default_rng(0)),
+     "fisher_mask: entries are weighed by what the model says of classes, and this work has none; use random_mask")])
 def test_faults(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()

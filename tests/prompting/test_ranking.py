@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from minipeft import attach, load_pretrained
+from minipeft import autograd as F
 from minipeft.data import Dataset, Example, Tokenizer, toy
 from minipeft.methods import METHODS
+from minipeft.methods.targets import linear_paths
 from minipeft.prompting import RankClassification, Template, Verbalizer
 from minipeft.training import Settings, fit
 
@@ -53,6 +55,24 @@ def test_likelihoods_are_those_of_a_plain_loop(arch, normalised, method):
     assert np.allclose(found, expected, atol=1e-4)
     q = np.exp(expected - expected.max(axis=1, keepdims=True))
     assert np.allclose(work.predict(model, "dev"), q / q.sum(axis=1, keepdims=True), atol=1e-4)
+
+
+@ARCHS
+@pytest.mark.parametrize("normalised", [True, False])
+def test_scores_are_the_likelihoods_with_gradients(arch, normalised, rng):
+    """Against finite differences, by a random upstream gradient."""
+    model, _, work = work_on(arch, normalised=normalised)
+    model.astype(np.float64)
+    batch, weight = work.collate(np.arange(3), "dev"), model.get(linear_paths(model)[-1]).weight
+    g, step, index = rng.normal(size=(3, 3)), 1e-5, (5, 7)
+    scores = work.scores(model, batch)
+    assert np.allclose(scores.data, work.log_likelihoods(model, batch), atol=1e-10)
+    (found,) = F.grad(scores, [weight], g)
+    kept, ends = weight.data[index], []
+    for sign in (1, -1):
+        weight.data[index] = kept + sign * step
+        ends.append((g * work.log_likelihoods(model, batch)).sum())
+    assert found[index] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5) and abs(found[index]) > 1e-4
 
 
 @ARCHS
