@@ -124,9 +124,9 @@ def test_a_sound_course_has_no_faults(tmp_path):
 ])
 def test_each_check_finds_its_fault(file, change, check, expected, tmp_path):
     course = make_course(tmp_path, {file: change})
-    lesson = course.lessons[0]
-    found = {"answer": lambda: [f for e in course.exercises for f in health.answer_faults(e)],
-             "file": lambda: [f for e in course.exercises for f in health.solution_file_faults(e)],
+    lesson, number = course.lessons[0], expected.split(":")[0]
+    found = {"answer": lambda: health.answer_faults(course.exercise(number)),
+             "file": lambda: health.solution_file_faults(course.exercise(number)),
              "text": lambda: health.text_faults(lesson),
              "grader": lambda: health.grader_faults(lesson), "running": lambda: health.running_faults(lesson, 60)}[check]()
     assert any(fault.startswith(expected) for fault in found), found
