@@ -1103,11 +1103,19 @@ def test_texts_without_labels(adapter, command):
     code, out, err = command(f"predict {adapter} --data unlabelled.tsv --json p.json")
     written = json.loads(Path("p.json").read_text())
     rows = [row.split("\t") for row in out.splitlines()]
-    assert (code, err, len(rows)) == (0, "", 7) and "scores" not in written
+    assert (code, len(rows)) == (0, 7) and "scores" not in written
+    assert err == "not scored: 7 of the 7 texts of test without a label\n"
     for row, found, text in zip(rows, written["predictions"], Path("unlabelled.tsv").read_text().splitlines()[1:]):
         p = found["probabilities"]
         assert row == [found["label"], f"{max(p.values()):.4f}", text] and p[found["label"]] == max(p.values())
         assert set(p) == {"blame", "praise"} and sum(p.values()) == pytest.approx(1)
+
+
+def test_a_text_without_a_label_leaves_the_rest_unscored_and_says_so(adapter, command):
+    Path("some.tsv").write_text("text\tlabel\ngood\tpraise\nbad\t\n", encoding="utf-8")
+    assert command(f"predict {adapter} --data some.tsv")[2] == "not scored: 1 of the 2 texts of test without a label\n"
+    Path("one_text.tsv").write_text("text\tlabel\ngood\tpraise\n", encoding="utf-8")
+    assert command(f"predict {adapter} --data one_text.tsv")[2].endswith("on the 1 text of test\n")
 
 
 def test_a_text_alone_is_what_it_is_among_others(adapter, command):

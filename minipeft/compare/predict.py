@@ -88,6 +88,11 @@ def _shown(text):
     return re.sub(r"[\t\r\n]", " ", text)
 
 
+def _texts_of(count, split):
+    """So many texts of a split, in words."""
+    return f"{count:,} text{'s' * (count != 1)} of {split}"
+
+
 def _classes(args, model, used, tokenizer):
     """What ``used``, the model or the model with its exits, makes of the texts."""
     labels = model.config.labels
@@ -111,9 +116,12 @@ def _classes(args, model, used, tokenizer):
         for row, layer in zip(out["predictions"], layers.tolist()):
             row["layer"] = layer
         lines.append(f"left at layer {layers.mean():.2f} of {model.config.num_hidden_layers} on average")
-    if args.text is None and all(e.label is not None for e in examples):
+    unknown = sum(e.label is None for e in examples)
+    if args.text is None and not unknown:
         out["scores"] = work.evaluate(used, split)
-        lines.append(f"accuracy {out['scores']['accuracy']:.4f} on the {len(examples)} texts of {split}")
+        lines.append(f"accuracy {out['scores']['accuracy']:.4f} on the {_texts_of(len(examples), split)}")
+    elif args.text is None:
+        lines.append(f"not scored: {unknown:,} of the {_texts_of(len(examples), split)} without a label")
     return rows, {"lines": lines, "json": out}
 
 
