@@ -7,6 +7,7 @@ has a format for lies in ``attachment.safetensors``, under our own names.
 
 import dataclasses
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def save_adapter(attachment, folder, base=None):
         "quantised": quantised(model),
         "ranks": {path: w.U.shape[1] * (2 if hasattr(w, "U0") else 1) for path, w in attachment.wrappers.items()
                   if hasattr(w, "U")},
-        "base": str(base) if base else None}
+        "base": str(base) if base else None, "words": words_of(model)}
     files.write_folder(folder, contents)
     theirs = {WEIGHTS, CONFIG, adapterhub.WEIGHTS, adapterhub.HEAD_WEIGHTS, adapterhub.HEAD_CONFIG}
     for name in {HEAD, OWN, *theirs} - set(contents):
@@ -131,6 +132,11 @@ def _shape(config):
     return {name: getattr(config, name) for name in SIZES}
 
 
+def words_of(model):
+    """A checksum of the word vectors, by which a base is known again: no method whose result is an adapter trains them."""
+    return f"{zlib.crc32(np.ascontiguousarray(unwrap(model.embed.tokens).weight.data)):08x}"
+
+
 def _pooling(model):
     """How the model's classification head reads the states; None without one."""
     return getattr(unwrap(model.head), "pooling", None)
@@ -152,6 +158,7 @@ FIELDS = {
                   and (v["targets"] is None or is_names(v["targets"])) and isinstance(v["double"], bool),
                   "null or the targets and double of a base in 4 bits"),
     "format": ("library", lambda v: v in ("library", "own"), "'library' or 'own'"),
+    "words": (None, lambda v: v is None or isinstance(v, str), "a checksum of the base's word vectors or null"),
     "ranks": ({}, lambda v: isinstance(v, dict) and all(type(rank) is int and rank > 0 for rank in v.values()),
               "an object of paths and whole numbers from 1 on"),
 }
@@ -201,6 +208,8 @@ def _note_of_peft(folder):
 def load_adapter(model, folder, name="default"):
     """Attach a saved adapter to ``model``, which must have the head that the adapter was trained with.
 
+    The attachment's ``note`` says so where the model has other word vectors than the base that the adapter was trained on.
+
     Raises ValueError for anything missing, unexpected or mis-shaped; the model is then unchanged.
     """
     folder, note = Path(folder), read_note(folder)
@@ -225,6 +234,9 @@ def load_adapter(model, folder, name="default"):
     if head is not None:
         for n, parameter in attachment.head.own.named_parameters():
             parameter.data = np.ascontiguousarray(head[n].T).astype(np.float32)
+    if note["words"] not in (None, words_of(model)):
+        attachment.note = "; ".join([*filter(None, [attachment.note]), f"{folder} was trained on a base with other word vectors "
+                                     "than this model's, for which its numbers may mean nothing"])
     return attachment
 
 
