@@ -226,7 +226,8 @@ def _prompting_arguments(parser):
     parser.add_argument("--verbalizer", metavar="WORDS", action="append",
                         help="words for the classes, as in great=positive,terrible=negative; "
                              "several times: one for each template")
-    parser.add_argument("--shots", type=whole(0), metavar="K", help="learn from K examples of each class, drawn by the seed")
+    parser.add_argument("--shots", type=whole(0), metavar="K",
+                        help="learn from K examples of each class, drawn by the seed; the first five draws are those of LM-BFF")
     parser.add_argument("--unlabelled", metavar="PATH", help="raw text for PET and iPET: a file or folder as --data's")
 
 

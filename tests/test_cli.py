@@ -492,7 +492,8 @@ def test_references_are_optional_in_predicting(at, command):
     code, out, err = command(f"{line} --data some.tsv --json s.json")
     assert (code, out) == (0, alone) and err.splitlines()[-1] == "exact 0.0000 on 1 of the 15 sources of test"
     Path("none.tsv").write_text("text\n" + "".join(f"{source}\n" for source in told("dev")))
-    assert command(f"{line} --data none.tsv --json n.json") == (0, alone, "")
+    said = "not scored: the sources of test have no reference\n"
+    assert command(f"{line} --data none.tsv --json n.json") == (0, alone, said)
     assert "scores" not in json.loads(Path("n.json").read_text())
     text = alone.splitlines()[0]
     code, _, err = command(f"{line} --json t.json --text", next(iter(told("dev"))), "--text2", text)
@@ -1104,7 +1105,7 @@ def test_texts_without_labels(adapter, command):
     written = json.loads(Path("p.json").read_text())
     rows = [row.split("\t") for row in out.splitlines()]
     assert (code, len(rows)) == (0, 7) and "scores" not in written
-    assert err == "not scored: 7 of the 7 texts of test without a label\n"
+    assert err == "not scored: the 7 texts of test have no label\n"
     for row, found, text in zip(rows, written["predictions"], Path("unlabelled.tsv").read_text().splitlines()[1:]):
         p = found["probabilities"]
         assert row == [found["label"], f"{max(p.values()):.4f}", text] and p[found["label"]] == max(p.values())
@@ -1113,7 +1114,7 @@ def test_texts_without_labels(adapter, command):
 
 def test_a_text_without_a_label_leaves_the_rest_unscored_and_says_so(adapter, command):
     Path("some.tsv").write_text("text\tlabel\ngood\tpraise\nbad\t\n", encoding="utf-8")
-    assert command(f"predict {adapter} --data some.tsv")[2] == "not scored: 1 of the 2 texts of test without a label\n"
+    assert command(f"predict {adapter} --data some.tsv")[2] == "not scored: 1 of the 2 texts of test has no label\n"
     Path("one_text.tsv").write_text("text\tlabel\ngood\tpraise\n", encoding="utf-8")
     assert command(f"predict {adapter} --data one_text.tsv")[2].endswith("on the 1 text of test\n")
 

@@ -83,14 +83,23 @@ def _chosen(args, parts):
     return split
 
 
-def _shown(text):
+def shown(text):
     """A text on one line and in one column."""
     return re.sub(r"[\t\r\n]", " ", text)
 
 
-def _texts_of(count, split):
+def texts_of(count, split):
     """So many texts of a split, in words."""
     return f"{count:,} text{'s' * (count != 1)} of {split}"
+
+
+def score_line(examples, split, scores):
+    """The accuracy of a split among ``scores``, in words; where it has none, because texts have no label."""
+    unknown, whole = sum(e.label is None for e in examples), texts_of(len(examples), split)
+    if not unknown:
+        return f"accuracy {scores['accuracy']:.4f} on the {whole}"
+    which = f"the {whole}" if unknown == len(examples) else f"{unknown:,} of the {whole}"
+    return f"not scored: {which} {'has' if unknown == 1 else 'have'} no label"
 
 
 def _classes(args, model, used, tokenizer):
@@ -105,7 +114,7 @@ def _classes(args, model, used, tokenizer):
     work = Classification(tokenizer, Dataset({split: examples}, labels), limit, args.batch_size)
     p = work.predict(used, split)  # (N, C)
     best = p.argmax(axis=1)
-    rows = [(labels[k], f"{p[i, k]:.4f}", *(_shown(text) for text in (e.text, e.text2) if text is not None))
+    rows = [(labels[k], f"{p[i, k]:.4f}", *(shown(text) for text in (e.text, e.text2) if text is not None))
             for i, (k, e) in enumerate(zip(best, examples))]
     lines = notes_on_data(work, limit)
     out = {"split": split, "predictions": [{"label": labels[k], "probabilities": dict(zip(labels, map(float, row)))}
@@ -116,12 +125,10 @@ def _classes(args, model, used, tokenizer):
         for row, layer in zip(out["predictions"], layers.tolist()):
             row["layer"] = layer
         lines.append(f"left at layer {layers.mean():.2f} of {model.config.num_hidden_layers} on average")
-    unknown = sum(e.label is None for e in examples)
-    if args.text is None and not unknown:
-        out["scores"] = work.evaluate(used, split)
-        lines.append(f"accuracy {out['scores']['accuracy']:.4f} on the {_texts_of(len(examples), split)}")
-    elif args.text is None:
-        lines.append(f"not scored: {unknown:,} of the {_texts_of(len(examples), split)} without a label")
+    if args.text is None:
+        scores = work.evaluate(used, split)
+        lines.append(score_line(examples, split, scores))
+        out |= {"scores": scores} if scores else {}
     return rows, {"lines": lines, "json": out}
 
 
@@ -154,9 +161,11 @@ def _texts(args, model, tokenizer):
     lines, known = notes_on_data(work, limit), sum(bool(source.references) for source in sources[split])
     out = {"split": split, "predictions": [{"source": source.text, "text": text, "references": list(source.references)}
                                            for source, text in zip(sources[split], written)]}
+    if not known and args.text is None:
+        lines.append(f"not scored: the sources of {split} have no reference")
     if known:
         out["scores"] = work.scores(written, split)
         all_known = f"the sources of {split} ({known})"
         which = all_known if known == len(written) else f"{known} of the {len(written)} sources of {split}"
         lines += [f"{name} {value:.4f} on {which}" for name, value in out["scores"].items() if name != "score"]
-    return [(_shown(text),) for text in written], {"lines": lines, "json": out}
+    return [(shown(text),) for text in written], {"lines": lines, "json": out}

@@ -3,15 +3,15 @@
 import contextlib
 import statistics
 import tempfile
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from ..data import Dataset, Example, Tokenizer
 from ..kernels.backend import available_cores
 from ..prompting import Calibration, ClozeClassification, Template, Verbalizer, search_words
 from .comparison import MOST_JOBS, Comparison, Variant
-from .predict import load, taken
-from .run import cut_note, few, idle_note, load_config, longest, option, unused_note
+from .predict import load, score_line, shown, taken
+from .run import TRAINING, Run, cut_note, few, idle_note, limited, load_config, longest, option, unused_note
 from .sources import MANUAL, manual_line, name_of, read, toy_task, written
 from .strategies import KINDS, toy_prompts, with_its_head
 
@@ -90,10 +90,17 @@ def as_it_stands(args):
     return "train" not in splits or all(e.label is None for part in splits.values() for e in part)
 
 
+def given(args, *names):
+    """Those of these fields of a `Run` that were not left as they are by default."""
+    defaults = {each.name: each.default for each in fields(Run)}
+    return [name for name in names if getattr(args, name) != defaults[name]]
+
+
 def passed_over(args, options, template):
     """[what is said about settings that mean nothing where the model is asked as it is]."""
     idle = [name for name in options if name not in ("ranking", "calibrate")]
-    idle += [name for name in ("splits", "out", "metric") if getattr(args, name) is not None]
+    idle += given(args, *TRAINING, "base_bits", "pooling", "train_limit", "metric", "seed")
+    idle += [name for name in ("splits", "jobs", "out") if getattr(args, name) is not None]
     out = [idle_note(idle, "where the model is asked as it is")] if idle else []
     if args.text2 is not None and "text2" not in [name for _, name in template.parts]:
         out.append(f"note: --text2 is not read: {template.pattern!r} has no {{text2}}")
@@ -116,8 +123,9 @@ def asked(args, options):
     work = KINDS[bool(args.ranking)](tokenizer, dataset, config, template, verbalizer, length, args.batch_size)
     work = Calibration(work, tokenizer, length) if args.calibrate else work
     p = work.predict(model, split)  # (N, C)
-    rows = [(verbalizer.labels[row.argmax()], f"{row.max():.4f}", *filter(None, (e.text, e.text2)))
-            for row, e in zip(p, dataset.splits[split])]
+    examples = dataset.splits[split]
+    rows = [(verbalizer.labels[row.argmax()], f"{row.max():.4f}",
+             *(shown(text) for text in (e.text, e.text2) if text is not None)) for row, e in zip(p, examples)]
     lines += [cut_note(work.truncated, length)] if work.truncated else []
     lines += [f"{template.fill(args.text, args.text2, '___')}"] if args.text is not None else []
     lines += [f"{label:<12} {value:.4f}  {', '.join(verbalizer.words[label])}" for label, value in zip(verbalizer.labels, p[0])
@@ -125,10 +133,8 @@ def asked(args, options):
     out = {"split": split, "predictions": [dict(zip(verbalizer.labels, map(float, row))) for row in p]}
     scores = work.evaluate(model, split)
     if args.data is not None:
-        out["data"] = name_of(args.data)
-    if scores:
-        out["scores"] = scores
-        lines.append(f"accuracy {scores['accuracy']:.4f} on the {len(p)} texts of {split}")
+        out |= {"data": name_of(args.data)} | ({"scores": scores} if scores else {})
+        lines.append(score_line(examples, split, scores))
     return rows, lines, out
 
 
@@ -145,12 +151,16 @@ def searched(args, settings):
         raise ValueError(f"data: {args.data} has no train split to search with")
     model, limit = with_its_head(args.model), longest(args.max_length, config, tokenizer=tokenizer)
     any_words = Verbalizer({label: f"word{number}" for number, label in enumerate(dataset.labels)})
-    train = Dataset({"train": dataset.splits["train"][:args.train_limit]}, dataset.labels)
+    train = Dataset({"train": limited(dataset, args.train_limit).splits["train"]}, dataset.labels)
     work = Gap(tokenizer, train, config, Template(args.template[0]), any_words, limit, args.batch_size)
     found = search_words(model, work, tokenizer, keep=args.search_words)
     words = [",".join(f"{words[0]}={label}" for label, words in verbalizer.words.items()) for verbalizer, _ in found]
     rows = [(each, f"{accuracy:.4f}") for each, (_, accuracy) in zip(words, found)]
-    lines = [f"accuracy on {len(work.targets['train'])} training texts, without any training"]
+    idle = [name for name in ("ranking", "calibrate") if name in settings["options"]]
+    idle += [name for name in ("splits", *(() if args.method else ("out", "jobs"))) if getattr(args, name) is not None]
+    idle += [] if args.method else given(args, *TRAINING, "base_bits", "pooling", "metric")
+    lines = [idle_note(idle, "where words are searched for")] if idle else []
+    lines += [f"accuracy on {len(work.targets['train'])} training texts, without any training"]
     out = [{"verbalizer": each, "accuracy": float(accuracy)} for each, accuracy in rows]
     if args.method:
         scores = tuned(args, settings, words)
@@ -213,8 +223,10 @@ def scored(args, settings):
     draws = 1 if strategy == "zero_shot" else args.splits or (1 if args.shots is None else SPLITS)
     with comparing(args, settings, strategy) as comparison:
         rows, lines, out = described(args, strategy, results_of(comparison, list(jobs_of(comparison, args.seed, draws))))
-    idle = ["splits"] if strategy == "zero_shot" and args.splits else []
-    return rows, ([idle_note(idle, "where nothing is drawn")] if idle else []) + lines, out
+    notes = [idle_note(["splits"], "where nothing is drawn")] if strategy == "zero_shot" and args.splits else []
+    idle = [name for name in given(args, *TRAINING) if name != "label_smoothing"]  # of which the run itself has spoken
+    notes += [idle_note(idle, "where nothing is trained")] if idle and strategy in ("zero_shot", "in_context") else []
+    return rows, notes + lines, out
 
 
 def described(args, strategy, results):

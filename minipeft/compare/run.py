@@ -35,7 +35,7 @@ from .exits import Leaving, models_of
 from .measure import inference
 from .rates import default_lr
 from .sources import name_of, read
-from .strategies import FEW_EPOCHS, GENTLE, PET, STRATEGIES, Strategy, ZeroShot, few
+from .strategies import FEW_EPOCHS, GENTLE, PET, STRATEGIES, Strategy, ZeroShot, few, limited
 
 RUN, RESULT, ANALYSIS, CHECKPOINT = "run.json", "result.json", "analysis.json", "checkpoint.safetensors"
 EPOCHS = 3
@@ -46,6 +46,9 @@ METRICS_OF = {"classify": tuple(METRICS), "lm": (), "seq2seq": TEXT_METRICS}  # 
 TASKS_OF = {"pooling": ("classify",), "shots": ("classify",), "template": ("classify",), "verbalizer": ("classify",),
             "unlabelled": ("classify",), "metric": ("classify", "seq2seq"), "label_smoothing": ("classify", "seq2seq"),
             "stride": ("lm",), "max_target_length": ("seq2seq",), "bleu_tokenizer": ("seq2seq",)}
+# The settings that bear on training alone.
+TRAINING = ("lr", "epochs", "accumulate", "optimizer", "schedule", "warmup", "weight_decay", "clip", "l2_sp", "mixout",
+            "label_smoothing", "unfreeze", "layer_decay", "max_steps")
 
 
 @dataclass
@@ -294,7 +297,7 @@ def make_work(run, tokenizer, config, check=False, told=None, place=None):
         if run.shots is not None:
             dataset = few(dataset, run.shots, run.seed)
         if strategy is not None:
-            given = run, tokenizer, config, dataset, limit
+            given = run, tokenizer, config, limited(dataset, run.train_limit), limit
             return strategy.check(*given) if check else strategy.work(*given, told, place)
         return Classification(tokenizer, dataset, limit, run.batch_size, run.metric, run.train_limit,
                               label_smoothing=run.label_smoothing)

@@ -12,12 +12,15 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..data import Dataset, files
 from ..interop import load_pretrained
-from ..methods import METHODS
+from ..methods import METHODS, attach, quantise
 from ..nn import unwrap
 from ..prompting import (RAW, SEEDS, Calibration, ClozeClassification, Demonstrations, Ensemble, PETSettings, RankClassification,
                          Template, Verbalizer, classifier_work, few_shot, kind_of, separator_of, text_vectors)
+from ..prompting.demonstrations import half
 from ..prompting.toy_prompts import PATTERNS
 from ..prompting.verbalizers import tokens_of
 from .exits import Base
@@ -42,6 +45,15 @@ def few(dataset, shots, seed):
     """A data set with K examples of each class for training and as many for dev; the first five seeds are those of LM-BFF."""
     drawn = few_shot(dataset, shots, SEEDS[seed] if seed < len(SEEDS) else max(SEEDS) + seed)  # none of the five once more
     return drawn if shots else Dataset({name: part for name, part in drawn.splits.items() if name != "dev"}, drawn.labels)
+
+
+def limited(dataset, limit):
+    """A data set with at most so many examples in train, those that `Classification` would take; None for all."""
+    train = dataset.splits.get("train", ())
+    if limit is None or limit >= len(train):
+        return dataset
+    chosen = np.sort(np.random.default_rng(0).choice(len(train), limit, replace=False))
+    return Dataset({**dataset.splits, "train": [train[i] for i in chosen]}, dataset.labels)
 
 
 def pairs_of(run, labels):
@@ -101,11 +113,14 @@ class Strategy(Base):
 
     def check(self, run, tokenizer, config, dataset, length):
         """Raise ValueError where `work` would, without its long parts."""
-        with_its_head(run.model)
+        model = with_its_head(run.model)
         self.check_demonstrations(dataset)
         few_rows = Dataset({name: part[:1] for name, part in dataset.splits.items()}, dataset.labels)
         for template, verbalizer in self.pairs(run, dataset.labels):
             KINDS[self.ranking](tokenizer, few_rows, config, template, verbalizer, length, run.batch_size, metric=run.metric)
+        for number, pair in enumerate(self.pairs(run, dataset.labels)):
+            if self.by not in (None, "fisher_mask"):  # which looks at all training texts first, and goes where random_mask does
+                attach(model, self.method(run, tokenizer, pair), f"pair{number}")
 
     def check_demonstrations(self, dataset):
         """Raise ValueError where train has too few examples of a class to show as many as are asked for."""
@@ -114,9 +129,10 @@ class Strategy(Base):
             return
         counts = Counter(e.label for e in dataset.splits["train"])
         label = min(range(len(dataset.labels)), key=lambda label: counts[label])
-        if counts[label] < getattr(self, name):
-            raise ValueError(f"{name}: expected at most {counts[label]}, as many training examples as there are of the class "
-                             f"{dataset.labels[label]!r}, got {getattr(self, name)}")
+        most, which = (half(counts[label]), ", the more similar half") if self.similar else (counts[label], "")
+        if most < getattr(self, name):
+            raise ValueError(f"{name}: expected at most {most}, as many training examples as there are of the class "
+                             f"{dataset.labels[label]!r}{which}, got {getattr(self, name)}")
 
     def pairs(self, run, labels):
         """[(`Template`, `Verbalizer`)] that it asks with: the first of a run's."""
@@ -208,7 +224,7 @@ class PromptBased(Strategy):
         count = self.demonstrations
         shown = drawn(self, count, run, tokenizer, config, dataset, length) if count else None
         return kind(tokenizer, dataset, config, template, verbalizer, length, run.batch_size, metric=run.metric,
-                    train_limit=run.train_limit, demonstrations=shown)
+                    demonstrations=shown)
 
 
 @dataclass
@@ -216,7 +232,8 @@ class PET(Strategy):
     """Prompts label raw text, and a classifier learns from it.
 
     Args:
-        by: the method that trains, the prompts and the classifier. weighted: weigh the prompts by their accuracy before training.
+        by: the method that trains, the prompts and the classifier; L2-SP, mixout, unfreezing and rates by layer bear on the
+            classifier alone. weighted: weigh the prompts by their accuracy before training.
         pair_steps: steps in the training of each prompt, however many texts it learns from. pair_models: models of each prompt,
             trained with seeds of their own.
     """
@@ -256,7 +273,10 @@ class PET(Strategy):
             prompts = replace(classifier, lr=GENTLE * run.lr, epochs=self.pair_steps, max_steps=self.pair_steps)
             settings = PETSettings(prompts, classifier, weighted=self.weighted, generations=self.number(),
                                    models=self.pair_models)
-            ensemble = Ensemble(with_its_head(run.model), tokenizer, dataset, self.pairs(run, dataset.labels),
+            model = with_its_head(run.model)
+            if run.base_bits:
+                quantise(model)
+            ensemble = Ensemble(model, tokenizer, dataset, self.pairs(run, dataset.labels),
                                 lambda *pair: self.method(run, tokenizer, pair), length, settings, told)
             soft = ensemble.run().soft_labels().tolist()
             if kept is not None:

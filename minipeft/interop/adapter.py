@@ -14,7 +14,7 @@ import numpy as np
 
 from ..data import files
 from ..methods import METHODS, Fusion, attach
-from ..methods.attach import all_or_nothing, output_map
+from ..methods.attach import all_or_nothing, none_active, output_map
 from ..methods.nf4 import quantise, quantised
 from ..models.heads import POOLINGS
 from ..nn import unwrap
@@ -76,7 +76,7 @@ def save_adapter(attachment, folder, base=None):
         "quantised": quantised(model),
         "ranks": {path: w.U.shape[1] * (2 if hasattr(w, "U0") else 1) for path, w in attachment.wrappers.items()
                   if hasattr(w, "U")},
-        "base": str(base) if base else None, "words": words_of(model)}
+        "base": str(base) if base else None, "words_crc32": words_of(model)}
     files.write_folder(folder, contents)
     theirs = {WEIGHTS, CONFIG, adapterhub.WEIGHTS, adapterhub.HEAD_WEIGHTS, adapterhub.HEAD_CONFIG}
     for name in {HEAD, OWN, *theirs} - set(contents):
@@ -133,8 +133,10 @@ def _shape(config):
 
 
 def words_of(model):
-    """A checksum of the word vectors, by which a base is known again: no method whose result is an adapter trains them."""
-    return f"{zlib.crc32(np.ascontiguousarray(unwrap(model.embed.tokens).weight.data)):08x}"
+    """A CRC-32 of the base's word vectors, as float32: bases that were trained apart differ in it, but not one whose blocks
+    alone were changed. No method whose result is an adapter trains them."""
+    with none_active(model):
+        return f"{zlib.crc32(np.ascontiguousarray(unwrap(model.embed.tokens).weight.data, np.float32)):08x}"
 
 
 def _pooling(model):
@@ -158,7 +160,7 @@ FIELDS = {
                   and (v["targets"] is None or is_names(v["targets"])) and isinstance(v["double"], bool),
                   "null or the targets and double of a base in 4 bits"),
     "format": ("library", lambda v: v in ("library", "own"), "'library' or 'own'"),
-    "words": (None, lambda v: v is None or isinstance(v, str), "a checksum of the base's word vectors or null"),
+    "words_crc32": (None, lambda v: v is None or isinstance(v, str), "a checksum of the base's word vectors or null"),
     "ranks": ({}, lambda v: isinstance(v, dict) and all(type(rank) is int and rank > 0 for rank in v.values()),
               "an object of paths and whole numbers from 1 on"),
 }
@@ -234,7 +236,7 @@ def load_adapter(model, folder, name="default"):
     if head is not None:
         for n, parameter in attachment.head.own.named_parameters():
             parameter.data = np.ascontiguousarray(head[n].T).astype(np.float32)
-    if note["words"] not in (None, words_of(model)):
+    if note["words_crc32"] not in (None, words_of(model)):
         attachment.note = "; ".join([*filter(None, [attachment.note]), f"{folder} was trained on a base with other word vectors "
                                      "than this model's, for which its numbers may mean nothing"])
     return attachment

@@ -343,7 +343,7 @@ def attach(model, method, name="default", rng=None):
         if asked and not any(path.startswith(f"{head_path}.") for path in (*base, *(f"{w}." for w in wrappers))):
             if head_path is None:
                 raise ValueError("attach: this model has no output map of its own to train (it has no head, or one that is tied "
-                                 "to the word vectors)")
+                                 "to the word vectors); use another method, such as output for the vectors of some words")
             wrappers[head_path] = OwnCopy(model.get(head_path))
     if not attachments:
         model.trained_before_attaching = [p for p in model.parameters() if p.requires_grad]
@@ -424,6 +424,9 @@ def all_or_nothing(model):
 @contextlib.contextmanager
 def none_active(model):
     """Inside this block no attachment of a model is active, except those that are merged."""
+    if not vars(model).get("attachments"):
+        yield
+        return
     states = {name: attachment._state() for name, attachment in model.attachments.items()}
     activate(model)
     try:

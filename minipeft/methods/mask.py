@@ -21,7 +21,7 @@ import numpy as np
 from .. import autograd as F
 from ..autograd import no_grad
 from ..nn import Parameter, Wrapper, unwrap
-from .attach import Method
+from .attach import Method, none_active
 from .shapes import bias_sizes, linear_shapes
 from .targets import linear_paths
 
@@ -142,7 +142,8 @@ class FisherMask(RandomMask):
                              "random_mask")
         count = min(self.examples, len(work.targets["train"]))
         batches = [work.collate([i]) for i in rng.choice(len(work.targets["train"]), count, replace=False)]
-        self.importance = fisher_importance(model, batches, work.scores)
+        with none_active(model):  # as `attach` looks at the base
+            self.importance = fisher_importance(model, batches, work.scores)
 
     def choose(self, model, sizes, rng):
         if self.importance is None:
@@ -170,7 +171,8 @@ def fisher_importance(model, batches, scores=class_logits):
         scores: a function of model and batch that gives (1, C), of which p(y|x) is the softmax; those of a prompt are
             `ClozeClassification.scores`.
 
-    Raises ValueError for a model without classes and for batches of several examples.
+    Each class costs a pass of ``scores`` and one back. Raises ValueError for batches of several examples and, where no
+    ``scores`` are given, for a model without a classification head.
     """
     paths = linear_paths(model)
     parameters = {f"{path}.{name}": p for path in paths for name, p in unwrap(model.get(path)).named_parameters()}

@@ -27,7 +27,9 @@ class Demonstrations:
         separator: what parts a demonstration from what follows.
         seed: of all draws; those for training are made anew in each epoch.
 
-    Raises ValueError for no examples, or fewer than ``per_class`` of a class.
+    A question that is an example itself, as in training, never stands before itself, so that one fewer of its class may.
+
+    Raises ValueError for no examples, or fewer than ``per_class`` of a class to draw from.
     """
 
     def __init__(self, examples, per_class=None, sets=1, vectors=None, separator=" ", seed=0):
@@ -37,17 +39,22 @@ class Demonstrations:
         self.of_class = {}  # {class: [numbers of its examples]}
         for number, example in enumerate(self.examples):
             self.of_class.setdefault(example.label, []).append(number)
-        fewest = min(self.of_class, key=lambda label: len(self.of_class[label]))
-        if per_class is not None and not 1 <= per_class <= len(self.of_class[fewest]):
-            raise ValueError(f"demonstrations: expected 1 to {len(self.of_class[fewest])} of each class, as many as there are of "
-                             f"class {fewest}, got {per_class}")
         self.vectors, self.known = vectors, {}  # {text of a question: its vector}
+        pools = self._pools()
+        fewest = min(pools, key=pools.get)
+        if per_class is not None and not 1 <= per_class <= pools[fewest]:
+            which = "there are of" if vectors is None else "the more similar half has of"
+            raise ValueError(f"demonstrations: expected 1 to {pools[fewest]} of each class, as many as {which} class {fewest}, "
+                             f"got {per_class}")
         self.own_vectors = None if vectors is None else vectors([_joined(e) for e in self.examples])  # (N, D)
+
+    def _pools(self):
+        """{class: how many examples are drawn from}."""
+        return {label: len(numbers) if self.vectors is None else half(len(numbers)) for label, numbers in self.of_class.items()}
 
     def asked(self):
         """How many examples are to stand before a question."""
-        pools = [len(numbers) if self.vectors is None else -(-len(numbers) // 2) for numbers in self.of_class.values()]
-        return sum(pool if self.per_class is None else min(self.per_class, pool) for pool in pools)
+        return sum(pool if self.per_class is None else self.per_class for pool in self._pools().values())
 
     def draw(self, questions, template, verbalizer, number):
         """[texts to stand before each question], those of the set with this number."""
@@ -75,10 +82,15 @@ class Demonstrations:
         for numbers in self.of_class.values():
             others = [i for i in numbers if self.examples[i] is not question]
             if closeness is not None:
-                others = sorted(others, key=lambda i: -closeness[i])[:-(-len(others) // 2)]  # the more similar half
+                others = sorted(others, key=lambda i: -closeness[i])[:half(len(others))]
             count = len(others) if self.per_class is None else min(self.per_class, len(others))
             out += list(rng.choice(others, count, replace=False)) if count else []
         return np.array(out, np.int64)
+
+
+def half(count):
+    """Half of so many, rounded up."""
+    return -(-count // 2)
 
 
 def separator_of(tokenizer, kind):

@@ -84,6 +84,30 @@ def test_nothing_that_was_asked_for_is_passed_over_in_silence(command):
     assert code == 0 and zero == command("--data", "data", *ASKED)[1] and "zero_shot on test" in err
 
 
+def test_settings_of_training_are_spoken_of_where_nothing_is_trained(command):
+    more = "--lr", "1", "--epochs", "2"
+    assert ("note: --lr, --epochs, --label-smoothing, --base-bits, --seed, --jobs do nothing where the model is asked as it is\n"
+            in command("--text", "good", *ASKED, *more, "--label-smoothing", "0.2", "--base-bits", "4", "--seed", "4",
+                       "--jobs", "2")[2])
+    for shots in ((), ("--shots", "1", "--splits", "1")):
+        assert "note: --lr, --epochs do nothing where nothing is trained\n" in command("--data", "data", *ASKED, *more, *shots)[2]
+    words = "--data", "data", *ASKED[:2], "--search-words", "1"
+    code, out, err = command(*words, *more, "--ranking", "--splits", "3", "--out", "kept")
+    assert code == 0 and "note: --ranking, --splits, --out, --lr, --epochs do nothing where words are searched for\n" in err
+    assert "note" not in command(*words)[2]
+
+
+def test_a_row_stays_a_row(command):
+    """Tabs and line ends of a text are shown as spaces, and an empty text as nothing between tabs; what has no label is said."""
+    texts = ["a\tb\nc", "", "good"]
+    Path("odd.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    code, out, err = command("--data", "odd.jsonl", *ASKED)
+    assert code == 0 and [row.split("\t")[2:] for row in out.splitlines()] == [["a b c"], [""], ["good"]]
+    assert err == "not scored: the 3 texts of test have no label\n"
+    Path("some.tsv").write_text("text\tlabel\ngood\tpositive\nbad\t\n", encoding="utf-8")
+    assert command("--data", "some.tsv", *ASKED)[2] == "not scored: 1 of the 2 texts of test has no label\n"
+
+
 def test_data_that_stand_for_themselves(command):
     """Without a train split, without labels, or as one file, all texts are asked about; the verbalizer names the classes."""
     whole = command("--data", "data", *ASKED)

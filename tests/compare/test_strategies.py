@@ -16,6 +16,7 @@ from minipeft.compare.strategies import FEW_EPOCHS, GENTLE, SOFT, STRATEGIES, fe
 from minipeft.data import Example, Tokenizer, read_dataset, toy
 from minipeft.interop import save_pretrained
 from minipeft.methods import METHODS, fisher_importance
+from minipeft.methods.nf4 import quantised
 from minipeft.prompting import SEEDS, ClozeClassification, Demonstrations, RankClassification, Template, Verbalizer, few_shot
 from minipeft.prompting.toy_prompts import PATTERNS
 
@@ -232,10 +233,53 @@ def test_solved_examples_that_find_no_room_are_counted(folder, tmp_path, capsys)
     execute(run_of(folder, "in_context", shots=1, options={"per_class": 1}), tmp_path / "c")
     assert "solved examples" not in capsys.readouterr().err
     for settings, expected in (({}, 8), ({"per_class": 1}, 2), ({"vectors": lambda texts: np.ones((len(texts), 2))}, 4),
-                               ({"vectors": lambda texts: np.ones((len(texts), 2)), "per_class": 3}, 4)):
+                               ({"vectors": lambda texts: np.ones((len(texts), 2)), "per_class": 1}, 2)):
         train = few(read_dataset(folder / "data"), 4, 0).splits["train"]
         assert Demonstrations(train, **settings).asked() == expected == len(Demonstrations(train, **settings).draw(
             [Example("a")], Template(TEMPLATE), Verbalizer.parse(WORDS), 0)[0])
+
+
+@pytest.mark.parametrize("method, name", [("in_context", "per_class"), ("prompt_based", "demonstrations")])
+def test_of_similar_ones_there_are_half(method, name, folder):
+    run = run_of(folder, method, shots=3, options={name: 3, "similar": True})
+    with pytest.raises(ValueError) as caught:
+        make_work(run, Tokenizer.from_folder("toy:encoder"), load_config("toy:encoder"), check=True)
+    assert str(caught.value) == (f"{name}: expected at most 2, as many training examples as there are of the class 'negative', "
+                                 "the more similar half, got 3")
+
+
+def test_a_limit_of_the_training_texts_is_one_for_every_strategy(folder, tmp_path):
+    """None sees labels that the others are not given, as examples to solve or to train on."""
+    given = {"train_limit": 5, "shots": None}
+    train = read_dataset(folder / "data").splits["train"]
+    expected = [train[i] for i in np.sort(np.random.default_rng(0).choice(80, 5, replace=False))]
+    shown = prepare(run_of(folder, "in_context", **given))[0].demonstrations.examples
+    work = prepare(run_of(folder, "prompt_based", options={"demonstrations": 1}, **given))[0]
+    assert shown == expected == work.demonstrations.examples and len(work.encodings["train"]) == 5
+    assert [train[i].text for i in range(80)] != [e.text for e in expected]
+    seen = []
+    run = run_of(folder, "pet", options={"pair_steps": 1}, **given)
+    prepare(run, seen.append)
+    assert seen == ["prompt 1 of 1 trained on 5 texts"]
+
+
+@pytest.mark.parametrize("method", ["prompt_based", "pet"])
+def test_a_method_that_does_not_fit_the_model_is_refused_beforehand(method, folder):
+    run = run_of(folder, method, options={"by": "head"})
+    with pytest.raises(ValueError, match=r"^attach: this model has no output map of its own to train \(it has no head, or one "
+                                         r"that is tied to the word vectors\); use another method, such as output for the vectors of"):
+        make_work(run, Tokenizer.from_folder("toy:encoder"), load_config("toy:encoder"), check=True)
+
+
+def test_the_prompts_of_pet_stand_on_a_base_in_4_bits_too(folder, monkeypatch):
+    from minipeft.compare import strategies
+
+    seen, train = [], strategies.Ensemble.train
+    monkeypatch.setattr(strategies.Ensemble, "train",
+                        lambda self, *args: seen.append(quantised(self.model)) or train(self, *args))
+    prepare(run_of(folder, "pet", options={"by": "lora", "pair_steps": 1}, base_bits=4))
+    prepare(run_of(folder, "pet", options={"by": "lora", "pair_steps": 1}))
+    assert seen[0] is not None and seen[1] is None
 
 
 @pytest.mark.parametrize("method, name", [("in_context", "per_class"), ("prompt_based", "demonstrations")])

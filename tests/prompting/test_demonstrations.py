@@ -178,7 +178,9 @@ def test_training_draws_them_anew_in_each_epoch(reviews):
 
 @pytest.mark.parametrize("settings, message", [
     ({"examples": []}, "expected at least 1 example and 1 set, got 0 and 1"), ({"sets": 0}, "got 2 and 0"),
-    ({"per_class": 2}, "expected 1 to 1 of each class, as many as there are of class 0, got 2"), ({"per_class": 0}, "got 0")])
+    ({"per_class": 2}, "expected 1 to 1 of each class, as many as there are of class 0, got 2"), ({"per_class": 0}, "got 0"),
+    ({"examples": [Example(text, None, 0) for text in "abc"], "per_class": 3, "vectors": lambda texts: np.ones((len(texts), 2))},
+     "expected 1 to 2 of each class, as many as the more similar half has of class 0, got 3")])
 def test_what_cannot_be_drawn_is_refused(settings, message):
     examples = [Example("a", None, 0), Example("b", None, 1)]
     with pytest.raises(ValueError, match=message):

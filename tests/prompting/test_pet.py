@@ -142,9 +142,10 @@ def test_a_pair_has_no_part_in_its_own_labels():
         assert of(without) == first(4 * have[without]) and of(1 - without) != first(4 * have[1 - without])
 
 
-def test_each_generation_trains_the_pairs_afresh():
-    """As if it were the first: from the model as it was, on the texts of that generation."""
-    ensemble = made(data=dataset(labelled=4, raw=30), pairs=PAIRS[:2], generations=1, growth=2.0)
+@pytest.mark.parametrize("method", ["lora", "fisher_mask"])
+def test_each_generation_trains_the_pairs_afresh(method):
+    """As if it were the first: from the model as it was, on the texts of that generation; a mask is chosen on the base."""
+    ensemble = made(method=method, data=dataset(labelled=4, raw=30), pairs=PAIRS[:2], generations=1, growth=2.0)
     seen, train = [], ensemble.train
 
     def watched(number, examples):
@@ -155,7 +156,7 @@ def test_each_generation_trains_the_pairs_afresh():
     ensemble.run()
     assert [(number, len(examples)) for number, examples in seen] == [(0, 4), (1, 4), (0, 8), (1, 8)]
     assert sorted(ensemble.model.attachments) == ["pair0", "pair1"]
-    alone = made(data=dataset(labelled=4, raw=30), pairs=PAIRS[:2])
+    alone = made(method=method, data=dataset(labelled=4, raw=30), pairs=PAIRS[:2])
     alone.train(0, seen[2][1])
     assert np.array_equal(alone.log_q("test")[0], ensemble.log_q("test")[0])
 
