@@ -267,7 +267,7 @@ def test_a_limit_of_the_training_texts_is_one_for_every_strategy(folder, tmp_pat
 def test_a_method_that_does_not_fit_the_model_is_refused_beforehand(method, folder):
     run = run_of(folder, method, options={"by": "head"})
     with pytest.raises(ValueError, match=r"^attach: this model has no output map of its own to train \(it has no head, or one "
-                                         r"that is tied to the word vectors\); use another method, such as output for the vectors of"):
+                                         r"that is tied to the word vectors\); use another method, such as output"):
         make_work(run, Tokenizer.from_folder("toy:encoder"), load_config("toy:encoder"), check=True)
 
 
