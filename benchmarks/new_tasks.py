@@ -5,20 +5,22 @@ T0. toy:seq2seq is trained to write the answers of several tasks of the toy worl
 the median over the templates with its quartiles; before, and after training on others, always in as many steps, every task as
 often as any other. Each of the 12 tasks is held out in turn, after one, four and all eleven others, in an order that the seed
 draws. Five tasks are of one kind, questions about what a text tells (what colour, size, room, owner or thing): for them it is
-also told how many of their kind were among the others. The number of steps and of texts was chosen in trials with seeds 0 to 2,
-which are not among those of the table.
+also told how many of their kind were among the others, and the whole kind is held out at once. The number of steps and of texts
+was chosen in trials with seeds 0 to 2, which are not among those of the table.
 
 Meta-learning. A new task is to tell two classes apart, in an order of its own, from 1, 5 or 20 examples of each. Two kinds are
-asked: classes of topics, questions and colours that were never seen in meta-training, which had other classes of the same; and
-toy tasks of which nothing was seen, sentiment, rooms and grammar, after meta-training on topics, questions, colours and sizes.
-LoRA and a head on toy:encoder are all that is trained; gradient descent adapts, by 5 steps, as many as in meta-training, or by 50
+asked: new classes of topics, questions and colours, after meta-training on other classes of the same; and each toy task in turn,
+two of its classes, after meta-training on all others, with at most four classes of each, which the seed draws; there first-order
+MAML stands for the three rules. LoRA and a head on toy:encoder are all that is trained; gradient descent adapts, by 5 steps, as
+many as in meta-training, or by 50
 
     scratch      a new head, and LoRA at zero; the learning rate that is best among several on the same test tasks,
                  for each number of steps and examples, to its advantage
     Reptile, first-order MAML, MAML      the start that was meta-learned, with the learning rate of its inner steps
     prototypes   no step at all: the nearest mean; before and after training by episodes
 
-Scores are accuracies on 100 other texts, mean and sample standard deviation over five draws of the whole.
+Scores are accuracies on 100 other texts, mean and sample standard deviation over draws of the whole. The outer learning rate for
+whole tasks was chosen in trials with seed 0, which is not among those of its table.
 """
 
 import functools
@@ -38,11 +40,8 @@ EXAMPLE = """examples:
 QUESTIONS = ("reading", "reading_size", "reading_room", "reading_owner", "reading_thing")
 COLOURS, ASKED = ("red", "blue", "green", "yellow", "black", "white"), ("owner", "thing", "colour", "size", "room")
 TOPICS = ("food", "film", "music", "sport", "travel", "school")
-KINDS = {  # of new tasks: (classes of meta-training, those that are adapted to), each {toy task: its classes}
-    "new classes": ({"topic": TOPICS[:4], "question": ASKED[:3], "reading": COLOURS[:4]},
-                    {"topic": TOPICS[4:], "question": ASKED[3:], "reading": COLOURS[4:]}),
-    "new tasks": ({"topic": TOPICS, "question": ASKED, "reading": COLOURS, "reading_size": ("small", "large", "tiny", "huge")},
-                  {"sentiment": ("negative", "positive"), "reading_room": ("kitchen", "garden"), "grammar": ("wrong", "right")})}
+NEW_CLASSES = ({"topic": TOPICS[:4], "question": ASKED[:3], "reading": COLOURS[:4]},  # of meta-training: {toy task: classes}
+               {"topic": TOPICS[4:], "question": ASKED[3:], "reading": COLOURS[4:]})  # adapted to
 RULES = {"reptile": 0.3, "fomaml": 0.1, "maml": 0.1}  # with the learning rate of their inner steps
 SCRATCH_RATES = (0.03, 0.1, 0.3, 1.0)
 
@@ -52,7 +51,7 @@ class Scale:
     """The sizes of a study."""
 
     seeds: int = 5
-    t0_seeds: tuple = (10, 11, 12)
+    t0_seeds: tuple = (10, 11, 12)  # and of meta-learning for new tasks
     counts: tuple = (1, 4, 11)    # of the tasks that are trained on
     held: tuple = None            # tasks that are held out in turn, None for all
     t0_steps: int = 1600
@@ -64,7 +63,10 @@ class Scale:
     inner_steps: int = 5
     query: int = 100
     steps: tuple = (5, 50)        # of adapting to a new task
-    draws: int = 2                # of examples, of each new task
+    draws: int = 2                # of examples, for each two classes
+    classes_lr: float = 5e-3      # of the outer steps, before new classes
+    tasks_lr: float = 2e-3        # and before new tasks
+    most_classes: int = 4         # of a task, in meta-training for new tasks
 
 
 FAST = Scale(seeds=2, t0_seeds=(0, 1), counts=(1,), held=("reading", "topic"), t0_steps=3, train=24, test=12,
@@ -100,10 +102,10 @@ def others(held, seed):
     return rng.permutation([task for task in toy.TASKS if task != held]).tolist()
 
 
-def t0_scores(held, trained, scale, seed):
-    """`over_templates` of a held-out task, after training on the tasks ``trained`` (none: before)."""
+def prompted(trained, scale, seed):
+    """toy:seq2seq after training on the tasks ``trained`` (none: before)."""
     from minipeft import load_pretrained
-    from minipeft.prompting import ManyTasks, over_templates
+    from minipeft.prompting import ManyTasks
     from minipeft.training import Settings, fit
 
     model = load_pretrained("toy:seq2seq")
@@ -115,7 +117,15 @@ def t0_scores(held, trained, scale, seed):
         model.requires_grad_(True)
         fit(model, dict(model.named_parameters()), ManyTasks(works, limit=limit, batches=scale.t0_steps),
             Settings(lr=scale.t0_lr, epochs=1, seed=seed))
-    return over_templates(model, works_of(held, scale, seed, "test"))
+    return model
+
+
+def t0_scores(held, trained, scale, seed):
+    """{held-out task: its `over_templates`} after training on the tasks ``trained``."""
+    from minipeft.prompting import over_templates
+
+    model = prompted(trained, scale, seed)
+    return {task: over_templates(model, works_of(task, scale, seed, "test")) for task in held}
 
 
 def t0(scale, kept):
@@ -123,10 +133,20 @@ def t0(scale, kept):
     from minipeft.data import toy
 
     def score(held, count, seed):
-        return kept(f"t0 {held} after {count}, seed {seed}", lambda: t0_scores(held, others(held, seed)[:count], scale, seed))
+        return kept(f"t0 {held} after {count}, seed {seed}",
+                    lambda: t0_scores([held], others(held, seed)[:count], scale, seed)[held])
 
     return {held: {count: [score(held, count, seed) for seed in scale.t0_seeds] for count in (0, *scale.counts)}
             for held in scale.held or sorted(toy.TASKS, key=lambda task: task not in QUESTIONS)}
+
+
+def kind(scale, kept):
+    """{question: [`over_templates` of each seed]} after training on all tasks but the questions."""
+    from minipeft.data import toy
+
+    rest = [task for task in toy.TASKS if task not in QUESTIONS]
+    found = [kept(f"kind, seed {seed}", lambda: t0_scores(QUESTIONS, rest, scale, seed)) for seed in scale.t0_seeds]
+    return {held: [of_seed[held] for of_seed in found] for held in QUESTIONS}
 
 
 def spread(found):
@@ -247,9 +267,24 @@ def nearest(model, tasks, scale, shots, seed):
     return 100 * statistics.mean(scores)
 
 
-def meta_scores(start, kind, scale, seed):
+def classes_of(held, scale, seed):
+    """({toy task: classes} of meta-training, the same of what is adapted to); ``held``: a toy task, or None for new classes."""
+    import numpy as np
+
+    from minipeft.data import toy
+
+    if held is None:
+        return NEW_CLASSES
+    drawn = {}
+    for number, task in enumerate(toy.TASKS):
+        labels = toy.dataset(task, "easy", seed=seed, train=1, dev=1, test=1).labels
+        drawn[task] = np.random.default_rng([seed, number]).permutation(labels).tolist()
+    return {task: each[:scale.most_classes] for task, each in drawn.items() if task != held}, {held: drawn[held][:2]}
+
+
+def meta_scores(start, held, scale, seed):
     """{row of the table: [accuracy from each number of examples]}; ``start``: "scratch", one of `RULES`, "prototypes" or
-    "prototypes, trained"; ``kind``: one of `KINDS`."""
+    "prototypes, trained"; ``held``: as in `classes_of`."""
     from minipeft.data import Tokenizer
     from minipeft.prompting import Episode, MetaSettings, episode_loss, meta_train
     from minipeft.training.optim import OPTIMIZERS
@@ -257,14 +292,16 @@ def meta_scores(start, kind, scale, seed):
     import numpy as np
 
     tokenizer, each = Tokenizer.from_folder("toy:encoder"), max(scale.shots) + scale.query // 2
-    new, (model, parameters) = Tasks(KINDS[kind][1], seed + 100, each, tokenizer), learner(seed)
-    seen = Tasks(KINDS[kind][0], seed, each, tokenizer) if start in (*RULES, "prototypes, trained") else None
+    before, after = classes_of(held, scale, seed)
+    new, (model, parameters) = Tasks(after, seed + 100, each, tokenizer), learner(seed)
+    seen = Tasks(before, seed, each, tokenizer) if start in (*RULES, "prototypes, trained") else None
     if start in RULES:
         def draw(rng):
             support, query = seen.draw(rng, 5, 20)
             return Episode(loss_on(support), loss_on(query))
 
-        meta_train(model, parameters, draw, MetaSettings(start, RULES[start], scale.inner_steps, 5e-3, 4, scale.meta_steps, seed))
+        lr = scale.classes_lr if held is None else scale.tasks_lr
+        meta_train(model, parameters, draw, MetaSettings(start, RULES[start], scale.inner_steps, lr, 4, scale.meta_steps, seed))
     if start == "prototypes, trained":
         optimizer = OPTIMIZERS["adam"]([{"parameters": list(parameters.values())}], lr=2e-3)
         for step in range(scale.meta_steps):
@@ -280,16 +317,29 @@ def meta_scores(start, kind, scale, seed):
 
 
 STARTS = ("scratch", *RULES, "prototypes", "prototypes, trained")
+OF_TASKS = ("scratch", "fomaml", "prototypes", "prototypes, trained")  # before whole tasks: one rule stands for the three
 
 
 def meta(scale, kept):
-    """{kind of new tasks: {row: {number of examples: [accuracy of each seed]}}}."""
-    out = {kind: {} for kind in KINDS}
-    for kind, start, seed in itertools.product(KINDS, STARTS, range(scale.seeds)):
-        for row, scores in kept(f"meta {kind}: {start} {seed}", lambda: meta_scores(start, kind, scale, seed)).items():
-            for shots, score in zip(scale.shots, scores):
-                out[kind].setdefault(row, {}).setdefault(shots, []).append(score)
+    """{held-out task, or "new classes": {row: {number of examples: [accuracy of each seed]}}}."""
+    from minipeft.data import toy
+
+    out = {}
+    for held in (None, *(scale.held or toy.TASKS)):
+        name = held or "new classes"
+        starts, seeds = (OF_TASKS, scale.t0_seeds) if held else (STARTS, range(scale.seeds))
+        for start, seed in itertools.product(starts, seeds):
+            found = kept(f"meta {name}: {start} {seed}", functools.partial(meta_scores, start, held, scale, seed))
+            for row, scores in found.items():
+                for shots, score in zip(scale.shots, scores):
+                    out.setdefault(name, {}).setdefault(row, {}).setdefault(shots, []).append(score)
     return out
+
+
+def over_tasks(found):
+    """{row: {number of examples: [mean over the held-out tasks, of each seed]}}."""
+    return {row: {shots: [statistics.mean(each) for each in zip(*(of_task[row][shots] for of_task in found.values()))]
+                  for shots in columns} for row, columns in next(iter(found.values())).items()}
 
 
 # ---- how it is shown, and the command line ---------------------------------------------------------------------
@@ -312,12 +362,25 @@ def tables(found, scale):
         columns = [f"after {count} other{'s' * (count > 1)}" if count else "before" for count in (0, *scale.counts)]
         heads, rows = table(found["t0"], "held out", columns, spread)
         rows += [[name, *average(found["t0"], tasks)] for name, tasks in (
-            ("mean of the questions", [task for task in found["t0"] if task in QUESTIONS]), ("mean of all", list(found["t0"])))]
+            ("mean of the questions", [task for task in found["t0"] if task in QUESTIONS]),
+            ("mean of the others", [task for task in found["t0"] if task not in QUESTIONS]), ("mean of all", list(found["t0"])))]
         out["held-out task: accuracy (%), median over templates (and quartiles)"] = heads, rows
         heads = ["tasks trained on", "questions among them", "questions held out", "accuracy (%)"]
         out["held-out questions, by how many of their kind were trained on"] = heads, by_kin(found["t0"], scale)
-    for kind, rows in found.get("meta", {}).items():
-        out[f"{kind}: accuracy (%)"] = table(rows, "start", [f"{shots} of each class" for shots in scale.shots])
+    if "kind" in found:
+        heads, rows = ["question", "after all tasks but the questions"], [[held, spread(each)] for held, each in found["kind"].items()]
+        rows.append(["mean", of_seeds([100 * statistics.mean(each["median"] for each in of_seed)
+                                       for of_seed in zip(*found["kind"].values())])])
+        out["all five questions held out: accuracy (%), median over templates (and quartiles)"] = heads, rows
+    if "meta" in found:
+        of_tasks = {name: rows for name, rows in found["meta"].items() if name != "new classes"}
+        columns = [f"{shots} of each class" for shots in scale.shots]
+        out["new classes: accuracy (%)"] = table(found["meta"]["new classes"], "start", columns)
+        out["a new task: accuracy (%), mean over the tasks"] = table(over_tasks(of_tasks), "start", columns)
+        shots = scale.shots[len(scale.shots) // 2]
+        by_task = {task: {row: columns[shots] for row, columns in rows.items()} for task, rows in of_tasks.items()}
+        out[f"a new task, {shots} of each class: accuracy (%)"] = table(
+            by_task, "task", list(next(iter(by_task.values()))), lambda values: f"{statistics.mean(values):.0f}")
     return out
 
 
@@ -350,13 +413,13 @@ class Kept:
         return self.known[name]
 
 
-PARTS = {"t0": t0, "meta": meta}
+PARTS = {"t0": t0, "kind": kind, "meta": meta}
 
 
 def make_parser():
     """The command line's parser."""
     parser = common.study_parser("new_tasks", __doc__, EXAMPLE)
-    parser.add_argument("--only", choices=PARTS, help="one part (default: both)")
+    parser.add_argument("--only", choices=PARTS, help="one part (default: all)")
     return parser
 
 

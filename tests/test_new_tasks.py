@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import common, new_tasks
-from benchmarks.new_tasks import (FAST, KINDS, QUESTIONS, Kept, Tasks, adapted, average, learner, others, spread,
+from benchmarks.new_tasks import (FAST, QUESTIONS, Kept, Tasks, adapted, average, classes_of, learner, others, over_tasks, spread,
                                   t0_scores, table)
 from minipeft.data import Tokenizer, toy
 from minipeft.prompting import ManyTasks
@@ -19,13 +19,16 @@ def tokenizer():
 
 
 def test_what_is_new_was_never_seen():
-    for seen, new in KINDS.values():
-        for task, names in (*seen.items(), *new.items()):
-            assert set(names) <= set(toy.TASKS[task].labels) and len(set(names)) == len(names) >= 2
-    seen, new = KINDS["new classes"]
+    seen, new = classes_of(None, FAST, 0)
     assert set(seen) == set(new) and all(not set(new[task]) & set(seen[task]) for task in new)
-    seen, new = KINDS["new tasks"]
-    assert not set(seen) & set(new) and all(set(seen[task]) == set(toy.TASKS[task].labels) for task in seen)
+    for held in toy.TASKS:
+        seen, new = classes_of(held, FAST, 3)
+        assert list(new) == [held] and len(new[held]) == 2 and sorted([held, *seen]) == sorted(toy.TASKS)
+        assert all(len(names) == min(FAST.most_classes, len(toy.TASKS[task].labels)) for task, names in seen.items())
+        assert (seen, new) == classes_of(held, FAST, 3)
+        for task, names in (*seen.items(), *new.items()):
+            assert set(names) <= set(toy.TASKS[task].labels) and len(set(names)) == len(names)
+    assert len({tuple(classes_of("topic", FAST, seed)[1]["topic"]) for seed in range(9)}) > 1
 
 
 def test_the_tasks_to_train_on_are_all_but_the_one_in_an_order_of_the_seed():
@@ -76,24 +79,38 @@ def test_a_held_out_task_is_asked_and_not_trained(monkeypatch):
     seen, works_of = [], new_tasks.works_of
     monkeypatch.setattr(new_tasks, "works_of", lambda task, scale, seed, part: seen.append((task, part)) or works_of(
         task, scale, seed, part))
-    found = t0_scores("reading_size", others("reading_size", 0), replace(FAST, t0_steps=2), 0)
+    found = t0_scores(["reading_size"], others("reading_size", 0), replace(FAST, t0_steps=2), 0)["reading_size"]
     assert [task for task, part in seen if part == "test"] == ["reading_size"]
     assert {task for task, part in seen if part == "train"} == set(toy.TASKS) - {"reading_size"}
     assert len(found["scores"]) == 4 and 0 <= found["median"] <= 1
 
 
+def test_the_whole_kind_is_held_out(monkeypatch):
+    seen = []
+    monkeypatch.setattr(new_tasks, "t0_scores", lambda held, trained, scale, seed: seen.append((held, trained, seed)) or
+                        {task: seed for task in held})
+    found = new_tasks.kind(replace(FAST, t0_seeds=(3, 5)), lambda name, make: make())
+    assert [(held, sorted(trained), seed) for held, trained, seed in seen] == [
+        (QUESTIONS, sorted(set(toy.TASKS) - set(QUESTIONS)), seed) for seed in (3, 5)]
+    assert found == {task: [3, 5] for task in QUESTIONS}
+
+
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(new_tasks, "STARTS", ("scratch", "maml", "prototypes, trained"))
+    monkeypatch.setattr(new_tasks, "OF_TASKS", ("scratch", "prototypes"))
     assert new_tasks.main(["--fast", "--json", "j.json", "--markdown", "m.md"]) == 0
     found = json.loads((tmp_path / "j.json").read_text())
     rows = ["scratch, 1 steps", "scratch, 2 steps", "maml, 1 steps", "maml, 2 steps", "prototypes, trained"]
-    assert {kind: list(of_kind) for kind, of_kind in found["meta"].items()} == {kind: rows for kind in KINDS}
+    assert {name: list(of_one) for name, of_one in found["meta"].items()} == {
+        "new classes": rows, **{name: [*rows[:2], "prototypes"] for name in ("reading", "topic")}}
     assert len(found["t0"]["reading"]["1"]) == 2
     assert list(found["t0"]) == ["reading", "topic"]
     text = (tmp_path / "m.md").read_text()
     assert "| held out | before | after 1 other |\n" in text
-    assert text.count("| mean of the questions |") == text.count("| mean of all |") == 1
+    for row in ("mean of the questions", "mean of the others", "mean of all", "reading_thing", "mean"):
+        assert text.count(f"| {row} |") == 1
+    assert list(found["kind"]) == list(QUESTIONS) and len(found["kind"]["reading"]) == 2
     assert "| tasks trained on | questions among them | questions held out | accuracy (%) |\n" in text
     assert text.count("| start | 1 of each class |") == 2
     assert "maml" in capsys.readouterr().out
@@ -108,6 +125,11 @@ def test_an_average_is_over_tasks_and_its_deviation_over_seeds():
              "topic": {0: of(0.5, 0.8), 11: of(0.6, 0.7)}}
     assert average(found, ["reading", "reading_size"]) == ["35.0 ± 21.2", "35.0 ± 7.1"]
     assert average(found, list(found)) == ["45.0 ± 21.2", "45.0 ± 7.1"]
+
+
+def test_a_mean_over_tasks_is_one_of_each_seed():
+    found = {"topic": {"scratch": {1: [50.0, 60.0], 5: [70.0, 80.0]}}, "same": {"scratch": {1: [40.0, 70.0], 5: [60.0, 100.0]}}}
+    assert over_tasks(found) == {"scratch": {1: [45.0, 65.0], 5: [65.0, 90.0]}}
 
 
 def test_held_out_questions_by_how_many_of_their_kind_were_trained_on(monkeypatch):
@@ -126,7 +148,7 @@ def test_every_task_is_drawn_as_often_however_many_templates_it_has(monkeypatch)
             seen.append(self)
 
     monkeypatch.setattr("minipeft.prompting.ManyTasks", Seen)
-    t0_scores("reading", others("reading", 0), replace(FAST, t0_steps=1), 0)
+    t0_scores(["reading"], others("reading", 0), replace(FAST, t0_steps=1), 0)
     (many,), share = seen, {}
     for name, p in zip(many.names, many.p):
         share[name.split()[0]] = share.get(name.split()[0], 0) + p
