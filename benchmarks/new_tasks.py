@@ -368,7 +368,8 @@ def tables(found, scale):
         heads = ["tasks trained on", "questions among them", "questions held out", "accuracy (%)"]
         out["held-out questions, by how many of their kind were trained on"] = heads, by_kin(found["t0"], scale)
     if "kind" in found:
-        heads, rows = ["question", "after all tasks but the questions"], [[held, spread(each)] for held, each in found["kind"].items()]
+        heads = ["question", "after all tasks but the questions"]
+        rows = [[held, spread(each)] for held, each in found["kind"].items()]
         rows.append(["mean", of_seeds([100 * statistics.mean(each["median"] for each in of_seed)
                                        for of_seed in zip(*found["kind"].values())])])
         out["all five questions held out: accuracy (%), median over templates (and quartiles)"] = heads, rows
