@@ -12,7 +12,7 @@ from minipeft.interop import make_model
 from minipeft.learn.claims import exercise, holds, same
 from minipeft.methods import BitFit, FisherMask, attach
 from minipeft.methods.ia3 import IA3
-from minipeft.methods.mask import class_logits
+from minipeft.methods.fisher import class_logits
 from minipeft.models import TransformerConfig
 from minipeft.nn import Linear
 

@@ -312,7 +312,7 @@ show(figure, "few", "Accuracy against numbers trained: "
 # what the model would say. And the square is inside the sum: Σ_y p ∂ log p = Σ_y ∂p is the derivative of 1, which is zero.
 
 # %%
-#@exercise 10.5 minipeft.methods.mask:fisher_importance
+#@exercise 10.5 minipeft.methods.fisher:fisher_importance
 #@ Return {path: array of float64}, F in the parameter's shape, with the paths f"{path}.weight" and f"{path}.bias" for each path
 #@ in `linear_paths(model)`; `unwrap(model.get(path))` is the map. The logits (1, C) of a batch are `scores(model, batch)`: those
 #@ of the classifier, or whatever else the caller asks the model for. -log p(y|x) is F.cross_entropy(logits, np.array([y])).
@@ -378,7 +378,7 @@ with tempfile.TemporaryDirectory() as folder:
 #
 # `minipeft/methods/bitfit.py`, `ia3.py` and `output.py` are about a hundred lines each. In `bitfit.py`: why is there no
 # `merged_arrays`? In `ia3.py`: which line keeps the base's bits safe when a scale is merged? In `output.py`: with `part="bias"`
-# the wrapper reshapes b to (1, C); what would go wrong with (C,)? In `mask.py`: why does `choose` sort with `kind="stable"`?
+# the wrapper reshapes b to (1, C); what would go wrong with (C,)? In `fisher.py`: why does `choose` sort with `kind="stable"`?
 #
 # ## Sources
 #

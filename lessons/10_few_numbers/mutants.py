@@ -6,7 +6,7 @@ import numpy as np
 
 from minipeft import autograd as F
 from minipeft.learn.claims import mutant
-from minipeft.methods.mask import class_logits
+from minipeft.methods.fisher import class_logits
 from minipeft.methods.targets import linear_paths
 from minipeft.nn import unwrap
 

@@ -11,6 +11,7 @@ from .dora import DoRA
 from .early_exit import EarlyExit
 from .exit_rules import RULES, Confident
 from .exit_training import Joint, SelfDistilled, TwoStage
+from .fisher import FisherMask, fisher_importance
 from .full import Full
 from .fusion import Fusion
 from .head import Head
@@ -19,7 +20,7 @@ from .layer_skip import ExitLoss, draft_and_verify, layer_dropout
 from .layernorm import LayerNormTuning
 from .lora import LoRA
 from .lora_plus import LoRAPlus
-from .mask import FisherMask, RandomMask, fisher_importance
+from .mask import RandomMask
 from .nf4 import dequantise, quantise
 from .output import OutputTuning
 from .pissa import PiSSA

@@ -12,7 +12,7 @@ from minipeft import autograd as F
 from minipeft.data import Batch
 from minipeft.interop import make_model
 from minipeft.methods import METHODS, Full, activate, attach, fisher_importance
-from minipeft.methods.mask import class_logits
+from minipeft.methods.fisher import class_logits
 from minipeft.methods.targets import linear_paths
 from minipeft.models import TransformerConfig
 from minipeft.training import SGD
