@@ -97,6 +97,14 @@ def test_settings_of_training_are_spoken_of_where_nothing_is_trained(command):
     assert "note" not in command(*words)[2]
 
 
+def test_words_are_searched_for_on_training_texts_that_are_drawn(command):
+    """Not on the first of them, which in a sorted file are of one class."""
+    header, *rows = Path("data/train.tsv").read_text().splitlines()
+    Path("data/train.tsv").write_text("\n".join([header, *sorted(rows, key=lambda row: row.split("\t")[1])]) + "\n")
+    code, out, err = command("--data", "data", *ASKED[:2], "--search-words", "1", "--train-limit", "8")
+    assert code == 0 and "accuracy on 8 training texts, without any training\n" in err and "=negative," in out
+
+
 def test_a_row_stays_a_row(command):
     """Tabs and line ends of a text are shown as spaces, and an empty text as nothing between tabs; what has no label is said."""
     texts = ["a\tb\nc", "", "good"]
