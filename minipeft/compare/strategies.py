@@ -12,8 +12,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from ..data import Dataset, files
 from ..interop import load_pretrained
 from ..methods import METHODS, attach, quantise
@@ -23,6 +21,7 @@ from ..prompting import (RAW, SEEDS, Calibration, ClozeClassification, Demonstra
 from ..prompting.demonstrations import half
 from ..prompting.toy_prompts import PATTERNS
 from ..prompting.verbalizers import tokens_of
+from ..training.work import subset
 from .exits import Base
 from .sources import name_of, read
 
@@ -49,11 +48,10 @@ def few(dataset, shots, seed):
 
 def limited(dataset, limit):
     """A data set with at most so many examples in train, those that `Classification` would take; None for all."""
-    train = dataset.splits.get("train", ())
-    if limit is None or limit >= len(train):
+    if limit is None or "train" not in dataset.splits:
         return dataset
-    chosen = np.sort(np.random.default_rng(0).choice(len(train), limit, replace=False))
-    return Dataset({**dataset.splits, "train": [train[i] for i in chosen]}, dataset.labels)
+    train = dataset.splits["train"]
+    return Dataset({**dataset.splits, "train": [train[i] for i in subset(len(train), limit)]}, dataset.labels)
 
 
 def pairs_of(run, labels):
@@ -116,10 +114,9 @@ class Strategy(Base):
         model = with_its_head(run.model)
         self.check_demonstrations(dataset)
         few_rows = Dataset({name: part[:1] for name, part in dataset.splits.items()}, dataset.labels)
-        for template, verbalizer in self.pairs(run, dataset.labels):
-            KINDS[self.ranking](tokenizer, few_rows, config, template, verbalizer, length, run.batch_size, metric=run.metric)
         for number, pair in enumerate(self.pairs(run, dataset.labels)):
-            if self.by not in (None, "fisher_mask"):  # which looks at all training texts first, and goes where random_mask does
+            KINDS[self.ranking](tokenizer, few_rows, config, *pair, length, run.batch_size, metric=run.metric)
+            if self.by not in (None, "fisher_mask"):  # a mask fits every model, and would look at all training texts first
                 attach(model, self.method(run, tokenizer, pair), f"pair{number}")
 
     def check_demonstrations(self, dataset):

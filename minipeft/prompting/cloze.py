@@ -52,14 +52,14 @@ class ClozeClassification(Classification):
         tokenizer: a `Tokenizer`. dataset: a `Dataset`, whose classes are the verbalizer's. config: the model's.
         template: a `Template`. verbalizer: a `Verbalizer`.
         max_length: longest prompt in tokens; longer texts are cut, the template never.
-        batch_size, metric, train_limit, seed: as in `Classification`.
+        batch_size, metric: as in `Classification`.
         demonstrations: `Demonstrations`, which stand before every text; default: none.
 
     Raises ValueError where template, verbalizer, data and model do not fit each other.
     """
 
     def __init__(self, tokenizer, dataset, config, template, verbalizer, max_length, batch_size, metric="accuracy",
-                 train_limit=None, seed=0, demonstrations=None):
+                 demonstrations=None):
         if metric not in METRICS:
             raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
         if tuple(dataset.labels) != verbalizer.labels:
@@ -75,9 +75,6 @@ class ClozeClassification(Classification):
         self.demonstrations, self.sources = demonstrations, {}
         self.encodings, self.places, self.targets, self.contexts, self.truncated = {}, {}, {}, {}, 0
         for split, examples in dataset.splits.items():
-            if split == "train" and train_limit is not None and train_limit < len(examples):
-                chosen = np.sort(np.random.default_rng(seed).choice(len(examples), train_limit, replace=False))
-                examples = [examples[i] for i in chosen]
             self.add(split, tokenizer, examples, max_length)
 
     def add(self, split, tokenizer, examples, max_length, contexts=None):

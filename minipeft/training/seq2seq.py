@@ -8,6 +8,7 @@ from ..kernels import IGNORE
 from ..models import generate
 from .regularise import smoothed_cross_entropy
 from .text_metrics import BLEU_TOKENIZERS, TEXT_METRICS, check_libraries, text_scores
+from .work import subset
 
 
 def end_tokens(config, tokenizer):
@@ -29,8 +30,7 @@ def limited(sources, limit, seed=0):
     rows = [(source.text, reference) for source in sources for reference in source.references]
     if limit is None or limit >= len(rows):
         return sources
-    chosen = np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False))
-    return by_source([rows[i] for i in chosen])
+    return by_source([rows[i] for i in subset(len(rows), limit, seed)])
 
 
 class Sequence2Sequence:

@@ -14,6 +14,13 @@ from .metrics import METRICS
 from .regularise import smoothed_cross_entropy
 
 
+def subset(count, limit, seed=0):
+    """Numbers, rising, of at most ``limit`` of so many training examples, drawn by ``seed``; of all for None."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
+
+
 class Classification:
     """Texts (or pairs) with a class each.
 
@@ -35,9 +42,8 @@ class Classification:
         self.labels, self.metric, self.batch_size, self.pad_id = dataset.labels, metric, batch_size, tokenizer.pad_id
         self.encodings, self.targets, self.truncated, self.label_smoothing = {}, {}, 0, label_smoothing
         for split, examples in dataset.splits.items():
-            if split == "train" and train_limit is not None and train_limit < len(examples):
-                chosen = np.sort(np.random.default_rng(seed).choice(len(examples), train_limit, replace=False))
-                examples = [examples[i] for i in chosen]
+            if split == "train":
+                examples = [examples[i] for i in subset(len(examples), train_limit, seed)]
             pairs = [e.text2 for e in examples] if dataset.has_pairs else None
             encoded = tokenizer.encode_pairs([e.text for e in examples], pairs, max_length)
             self.truncated += encoded.truncated
@@ -115,8 +121,8 @@ class LanguageModelling:
             if len(ids) < 2:
                 raise ValueError(f"{split}: the text has {len(ids)} tokens; at least 2 are needed")
             self.blocks[split] = blocks_of(ids, max_length, step)
-        if train_limit is not None and train_limit < len(self.blocks["train"][0]):
-            chosen = np.sort(np.random.default_rng(seed).choice(len(self.blocks["train"][0]), train_limit, replace=False))
+        if train_limit is not None:
+            chosen = subset(len(self.blocks["train"][0]), train_limit, seed)
             self.blocks["train"] = tuple(part[chosen] for part in self.blocks["train"])
 
     def number_of_batches(self):

@@ -170,7 +170,7 @@ def test_a_fisher_mask_is_chosen_by_what_is_asked(model, ranking, folder, tmp_pa
 
 @pytest.mark.parametrize("method", ["pet", "ipet"])
 def test_pet_by_a_fisher_mask(method, folder, tmp_path):
-    """The prompts' mask and the classifier's are different ones; iPET begins with no label at all."""
+    """The prompts and the classifier, which has a head of its own; iPET begins with no label at all."""
     shots = 0 if method == "ipet" else 4
     run = run_of(folder, method, shots=shots, epochs=1, options={"by": "fisher_mask", "pair_steps": 2, "examples": 4})
     result = execute(run, tmp_path / "r", quiet=True)
@@ -248,7 +248,7 @@ def test_of_similar_ones_there_are_half(method, name, folder):
                                  "the more similar half, got 3")
 
 
-def test_a_limit_of_the_training_texts_is_one_for_every_strategy(folder, tmp_path):
+def test_a_limit_of_the_training_texts_is_one_for_every_strategy(folder):
     """None sees labels that the others are not given, as examples to solve or to train on."""
     given = {"train_limit": 5, "shots": None}
     train = read_dataset(folder / "data").splits["train"]
@@ -256,7 +256,6 @@ def test_a_limit_of_the_training_texts_is_one_for_every_strategy(folder, tmp_pat
     shown = prepare(run_of(folder, "in_context", **given))[0].demonstrations.examples
     work = prepare(run_of(folder, "prompt_based", options={"demonstrations": 1}, **given))[0]
     assert shown == expected == work.demonstrations.examples and len(work.encodings["train"]) == 5
-    assert [train[i].text for i in range(80)] != [e.text for e in expected]
     seen = []
     run = run_of(folder, "pet", options={"pair_steps": 1}, **given)
     prepare(run, seen.append)

@@ -106,12 +106,6 @@ def test_output_tuning_moves_the_label_words(arch, reviews):
         attachment.detach()
 
 
-def test_training_examples_are_limited_by_the_seed(reviews):
-    _, work = work_on("encoder", reviews, train_limit=7, seed=3)
-    chosen = np.sort(np.random.default_rng(3).choice(40, 7, replace=False))
-    assert work.targets["train"].tolist() == [reviews.splits["train"][i].label for i in chosen]
-
-
 @pytest.mark.parametrize("change, message", [
     ({"words": {"positive": "good", "negative": "bad"}},
      "verbalizer: expected words for the classes negative, positive, got words for positive, negative"),
